@@ -1,0 +1,33 @@
+# The commands of this project. All of the work is in tools/ and containers/.
+SHELL := bash
+export PATH := $(PATH):$(CURDIR)/.tools/bin
+
+.PHONY: help setup demo test bench images lock clean
+
+help: ## show these lines
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+setup: ## set up what is missing: Java and Nextflow (.tools/bin/nextflow) where none is on PATH, and the Python environments
+	@tools/setup
+
+demo: ## set up, then train a small reference on scanpy's PBMCs and map five files onto it (results/demo)
+	@tools/setup
+	@nextflow run . --demo --outdir results/demo
+
+test: ## set up, then run all tests
+	@tools/setup test
+	@tools/test
+
+bench: ## set up, then measure memory and throughput (bench/)
+	@tools/setup
+	@for script in bench/*.py; do (. containers/activate scvi && python "$$script") || exit; done
+
+images: ## build the container images with Docker: refmap/<env>:<version>
+	@tools/images
+
+lock: ## resolve the environments anew from containers/*/pyproject.toml
+	@tools/lock
+
+clean: ## remove what the demo, the tests and Nextflow left here (not .tools, nor your results)
+	@rm -rf results/demo work .nextflow .nextflow.log* .pytest_cache .hypothesis
+	@find bin tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,48 @@
+#!/usr/bin/env python
+"""Align a query to a model's genes."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from refmap.align import align, read_id_table
+from refmap.cli import INPUT, OUTPUT, command, read_json, write_json
+from refmap.query import Query
+
+
+def reporter() -> Callable[[int, int], None]:
+    """Report progress to stderr: a line whenever another tenth is done."""
+    tenths = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal tenths
+        if 10 * done // total > tenths:
+            tenths = 10 * done // total
+            print(f"aligned {done:,} of {total:,} cells", file=sys.stderr)
+
+    return report
+
+
+@command("ALIGN_GENES")
+@click.option("--plan", type=INPUT, required=True, help="The mapping's plan.")
+@click.option("--query", type=INPUT, required=True, help="The query: .h5ad, .zarr or .h5mu.")
+@click.option("--card", type=INPUT, required=True, help="The model's card.")
+@click.option("--id-table", type=INPUT, help="Pairs of gene ids: CSV or TSV of two columns.")
+@click.option("--chunk-rows", type=click.IntRange(min=1), default=4096, help="Cells held in memory at once.")
+@click.option("--output", type=OUTPUT, required=True, help="Write the aligned query to this zarr.")
+@click.option("--alignment", type=OUTPUT, required=True, help="Write what was matched, padded and dropped to this JSON file.")
+def align_genes(
+    plan: Path, query: Path, card: Path, id_table: Path | None, chunk_rows: int, output: Path, alignment: Path
+) -> None:
+    """Write the query with the model's genes, in the model's order, by chunks of cells."""
+    plan = read_json(plan)
+    row = plan["row"]
+    table = read_id_table(id_table, row["id_table"]) if id_table else None
+    with Query(query, row["query"], row["modality"]) as opened:
+        write_json(alignment, align(opened, row, read_json(card), plan, output, chunk_rows, reporter(), table))
+
+
+if __name__ == "__main__":
+    align_genes()

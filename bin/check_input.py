@@ -1,0 +1,56 @@
+#!/usr/bin/env python
+"""Check the parameters and the sheet of a run; write its mappings."""
+
+import json
+from pathlib import Path
+
+import click
+
+from refmap.cli import INPUT, OUTPUT, command, read_json
+from refmap.errors import RefmapError
+from refmap.parameters import check_parameters, defaults, load_schema
+from refmap.sheet import read_sheet
+
+
+def read_parameters(path: Path) -> dict:
+    try:
+        return read_json(path)
+    except ValueError:
+        raise RefmapError(f"{path}: is not JSON; give the run's parameters as one JSON object.") from None
+
+
+@command("CHECK_INPUT")
+@click.option("--sheet", type=INPUT, help="The queries: .csv, .tsv, .yaml or .yml; left out if only a reference is trained.")
+@click.option("--parameters", required=True, type=INPUT, help="The run's parameters, as JSON.")
+@click.option("--schema", required=True, type=INPUT, help="The pipeline's nextflow_schema.json.")
+@click.option("--reference-trained", is_flag=True, help="Rows need no model, as with the parameters reference and demo.")
+@click.option("--output", required=True, type=OUTPUT, help="The mappings, one line of JSON each.")
+def main(sheet: Path | None, parameters: Path, schema: Path, reference_trained: bool, output: Path) -> None:
+    """Check PARAMETERS and SHEET, report every fault of both at once, and write one line of JSON a mapping to OUTPUT."""
+    contract = load_schema(schema)
+    given = read_parameters(parameters)
+    faults: list[str] = []
+    settings = defaults(contract)
+    try:
+        check_parameters(given, contract)
+        settings |= given
+    except RefmapError as error:
+        faults += str(error).splitlines()
+    rows: list[dict] = []
+    if sheet:
+        trained = reference_trained or bool(given.get("reference") or given.get("demo"))
+        try:
+            rows = read_sheet(sheet, settings, trained)
+        except RefmapError as error:
+            faults += str(error).splitlines()
+    if faults:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise RefmapError(
+            "\n".join([f"{count} in the input (a sheet's rows are told by line; its header is row 1):", *faults])
+        )
+    # ASCII only, so that a line can stand in a script whatever the locale.
+    output.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()

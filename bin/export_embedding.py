@@ -1,0 +1,26 @@
+#!/usr/bin/env python
+"""Write a query with its embedding."""
+
+from pathlib import Path
+
+import click
+
+from refmap.cli import INPUT, OUTPUT, command, read_json
+from refmap.export import export
+from refmap.query import Query
+
+
+@command("EXPORT_EMBEDDING")
+@click.option("--plan", type=INPUT, required=True, help="The mapping's plan.")
+@click.option("--query", type=INPUT, required=True, help="The query: .h5ad, .zarr or .h5mu.")
+@click.option("--embedding", type=INPUT, required=True, help="The embedding and predictions of its cells (zarr).")
+@click.option("--output", type=OUTPUT, required=True, help="Write the query with its embedding to this zarr.")
+def export_embedding(plan: Path, query: Path, embedding: Path, output: Path) -> None:
+    """Copy the query as it is and add obsm['X_emb'], the predictions and uns['refmap']."""
+    row = read_json(plan)["row"]
+    with Query(query, row["query"], row["modality"]) as opened:
+        export(opened, row, embedding, output)
+
+
+if __name__ == "__main__":
+    export_embedding()

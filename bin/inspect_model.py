@@ -1,0 +1,30 @@
+#!/usr/bin/env python
+"""Describe a reference model without loading it, or say why it cannot be used."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from refmap.cards import inspect_model
+from refmap.cli import OUTPUT, write_json
+
+
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Folder of the model, or its model.pt.")
+@click.option("--shown-as", help="Path of the model as the user wrote it, for messages.  [default: as --model]")
+@click.option("--trust-models", is_flag=True, help="Accept a model whose pickles run code that refmap does not know.")
+@click.option("--card", type=OUTPUT, required=True, help="JSON to write: the card; its 'fault' says what is wrong.")
+def main(model: Path, shown_as: str | None, trust_models: bool, card: Path) -> None:
+    """Describe a reference model without loading it: its class, genes, batches, labels and checksum.
+
+    A model that cannot be used is no failure of this command: the card's 'fault' says why, and the mappings that need it fail.
+    """
+    described = inspect_model(model, shown_as, trust_models)
+    write_json(card, described.to_json())
+    for sentence in [*described.warnings, *([described.fault] if described.fault else [])]:
+        print(sentence, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""What can be told of a mapping before any matrix is read: all its faults at once, its warnings, and its batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .align import (
+    Resolution,
+    find_proteins,
+    overlap_fault,
+    overlap_warnings,
+    pair_covariates,
+    read_id_table,
+    resolve,
+)
+from .errors import RefmapError
+from .query import Query, as_text, listed
+
+NOTHING_KNOWN = dict.fromkeys(("format", "n_cells", "n_genes", "n_genes_found", "n_model_genes", "n_proteins_found"))
+
+
+def check(path: Path | None, row: dict, card: dict, table_path: Path | None = None) -> dict:
+    """Check a mapping by its metadata alone and return its plan (see :class:`Check`).
+
+    `path` is where the query lies, which the user calls `row['query']`; None if it does not exist.
+    """
+    if card["fault"]:
+        return _stopped(row, card["fault"])
+    if path is None:
+        return _stopped(row, f"query file '{row['query']}' does not exist.")
+    try:
+        with Query(path, row["query"], row["modality"]) as query:
+            return Check(query, row, card, table_path).plan()
+    except RefmapError as error:
+        return _stopped(row, str(error))
+
+
+def _stopped(row: dict, fault: str) -> dict:
+    return {"row": row, "query": NOTHING_KNOWN, "batches": {}, "faults": [fault], "warnings": []}
+
+
+def new_name(name: str, taken: set[str]) -> str:
+    """`name`, or with the first of -2, -3… that is not taken."""
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def name_batches(values: list[str], row: dict, card: dict) -> dict[str, str]:
+    """The name under which surgery sees each of the query's batches: its own, unless the model has a batch called so."""
+    file = f"{row['dataset']}.{row['file_id']}"
+    known = set(card["batches"])
+    if row["one_batch"]:
+        return dict.fromkeys(values, new_name(file, known))
+    taken = known | set(values)
+    return {value: new_name(f"{value}@{file}", taken) if value in known else value for value in values}
+
+
+class Check:
+    """One mapping's checks. Each appends to `faults` or `warnings`; none stops the others."""
+
+    def __init__(self, query: Query, row: dict, card: dict, table_path: Path | None):
+        self.query, self.row, self.card, self.table_path = query, row, card, table_path
+        self.faults: list[str] = []
+        self.warnings: list[str] = list(card["warnings"])
+        self.batches: dict[str, dict] = {}
+        self.table: list[tuple[str, str]] | None = None
+        self.summary = {
+            **NOTHING_KNOWN,
+            "format": query.format,
+            "n_cells": query.n_obs,
+            "n_model_genes": len(card["genes"]),
+        }
+
+    def plan(self) -> dict:
+        """The JSON of the plan: row, query (its sizes), batches {value: {cells, name}}, faults, warnings."""
+        for look in (
+            self.cells, self.layer, self.genes, self.batch, self.labels, self.truth,
+            self.categorical, self.continuous, self.size_factor, self.proteins, self.colors,
+        ):  # fmt: skip
+            self._attempt(look)
+        return {
+            "row": self.row,
+            "query": self.summary,
+            "batches": self.batches,
+            "faults": list(dict.fromkeys(self.faults)),
+            "warnings": list(dict.fromkeys(self.warnings)),
+        }
+
+    def _attempt(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except RefmapError as error:
+            self.faults.append(str(error))
+
+    def _fault(self, found: str) -> None:
+        self.faults.append(str(self.query.fault(found)))
+
+    def cells(self) -> None:
+        names = pd.Index(self.query.obs_names)
+        if not len(names):
+            self._fault("has no cells.")
+        repeated = names[names.duplicated()]
+        if len(repeated):
+            self._fault(
+                f"has {len(repeated):,} duplicate cell names (such as '{repeated[0]}'): make them unique, e.g. with adata.obs_names_make_unique()."
+            )
+
+    def layer(self) -> None:
+        self.query.matrix(self.row["layer"])
+
+    def genes(self) -> None:
+        if self.row["id_table"]:
+            self._attempt(self._read_table)
+        if self.row["layer"] == "raw" and "raw" not in self.query.layers:
+            return  # said by `layer`
+        ids = self.query.gene_ids(self.row["layer"], self.row["var_key"])
+        self.summary["n_genes"] = len(ids)
+        if not len(ids):
+            self._fault("has no genes.")
+            return
+        resolution = resolve(ids, self.card["genes"], self.table)
+        self.summary["n_genes_found"] = resolution.matched
+        self._overlap(resolution)
+
+    def _read_table(self) -> None:
+        if self.table_path is None:
+            raise RefmapError(f"id_table '{self.row['id_table']}' does not exist.")
+        self.table = read_id_table(self.table_path, self.row["id_table"])
+
+    def _overlap(self, resolution: Resolution) -> None:
+        fault = overlap_fault(self.query, self.row, self.card, resolution, self.table)
+        if fault:
+            self.faults.append(fault)
+        else:
+            self.warnings += overlap_warnings(self.query, self.row, self.card, resolution)
+
+    def batch(self) -> None:
+        row, key = self.row, self.row["batch_key"]
+        if not self.card["batch_key"]:
+            if key:
+                self.warnings.append(f"The model was trained without batches: batch_key '{key}' of query '{row['query']}' is not used.")
+            return
+        if not key:
+            if row["one_batch"]:
+                self._count_batches(np.full(self.query.n_obs, f"{row['dataset']}.{row['file_id']}", dtype=object))
+            else:
+                self._fault(f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key or one_batch.")
+            return
+        column = self.query.obs_column(key)
+        missing = int(column.isna().sum())
+        if missing and not row["one_batch"]:
+            self._fault(
+                f"has {missing:,} of {len(column):,} cells without a value in batch column '{key}': fill them, remove these cells, or set one_batch: true."
+            )
+            column = column.dropna()
+        self._count_batches(as_text(column))
+
+    def _count_batches(self, values: np.ndarray) -> None:
+        counts = Counter(values)
+        names = name_batches(list(counts), self.row, self.card)
+        self.batches = {value: {"cells": cells, "name": names[value]} for value, cells in counts.items()}
+
+    def labels(self) -> None:
+        key, known = self.row["labels_key"], self.card["labels"]
+        if not key:
+            return
+        column = self.query.obs_column(key)
+        if not self.card["labels_key"]:
+            self.warnings.append(f"The model was trained without labels: labels_key '{key}' of query '{self.row['query']}' is not used.")
+            return
+        if key == self.row["truth_key"]:
+            self.warnings.append(f"labels_key and truth_key are both '{key}': the accuracy is that on labels which the model was given.")
+        if self.card["unlabeled_category"] is not None:
+            self._known_labels(key, as_text(column), known)
+
+    def _known_labels(self, key: str, labels: np.ndarray, known: list[str]) -> None:
+        given = (labels != "") & (labels != self.card["unlabeled_category"])
+        usable = given & np.isin(labels, known)
+        unknown = Counter(labels[given & ~usable])
+        where = f"query '{self.row['query']}', labels column '{key}'"
+        if unknown:
+            self.warnings.append(
+                f"{where}: {sum(unknown.values()):,} cells have labels that the model does not know "
+                f"({listed(unknown, 3)}), and are taken as unlabeled."
+            )
+        if not usable.any():
+            self.warnings.append(f"{where}: no cell has a label that the model knows, so all are taken as unlabeled.")
+        elif usable.all():
+            self.warnings.append(f"{where}: every cell is labeled, so no prediction is independent of what was given.")
+
+    def truth(self) -> None:
+        if self.row["truth_key"]:
+            self.query.obs_column(self.row["truth_key"])
+
+    def _covariates(self, option: str, wanted: list[str]) -> list[str]:
+        """The query's columns for the model's covariates; none, with a fault, if their numbers differ."""
+        given = self.row[option]
+        if len(given) != len(wanted):
+            self._fault(
+                f"is given {len(given)} {option} ({listed(given)}) but the model has {len(wanted)} ({listed(wanted)}): name one column for each."
+            )
+            return []
+        return list(pair_covariates(given, wanted).values())
+
+    def categorical(self) -> None:
+        for column in self._covariates("categorical_covariate_keys", list(self.card["categorical_covariates"])):
+            self._attempt(lambda column=column: self._complete(column))
+
+    def _complete(self, column: str) -> pd.Series:
+        values = self.query.obs_column(column)
+        missing = int(values.isna().sum())
+        if missing:
+            self._fault(f"has {missing:,} of {len(values):,} cells without a value in covariate column '{column}': fill them or remove these cells.")
+        return values
+
+    def _numeric(self, column: str) -> None:
+        values = self._complete(column)
+        if not pd.api.types.is_numeric_dtype(values.dtype):
+            self._fault(f"has values in column '{column}' that are not numbers (such as '{values.iloc[0]}'): store it as numbers.")
+
+    def continuous(self) -> None:
+        for column in self._covariates("continuous_covariate_keys", self.card["continuous_covariates"]):
+            self._attempt(lambda column=column: self._numeric(column))
+
+    def size_factor(self) -> None:
+        given, wanted = self.row["size_factor_key"], self.card["size_factor_key"]
+        if wanted and not given:
+            self._fault(f"needs size factors, as the model was trained with '{wanted}': set size_factor_key.")
+        elif given and not wanted:
+            self.warnings.append(f"The model was trained without size factors: size_factor_key '{given}' of query '{self.row['query']}' is not used.")
+        elif given:
+            self._numeric(given)
+
+    def proteins(self) -> None:
+        if not self.card["proteins"]:
+            return
+        _, match = find_proteins(self.query, self.row, self.card)
+        self.summary["n_proteins_found"] = len(self.card["proteins"]) - len(match.missing)
+        self.warnings += match.warnings
+
+    def colors(self) -> None:
+        made = [f"{self.card['labels_key']}_predicted", f"{self.card['labels_key']}_predicted_probability"]
+        missing = [color for color in self.row["umap_colors"] if color not in [*self.query.obs_columns, *made]]
+        if missing:
+            self.warnings.append(f"query '{self.row['query']}' has no obs column for umap_colors {listed(missing)}: left out of the plots.")

@@ -1,0 +1,16 @@
+"""What a user is told when something they gave cannot be used."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RefmapError(Exception):
+    """Input that cannot be used: one sentence naming the file, column or key, what was found, and what to do."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the known word most like `word`, or an empty string."""
+    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

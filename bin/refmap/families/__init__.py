@@ -1,0 +1,47 @@
+"""The model families that refmap maps onto, and how a model's family is told from its files."""
+
+from __future__ import annotations
+
+from ..errors import RefmapError
+from .base import Family, ModelCard, ModelFolder
+from .scvi import ScviFamily
+
+FAMILIES: list[Family] = [ScviFamily()]
+
+# Kinds that are known by sight only: the keys of their `attr.pkl`, the most telling first.
+_KNOWN_BY_SIGHT = {
+    "scPoli": {"prototypes_labeled_", "embedding_dims_"},
+    "expiMap": {"mask_", "use_hsic_"},
+    "trVAE": {"condition_key_", "mmd_on_"},
+    "scGen": {"x_dim_", "z_dim_", "dr_rate_"},
+}
+
+__all__ = ["FAMILIES", "Family", "ModelCard", "ModelFolder", "by_name", "recognise"]
+
+
+def by_name(name: str) -> Family:
+    """The family of that name."""
+    return next(family for family in FAMILIES if family.name == name)
+
+
+def recognise(folder: ModelFolder) -> Family:
+    """The family of a model. Raises `RefmapError` for a folder that no family knows."""
+    for family in FAMILIES:
+        if family.recognise(folder):
+            return family
+    raise RefmapError(folder.refusal() or _unknown(folder))
+
+
+def _unknown(folder: ModelFolder) -> str:
+    attributes = folder.value("attr.pkl")
+    kinds = [kind for kind, keys in _KNOWN_BY_SIGHT.items() if keys <= set(attributes)]
+    if folder.has("vocab.json", "args.json"):
+        kinds.append("scGPT")
+    if kinds:
+        return f"{folder.shown} looks like a {kinds[0]} model, which this version of refmap does not map yet."
+    found = folder.files()
+    listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return (
+        f"{folder.shown} holds no model that refmap knows (found: {listed or 'an empty folder'}); it maps "
+        "scvi-tools models: a folder with model.pt, or with attr.pkl, model_params.pt and var_names.csv."
+    )

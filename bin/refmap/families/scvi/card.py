@@ -1,0 +1,250 @@
+"""The card of a scvi-tools model, from its inert files.
+
+scvi-tools saves `model.pt`: the weights, the gene names and the model's public attributes, among them `registry_`, what the
+data was registered with. Before 0.15 these were three files (`model_params.pt`, `var_names.csv`, `attr.pkl`), and before
+0.14 the registry was another dictionary, `scvi_setup_dict_`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import RefmapError
+from ...pickles import Tensor
+from ..base import ModelCard, ModelFolder, texts
+
+NEW = "model.pt"
+OLD = ("attr.pkl", "model_params.pt", "var_names.csv")
+
+
+@dataclass(frozen=True)
+class Class:
+    """What holds for every model of one class of scvi-tools."""
+
+    input: str = "counts"
+    encodes_by_default: bool = False  # the default of `encode_covariates`: whether the encoder sees the batch
+    predicts: bool = False
+    unfit: str | None = None  # why refmap cannot map onto it
+
+
+_MUDATA = "it is trained on several modalities in one MuData, which refmap does not make yet"
+_SPATIAL = "it needs where each cell lies in its tissue, which refmap does not give it yet"
+
+CLASSES = {
+    "SCVI": Class(),
+    "SCANVI": Class(predicts=True),
+    "TOTALVI": Class(encodes_by_default=True),
+    "TOTALANVI": Class(encodes_by_default=True, predicts=True),
+    "PEAKVI": Class(),
+    "POISSONVI": Class(),
+    "DRVI": Class(),
+    "JointEmbeddingSCVI": Class(),
+    "CYTOVI": Class(input="any"),
+    # Its encoder always sees the batch, but `load_query_data` raises for a batch that the reference lacks.
+    "SysVI": Class(input="lognorm", encodes_by_default=True, unfit="its surgery takes no batches but the reference's own"),
+    # `load_query_data` freezes all parameters of its PyTorch version (scvi-tools 1.5.1: "empty parameter list").
+    "MRVI": Class(unfit="its surgery leaves nothing that could be trained for new samples"),
+    "MULTIVI": Class(unfit=_MUDATA),
+    "METHYLVI": Class(unfit=_MUDATA),
+    "METHYLANVI": Class(predicts=True, unfit=_MUDATA),
+    "RESOLVI": Class(predicts=True, unfit=_SPATIAL),
+    "SCVIVA": Class(unfit=_SPATIAL),
+}
+
+# Arguments of a setup that name further data of the query.
+_UNSERVED = {
+    "panel_key": "a column of protein panels",
+    "sample_key": "a column of samples",
+    "nan_layer": "a layer that marks the measured markers",
+}
+
+# The layer that gives the mean of the latent posterior: its rows are the latent dimensions.
+_LATENT_MEANS = ("z_encoder.mean_encoder", "encoder.z_mean_encoder", "encoder.mean_encoder", "qu.output_nn.fc_mean")
+
+# Classes whose weights tell them from the others, the more special before the more general.
+_CLASS_BY_WEIGHT = {
+    "z_encoder_accessibility": "MULTIVI",
+    "background_pro_alpha": "TOTALVI",
+    "encoder_z2_z1": "SCANVI",
+    "region_factors": "PEAKVI",
+    "px_r": "SCVI",
+}
+
+
+def is_scvi(folder: ModelFolder) -> bool:
+    if folder.has(NEW):
+        return bool(folder.value(NEW, "attr_dict"))
+    attributes = folder.value("attr.pkl")
+    return isinstance(attributes, dict) and bool({"registry_", "scvi_setup_dict_"} & set(attributes))
+
+
+def scvi_card(folder: ModelFolder) -> ModelCard:
+    """Raises `RefmapError` for a model that is incomplete; one that cannot be served has a card with a fault."""
+    attributes, weights, genes = _read(folder)
+    registry = attributes.get("registry_") or _registry_of_setup(attributes)
+    name = _text(registry.get("model_name")) or _class_of(weights)
+    if "drvi_version" in registry or "drvi_version" in attributes:
+        name = f"drvi-py {name}"  # another package's class of the same name
+    kind = CLASSES.get(name)
+    if kind is None:
+        raise RefmapError(
+            f"{folder.shown} is a {name or 'scvi-tools'} model, and refmap maps onto {', '.join(_served())}."
+        )
+    setup = registry.get("setup_args") or {}
+    settings = _settings(attributes.get("init_params_") or {})
+    card = ModelCard(model=folder.shown, class_name=name, version=_text(registry.get("scvi_version")))
+    card.input = "any" if str(settings.get("gene_likelihood")).startswith("normal") else kind.input
+    card.predicts = kind.predicts
+    card.n_latent = _n_latent(weights, settings)
+    card.layer = _text(setup.get("layer"))
+    card.size_factor_key = _text(setup.get("size_factor_key"))
+    _describe_fields(card, registry, setup)
+    if isinstance(genes, dict):  # a model of a MuData has genes by modality
+        modalities = setup.get("modalities") or {}
+        card.protein_key, card.layer = _text(modalities.get("protein_layer")), _text(setup.get("rna_layer"))
+        genes = genes.get(modalities.get("rna_layer"), [])
+    card.genes = texts(genes)
+    if unfit := _unfit(kind, registry, setup):
+        card.fault = f"{folder.shown} is a {name} model, which cannot be mapped onto: {unfit}."
+    encodes = bool(settings.get("encode_covariates", kind.encodes_by_default))
+    card.surgery_ready = encodes and card.batch_key is not None
+    card.warnings = _warnings(folder, card, encodes)
+    return card
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _served() -> list[str]:
+    return [name for name, kind in CLASSES.items() if not kind.unfit]
+
+
+def _read(folder: ModelFolder) -> tuple[dict, dict, object]:
+    """Attributes, weights (as shapes) and gene names of either format."""
+    if folder.has(NEW):
+        attributes, weights = folder.value(NEW, "attr_dict"), folder.value(NEW, "model_state_dict")
+        genes, where = folder.value(NEW, "var_names"), folder.show(NEW)
+    else:
+        missing = [name for name in OLD if not folder.has(name)]
+        if missing:
+            raise RefmapError(f"{folder.shown} lacks {', '.join(missing)}, which models of scvi-tools before 0.15 consist of.")
+        attributes, weights = folder.value("attr.pkl"), folder.value("model_params.pt")
+        genes, where = _names_in(folder), folder.shown
+    if not isinstance(attributes, dict) or not isinstance(weights, dict) or not weights or not len(genes):
+        raise RefmapError(f"{where} is incomplete: it lacks the weights, the gene names or the attributes of a model.")
+    return attributes, weights, genes
+
+
+def _names_in(folder: ModelFolder) -> list[str]:
+    text = (folder.path / "var_names.csv").read_text(encoding="utf-8", errors="replace")
+    return [name for line in text.splitlines() for name in line.split(",") if name]
+
+
+def _settings(init: dict) -> dict:
+    """The arguments of the model's constructor; old models keep them flat, newer ones apart from their **kwargs."""
+    given = dict(init.get("non_kwargs", {k: v for k, v in init.items() if not isinstance(v, dict)}))
+    nested = init.get("kwargs", {k: v for k, v in init.items() if isinstance(v, dict)})
+    for keywords in nested.values():
+        given.update(keywords)
+    return given
+
+
+def _class_of(weights: dict) -> str | None:
+    """The class of a model that does not say it, by the names of its weights."""
+    modules = {key.split(".")[0] for key in weights}
+    return next((name for module, name in _CLASS_BY_WEIGHT.items() if module in modules), None)
+
+
+def _n_latent(weights: dict, settings: dict) -> int | None:
+    for layer in _LATENT_MEANS:
+        weight = weights.get(f"{layer}.weight", weights.get(f"{layer}.0.weight"))
+        if isinstance(weight, Tensor):
+            return int(weight.shape[0])
+    n_latent = settings.get("n_latent")
+    return None if n_latent is None else int(n_latent)
+
+
+def _describe_fields(card: ModelCard, registry: dict, setup: dict) -> None:
+    """Batches, labels, covariates and proteins from the registry's fields."""
+
+    def state(field: str) -> dict:
+        return (registry.get("field_registries", {}).get(field) or {}).get("state_registry") or {}
+
+    def original(field: str) -> str | None:
+        """The column that the user named; the library fills in one of its own (`_scvi_batch`) where there was none."""
+        key = state(field).get("original_key")
+        return None if key is None or str(key).startswith("_scvi") else str(key)
+
+    card.batch_key, card.labels_key = original("batch"), original("labels")
+    if card.batch_key:
+        card.batches = texts(state("batch").get("categorical_mapping"))
+    if card.labels_key:
+        unlabeled = state("labels").get("unlabeled_category")
+        card.unlabeled_category = _text(unlabeled)
+        labels = texts(state("labels").get("categorical_mapping"))
+        card.labels = [label for label in labels if label != card.unlabeled_category]
+    mappings = state("extra_categorical_covs").get("mappings") or {}
+    card.categorical_covariates = {str(key): texts(values) for key, values in mappings.items()}
+    card.continuous_covariates = texts(state("extra_continuous_covs").get("columns"))
+    card.protein_key = _text(setup.get("protein_expression_obsm_key"))
+    card.proteins = texts(state("proteins").get("column_names"))
+
+
+def _unfit(kind: Class, registry: dict, setup: dict) -> str | None:
+    """Why refmap cannot map onto the model, as the second half of a sentence."""
+    method = registry.get("setup_method_name", "setup_anndata")
+    if kind.unfit or method == "setup_anndata":
+        unserved = [what for key, what in _UNSERVED.items() if setup.get(key) is not None]
+        return kind.unfit or (f"it needs {unserved[0]}, which refmap does not give it yet" if unserved else None)
+    return _MUDATA if method == "setup_mudata" else f"it was trained on data registered by {method} and not setup_anndata"
+
+
+def _warnings(folder: ModelFolder, card: ModelCard, encodes: bool) -> list[str]:
+    if card.fault:
+        return []
+    if card.batch_key is None:
+        return [
+            f"{folder.shown} was set up without a batch column: surgery has nothing to learn, and the query is embedded "
+            "as the reference would."
+        ]
+    if not encodes:
+        return [
+            f"{folder.shown} was trained without encode_covariates=True: its encoder never sees the batch, so surgery cannot "
+            "move the query in the latent space, whatever its batch effect; retrain the reference with encode_covariates=True."
+        ]
+    return []
+
+
+def _registry_of_setup(attributes: dict) -> dict:
+    """The registry of a model of scvi-tools before 0.14, from its `scvi_setup_dict_`."""
+    setup = attributes.get("scvi_setup_dict_")
+    if not isinstance(setup, dict):
+        raise RefmapError(
+            "The model's attributes hold no registry: convert it with convert_legacy_save of the scvi-tools that saved it."
+        )
+    data, columns = setup.get("data_registry", {}), setup.get("categorical_mappings", {})
+
+    def of(field: str, what: str) -> str | None:
+        return (data.get(field) or {}).get(what)
+
+    def categorical(field: str) -> dict:
+        column = columns.get(of(field, "attr_key")) or {}
+        return {"original_key": column.get("original_key"), "categorical_mapping": column.get("mapping")}
+
+    labels = categorical("labels") | {"unlabeled_category": attributes.get("unlabeled_category_")}
+    states = {
+        "batch": categorical("batch_indices"),
+        "labels": labels,
+        "extra_categorical_covs": {"mappings": (setup.get("extra_categoricals") or {}).get("mappings")},
+        "extra_continuous_covs": {"columns": setup.get("extra_continuous_keys")},
+        "proteins": {"column_names": setup.get("protein_names")},
+    }
+    return {
+        "scvi_version": setup.get("scvi_version"),
+        "field_registries": {name: {"state_registry": state} for name, state in states.items()},
+        "setup_args": {
+            "layer": of("X", "attr_key") if of("X", "attr_name") == "layers" else None,
+            "protein_expression_obsm_key": of("protein_expression", "attr_key"),
+        },
+    }

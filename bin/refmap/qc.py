@@ -1,0 +1,191 @@
+"""What one mapping looks like: its labels by batch, its score where the truth is known, and pictures of the query's cells."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from . import plots
+from .cli import read_json, write_json
+from .errors import RefmapError, nearest
+from .query import Query, as_text
+
+MOST_CELLS_DRAWN = 50_000
+MISSING = "missing"
+PREDICTED = "predicted label"
+
+
+@dataclass
+class Cells:
+    """The query's cells, all of them and in its order.
+
+    latent         float array (cells x latent dimensions)
+    predicted      the model's label of each cell, or None for a model that predicts none
+    probability    that label's probability
+    classes        the labels that the model knows
+    columns        the obs columns of the query that are asked for: key -> values
+    absent         those that it lacks
+    """
+
+    latent: np.ndarray
+    predicted: pd.Series | None = None
+    probability: pd.Series | None = None
+    classes: list[str] = field(default_factory=list)
+    columns: dict[str, pd.Series] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
+
+
+def describe_mapping(
+    plan: dict, query: Path, alignment: Path, mapping: Path, history: Path, embedding: Path, output: Path
+) -> None:
+    """Write the folder `output` of one mapping.
+
+    alignment.json, history.csv   as they came
+    mapping.json                  with the score of the predictions, where the row names a `truth_key`
+    composition.json              labels by batch
+    umap.png, umap.pdf            the cells, coloured by what is known of them
+    confusion.csv, confusion.png  where the truth is known and the model predicts: true labels x predicted ones
+
+    Raises RefmapError when the query cannot be read, or is not the one that was embedded.
+    """
+    row = plan["row"]
+    record = read_json(mapping)
+    labels_key = (record.get("predictions") or {}).get("labels_key")
+    with Query(query, row["query"], row["modality"]) as source:
+        cells = _read_cells(source, embedding, labels_key, row)
+    truth = cells.columns.get(row["truth_key"])
+    batches = cells.columns[row["batch_key"]]
+
+    output.mkdir(parents=True)
+    shutil.copyfile(alignment, output / "alignment.json")
+    shutil.copyfile(history, output / "history.csv")
+    write_json(output / "composition.json", _composition(*_labels(cells, row, labels_key), batches))
+    record["accuracy"] = None
+    if truth is not None and cells.predicted is not None:
+        record["accuracy"] = {"truth_key": row["truth_key"], **score(truth, cells.predicted, cells.classes)}
+        confusion = confusion_table(truth, cells.predicted)
+        confusion.to_csv(output / "confusion.csv")
+        plots.draw_confusion(confusion, _name(row), output / "confusion.png")
+    record["warnings"] = [
+        *record["warnings"],
+        *(f"umap_colors names '{key}', which the query's obs does not have.{nearest(key, cells.columns)}" for key in cells.absent),
+    ]
+    write_json(output / "mapping.json", record)
+    _draw(cells, row, output)
+
+
+def _read_cells(source: Query, embedding: Path, labels_key: str | None, row: dict) -> Cells:
+    embedded = ad.read_zarr(embedding)
+    names = np.asarray(embedded.obs_names, dtype=object)
+    if len(names) != source.n_obs or not (names == source.obs_names).all():
+        raise RefmapError(
+            f"The embedding's {len(names)} cells are not those of the query '{row['query']}' ({source.n_obs} cells): "
+            "the file changed during the run, so run again with -resume."
+        )
+    cells = Cells(latent=np.asarray(embedded.obsm["X_emb"], dtype=np.float32))
+    if labels_key is not None:
+        cells.predicted = _text(embedded.obs[f"{labels_key}_predicted"])
+        cells.probability = embedded.obs[f"{labels_key}_predicted_probability"].reset_index(drop=True)
+        cells.classes = [str(name) for name in embedded.uns[f"{labels_key}_classes"]]
+    for key in dict.fromkeys(key for key in (row["batch_key"], row["labels_key"], row["truth_key"]) if key):
+        cells.columns[key] = _text(source.obs_column(key))
+    for key in row["umap_colors"]:
+        if key in cells.columns:
+            continue
+        if key in source.obs_columns:
+            values = source.obs_column(key)
+            cells.columns[key] = values if _is_number(values) else _text(values)
+        else:
+            cells.absent.append(key)
+    return cells
+
+
+def _is_number(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+
+
+def _text(values: pd.Series) -> pd.Series:
+    """Return values as str, missing ones as None."""
+    names = as_text(values.reset_index(drop=True))
+    return pd.Series(np.where(names == "", None, names), dtype=object)
+
+
+def _name(row: dict) -> str:
+    return f"{row['dataset']}/{row['file_id']}"
+
+
+def _labels(cells: Cells, row: dict, labels_key: str | None) -> tuple[str | None, str | None, pd.Series | None]:
+    """Return (where labels come from, their key, the labels): the best that is known, the model's word first."""
+    if cells.predicted is not None:
+        return "predicted", f"{labels_key}_predicted", cells.predicted
+    for source, key in (("labels", row["labels_key"]), ("truth", row["truth_key"])):
+        if key:
+            return source, key, cells.columns[key]
+    return None, None, None
+
+
+def _composition(source: str | None, key: str | None, labels: pd.Series | None, batches: pd.Series) -> dict:
+    """Count the cells of each label, in all and in each batch."""
+    if labels is None:
+        return {"source": None, "key": None, "total": {}, "batches": {}}
+    labels, batches = labels.fillna(MISSING), batches.fillna(MISSING)
+    return {
+        "source": source,
+        "key": key,
+        "total": _counts(labels),
+        "batches": {batch: _counts(labels[batches == batch]) for batch in sorted(batches.unique())},
+    }
+
+
+def _counts(labels: pd.Series) -> dict[str, int]:
+    return {str(label): int(n) for label, n in labels.value_counts().items()}
+
+
+def score(truth: pd.Series, predicted: pd.Series, classes: list[str]) -> dict:
+    """Score predictions against the true labels (None where unknown).
+
+    Cells of a type that the model has never seen cannot be right; they are told apart (`n_unknown`) and not scored.
+    """
+    known = truth.isin(classes)
+    scored = int(known.sum())
+    return {
+        "n_scored": scored,
+        "n_unknown": int((truth.notna() & ~known).sum()),
+        "accuracy": float((truth[known] == predicted[known]).mean()) if scored else None,
+    }
+
+
+def confusion_table(truth: pd.Series, predicted: pd.Series) -> pd.DataFrame:
+    """Count cells by true label (rows, sorted) and predicted label (columns: those of the rows first); missing truth left out."""
+    table = pd.crosstab(truth.rename("truth"), predicted.rename("predicted"))
+    columns = [*table.index, *(label for label in table.columns if label not in table.index)]
+    return table.reindex(columns=columns, fill_value=0)
+
+
+def _draw(cells: Cells, row: dict, output: Path) -> None:
+    n = len(cells.latent)
+    drawn = np.random.default_rng(row["seed"]).permutation(n)[:MOST_CELLS_DRAWN]
+    latent = cells.latent[drawn]
+    position = plots.umap(latent, row["seed"]) if n >= plots.FEWEST_FOR_UMAP else plots.first_two(latent)
+    of = f"{n:,}" if len(drawn) == n else f"{len(drawn):,} of {n:,}, drawn at random,"
+    what = f"UMAP of {of} cells" if n >= plots.FEWEST_FOR_UMAP else f"{of} cells, too few for a UMAP: first two latent dimensions"
+    panels = {title: values.iloc[drawn].reset_index(drop=True) for title, values in _panels(cells, row).items()}
+    labels = [title for title in panels if title == PREDICTED or title.startswith(("given label", "true label"))]
+    plots.draw_cells(position, panels, labels, f"{_name(row)}: {what}", output / "umap")
+
+
+def _panels(cells: Cells, row: dict) -> dict[str, pd.Series]:
+    """Return what to colour the cells by, title -> values."""
+    panels = {}
+    if cells.predicted is not None:
+        panels[PREDICTED] = cells.predicted
+        panels["probability of the predicted label"] = cells.probability
+    roles = {row["batch_key"]: "batch", row["labels_key"]: "given label", row["truth_key"]: "true label"}
+    for key, values in cells.columns.items():
+        panels[f"{roles[key]} ({key})" if key in roles else key] = values
+    return panels

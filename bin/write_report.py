@@ -1,0 +1,34 @@
+#!/usr/bin/env python
+"""Write the page and the index over all mappings of a run."""
+
+from pathlib import Path
+
+import click
+
+from refmap.cli import INPUT, OUTPUT, command, read_json
+from refmap.report import gather, write_report
+
+FOLDER = click.Path(path_type=Path)
+
+
+@command("REPORT")
+@click.option("--mappings", required=True, type=INPUT, help="All mappings of the run, one JSON line each.")
+@click.option("--plans", required=True, type=FOLDER, help="Folder of plans (JSON); may be absent.")
+@click.option("--cards", required=True, type=FOLDER, help="Folder of model cards (JSON); may be absent.")
+@click.option("--faults", required=True, type=FOLDER, help="Folder of faults (JSON); may be absent.")
+@click.option("--qc", required=True, type=FOLDER, help="Folder of the mappings' QC folders, named by their ids; may be absent.")
+@click.option("--reached", required=True, type=INPUT, help="The last stage that each mapping finished (JSON: id to stage).")
+@click.option("--config", required=True, type=INPUT, help="MultiQC's configuration.")
+@click.option("--title", default="refmap", help="Heading of the page.")
+@click.option("--outdir", default="the run's outdir", help="Where the run writes to, as the summary says it.")
+@click.option("--output", required=True, type=OUTPUT, help="Folder to make.")
+def main(
+    mappings: Path, plans: Path, cards: Path, faults: Path, qc: Path, reached: Path, config: Path, title: str, outdir: str, output: Path
+) -> None:
+    """Write multiqc_report.html, mappings.csv, summary.txt and failed.txt (how many failed) to a folder."""
+    outcomes = gather(mappings, plans, cards, faults, qc, read_json(reached))
+    write_report(outcomes, output, config, title, outdir)
+
+
+if __name__ == "__main__":
+    main()

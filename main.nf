@@ -1,0 +1,120 @@
+#!/usr/bin/env nextflow
+
+// refmap: queries mapped onto reference models by architecture surgery.
+// meta = [id, dataset, file_id, family, env] is set once; `code`, the hash of all code, is an input of every task.
+
+include { MAKE_DEMO        } from './modules/make_demo'
+include { CHECK_INPUT      } from './modules/check_input'
+include { TRAIN_REFERENCE  } from './modules/train_reference'
+include { INSPECT_MODEL    } from './modules/inspect_model'
+include { CHECK_QUERY      } from './modules/check_query'
+include { ALIGN_GENES      } from './modules/align_genes'
+include { TRAIN_SURGERY    } from './modules/train_surgery'
+include { EXPORT_EMBEDDING } from './modules/export_embedding'
+include { QC_MAPPING       } from './modules/qc_mapping'
+include { REPORT           } from './modules/report'
+include { VERDICT          } from './modules/verdict'
+
+include { announce ; codeVersion ; furthest ; given ; helpText ; located ; parse ; referenceSettings ; stamp ; toJson } from './modules/functions'
+
+workflow MAP {
+    code = codeVersion()
+
+    // The sheet ([] where a reference is trained and nothing mapped), and the atlas if a reference is to be trained
+    if (params.demo) {
+        MAKE_DEMO(params.seed, code)
+        sheet = MAKE_DEMO.out.sheet
+        atlas = MAKE_DEMO.out.atlas
+    } else {
+        sheet = Channel.value(given(params.input))
+        atlas = params.reference ? Channel.value(given(params.reference)) : Channel.empty()
+    }
+    CHECK_INPUT(sheet, toJson(params), file("${projectDir}/nextflow_schema.json"), code)
+
+    // Nothing is trained before the sheet is known to be right
+    TRAIN_REFERENCE(atlas.combine(CHECK_INPUT.out.mappings).map { path, _checked -> [path, stamp(path)] }, referenceSettings(), code)
+
+    // [model's name, row as JSON, query, id table, model]; a path that leads nowhere is []
+    rows = CHECK_INPUT.out.mappings
+        .splitText { line -> line.trim() }
+        .combine(sheet.map { path -> [path] })
+        .combine(TRAIN_REFERENCE.out.model.ifEmpty([]).map { path -> [path] })
+        .map { line, path, trained ->
+            def row = parse(line)
+            [
+                row.model ?: 'the reference trained in this run', line,
+                located(row.query, path), located(row.id_table, path), row.model ? located(row.model, path) : trained,
+            ]
+        }
+
+    // Once a distinct model: [name, card]
+    INSPECT_MODEL(rows.map { name, _line, _query, _table, model -> [name, model, stamp(model)] }.unique(), code)
+
+    // [meta, row, query, id table, model, card]
+    mappings = rows
+        .combine(INSPECT_MODEL.out.card, by: 0)
+        .map { _name, line, query, table, model, card ->
+            def row = parse(line)
+            def kind = parse(card.text)
+            def id = "${row.dataset}~${row.file_id}".toString()
+            [[id: id, dataset: row.dataset, file_id: row.file_id, family: kind.family, env: kind.env], line, query, table, model, card]
+        }
+    CHECK_QUERY(mappings.map { meta, line, query, table, _model, card -> [meta, line, query, table, stamp(query), card] }, code)
+
+    // The gate: all faults are told at once, and nothing is trained before every query has been looked at
+    plans = CHECK_QUERY.out.plan.map { meta, path -> [meta, path, parse(path.text)] }
+    gate = plans.map { meta, _path, plan -> [meta, plan] }.toList().map { all -> announce(all) }
+
+    // [meta, plan, query, id table, model, card]
+    ready = plans
+        .filter { _meta, _path, plan -> !plan.faults }
+        .combine(gate)
+        .map { meta, path, _plan, _gate -> [meta, path] }
+        .join(mappings.map { meta, _line, query, table, model, card -> [meta, query, table, model, card] })
+
+    ALIGN_GENES(ready.map { meta, plan, query, table, _model, card -> [meta, plan, query, table, card] }, code)
+
+    // [meta, plan, aligned, alignment, model, card]
+    TRAIN_SURGERY(
+        ready.join(ALIGN_GENES.out.aligned).map { meta, plan, _query, _table, model, card, aligned, alignment ->
+            [meta, plan, aligned, alignment, model, card]
+        },
+        code,
+    )
+
+    // [meta, plan, query, embedding, history, record]
+    mapped = ready
+        .map { meta, plan, query, _table, _model, _card -> [meta, plan, query] }
+        .join(TRAIN_SURGERY.out.mapped)
+    EXPORT_EMBEDDING(mapped.map { meta, plan, query, embedding, _history, _record -> [meta, plan, query, embedding] }, code)
+    QC_MAPPING(mapped.join(ALIGN_GENES.out.aligned.map { meta, _aligned, alignment -> [meta, alignment] }), code)
+
+    // One page over all mappings, those that failed included
+    passed = CHECK_QUERY.out.plan.map { item -> [item[0].id, 'CHECK_QUERY'] }
+        .mix(
+            ALIGN_GENES.out.aligned.map { item -> [item[0].id, 'ALIGN_GENES'] },
+            TRAIN_SURGERY.out.mapped.map { item -> [item[0].id, 'TRAIN_SURGERY'] },
+            EXPORT_EMBEDDING.out.query.map { item -> [item[0].id, 'EXPORT_EMBEDDING'] },
+        )
+    faults = ALIGN_GENES.out.fault.mix(TRAIN_SURGERY.out.fault, EXPORT_EMBEDDING.out.fault, QC_MAPPING.out.fault)
+    REPORT(
+        CHECK_INPUT.out.mappings.filter { path -> path.size() > 0 },
+        CHECK_QUERY.out.plan.map { _meta, path -> path }.collect(sort: true).ifEmpty([]),
+        INSPECT_MODEL.out.card.map { _name, path -> path }.collect(sort: true).ifEmpty([]),
+        faults.collect(sort: true).ifEmpty([]),
+        QC_MAPPING.out.qc.collect(sort: true).ifEmpty([]),
+        passed.toList().map { all -> furthest(all) },
+        file("${projectDir}/assets/multiqc_config.yml"),
+        code,
+    )
+    REPORT.out.summary.view { path -> path.text }
+    VERDICT(REPORT.out.failed.map { path -> path.text.trim() as Integer })
+}
+
+workflow {
+    if (params.help) {
+        log.info(helpText())
+    } else {
+        MAP()
+    }
+}

@@ -1,0 +1,30 @@
+// Everything that the sheet, the model's card and the query's metadata tell: faults and warnings, before any training
+process CHECK_QUERY {
+    tag "${meta.id}"
+
+    input:
+    tuple val(meta), val(row), path(query, stageAs: 'query'), path(id_table, stageAs: 'id_table'), val(stamp), path(card)
+    val code
+
+    output:
+    tuple val(meta), path("${meta.id}.plan.json"), emit: plan
+
+    script:
+    """
+    cat > row.json <<'END_OF_ROW'
+    ${row}
+    END_OF_ROW
+
+    check_query.py --row row.json ${query ? '--query query' : ''} ${id_table ? '--id-table id_table' : ''} \\
+        --card ${card} --output ${meta.id}.plan.json
+    """
+
+    stub:
+    """
+    cat > row.json <<'END_OF_ROW'
+    ${row}
+    END_OF_ROW
+
+    echo "{\\"row\\": \$(cat row.json), \\"faults\\": [], \\"warnings\\": []}" > ${meta.id}.plan.json
+    """
+}

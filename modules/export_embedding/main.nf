@@ -1,0 +1,25 @@
+// The query as it came, with its embedding and what the model predicts
+process EXPORT_EMBEDDING {
+    tag "${meta.id}"
+    publishDir "${params.outdir}/reference_mapping/dataset~${meta.dataset}", mode: params.publish_dir_mode, pattern: 'file_id~*'
+
+    input:
+    tuple val(meta), path(plan), path(query, stageAs: 'query'), path(embedding)
+    val code
+
+    output:
+    tuple val(meta), path("file_id~${meta.file_id}.zarr"), emit: query, optional: true
+    path "${meta.id}.fault.json", emit: fault, optional: true
+
+    script:
+    """
+    export_embedding.py --plan ${plan} --query query --embedding ${embedding} \\
+        --output file_id~${meta.file_id}.zarr --fault ${meta.id}.fault.json
+    """
+
+    stub:
+    """
+    mkdir file_id~${meta.file_id}.zarr
+    touch file_id~${meta.file_id}.zarr/.zgroup
+    """
+}

@@ -1,0 +1,96 @@
+// What main.nf needs of plain Groovy
+
+// A JSON text as a map
+def parse(text) {
+    return new groovy.json.JsonSlurper().parseText(text)
+}
+
+def toJson(value) {
+    return groovy.json.JsonOutput.toJson(value)
+}
+
+// A file or folder that a parameter names
+def given(name) {
+    return name ? file(name, glob: false, checkIfExists: true) : []
+}
+
+// What the training of a reference hangs on, and nothing else: another parameter must not train it again
+def referenceSettings() {
+    return toJson(params.findAll { name, _value -> name.startsWith('reference') || name in ['family', 'seed', 'chunk_rows'] }.sort())
+}
+
+// A path of the sheet: from where the run was started, else from beside the sheet; [] where there is nothing
+def located(name, sheet) {
+    if (!name) {
+        return []
+    }
+    def here = file(name, glob: false)
+    if (here.exists()) {
+        return here
+    }
+    def beside = sheet.resolveSibling(name)
+    return beside.exists() ? beside : []
+}
+
+// What tells one state of a folder from another; Nextflow itself looks no further than the folder's own date
+def stamp(path) {
+    if (!path || !path.isDirectory()) {
+        return ''
+    }
+    def facts = []
+    path.eachFileRecurse { item ->
+        if (!item.isDirectory()) {
+            facts << "${path.relativize(item)} ${item.size()} ${item.lastModified()}".toString()
+        }
+    }
+    return facts.sort().join('\n').md5()
+}
+
+// A hash of all the code and the locks: an input of every task, because Nextflow sees the script that a task names and
+// not the package behind it
+def codeVersion() {
+    def facts = []
+    ['bin', 'containers'].each { folder ->
+        file("${projectDir}/${folder}").eachFileRecurse { item ->
+            if (item.name.endsWith('.py') || item.name == 'uv.lock') {
+                facts << "${item} ${item.text.md5()}".toString()
+            }
+        }
+    }
+    return facts.sort().join('\n').md5()
+}
+
+// The faults that are known before any training, all at once
+def announce(plans) {
+    def faulty = plans.findAll { _meta, plan -> plan.faults }
+    if (faulty) {
+        def lines = faulty.collect { meta, plan ->
+            "  ${meta.dataset}/${meta.file_id}:" + plan.faults.collect { fault -> "\n    - ${fault}" }.join('')
+        }
+        log.warn("${faulty.size()} of ${plans.size()} mappings cannot be done and are left out:\n${lines.sort().join('\n')}")
+    }
+    return true
+}
+
+// How far each mapping came: {id: the last stage that it passed}
+def furthest(passed) {
+    def stages = ['CHECK_QUERY', 'ALIGN_GENES', 'TRAIN_SURGERY', 'EXPORT_EMBEDDING']
+    return toJson(passed.sort { a, b -> stages.indexOf(a[1]) <=> stages.indexOf(b[1]) ?: a[0] <=> b[0] }.collectEntries())
+}
+
+// The text of --help, from the schema that all defaults come from
+def helpText() {
+    def schema = parse(file("${projectDir}/nextflow_schema.json").text)
+    def lines = [
+        "refmap ${workflow.manifest.version}: ${workflow.manifest.description}", '',
+        'nextflow run refmap --input datasets.yaml --outdir results [-profile docker,slurm,gpu,...]',
+    ]
+    schema['$defs'].each { _key, group ->
+        lines << '' << group.title
+        group.properties.each { name, about ->
+            def value = about.containsKey('default') ? " [${about.default}]" : ''
+            lines << "  --${name.padRight(28)} ${about.description}${value}"
+        }
+    }
+    return lines.join('\n')
+}

@@ -1,0 +1,25 @@
+// What a model is and expects, read without running its pickle
+process INSPECT_MODEL {
+    tag "${name}"
+
+    input:
+    tuple val(name), path(model, stageAs: 'model/*'), val(stamp)
+    val code
+
+    output:
+    tuple val(name), path('card.json'), emit: card
+
+    script:
+    """
+    cat > name.txt <<'END_OF_NAME'
+    ${name}
+    END_OF_NAME
+
+    inspect_model.py --model ${model ? 'model/*' : 'model'} --shown-as "\$(cat name.txt)" ${params.trust_models ? '--trust-models' : ''} --card card.json
+    """
+
+    stub:
+    """
+    echo '{"family": "scvi", "env": "scvi", "fault": null}' > card.json
+    """
+}

@@ -1,0 +1,26 @@
+// What the report shows of one mapping: its figures, its pictures, its accuracy where the truth is known
+process QC_MAPPING {
+    tag "${meta.id}"
+    publishDir "${params.outdir}/reference_mapping/qc/dataset~${meta.dataset}", mode: params.publish_dir_mode, pattern: "${meta.id}",
+        saveAs: { _name -> "file_id~${meta.file_id}" }
+
+    input:
+    tuple val(meta), path(plan), path(query, stageAs: 'query'), path(embedding), path(history), path(record), path(alignment)
+    val code
+
+    output:
+    path "${meta.id}", emit: qc, optional: true, type: 'dir'
+    path "${meta.id}.fault.json", emit: fault, optional: true
+
+    script:
+    """
+    qc_mapping.py --plan ${plan} --query query --alignment ${alignment} --mapping ${record} --history ${history} \\
+        --embedding ${embedding} --output ${meta.id} --fault ${meta.id}.fault.json
+    """
+
+    stub:
+    """
+    mkdir ${meta.id}
+    touch ${meta.id}/mapping.json
+    """
+}

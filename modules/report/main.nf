@@ -1,0 +1,40 @@
+// One page over all mappings, the index of what came out, and a few lines for the terminal
+process REPORT {
+    label 'process_essential'
+    publishDir "${params.outdir}/multiqc", mode: params.publish_dir_mode, pattern: 'report/multiqc_report.html', saveAs: { name -> file(name).name }
+    publishDir "${params.outdir}/reference_mapping", mode: params.publish_dir_mode, pattern: 'report/mappings.csv', saveAs: { name -> file(name).name }
+
+    input:
+    path mappings
+    path plans, stageAs: 'plans/*'
+    path cards, stageAs: 'cards/?.json'
+    path faults, stageAs: 'faults/*'
+    path qc, stageAs: 'qc/*'
+    val reached
+    path config
+    val code
+
+    output:
+    path 'report/multiqc_report.html', emit: page
+    path 'report/mappings.csv', emit: index
+    path 'report/summary.txt', emit: summary
+    path 'report/failed.txt', emit: failed
+
+    script:
+    """
+    cat > reached.json <<'END_OF_REACHED'
+    ${reached}
+    END_OF_REACHED
+
+    mkdir -p plans cards faults qc
+    write_report.py --mappings ${mappings} --plans plans --cards cards --faults faults --qc qc --reached reached.json \\
+        --config ${config} --output report
+    """
+
+    stub:
+    """
+    mkdir report
+    touch report/multiqc_report.html report/mappings.csv report/summary.txt
+    echo 0 > report/failed.txt
+    """
+}

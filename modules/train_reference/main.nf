@@ -1,0 +1,31 @@
+// A reference that surgery can map onto, trained on an atlas
+process TRAIN_REFERENCE {
+    label 'process_essential'
+    label 'process_gpu'
+    ext env: 'scvi'
+    publishDir "${params.outdir}", mode: params.publish_dir_mode
+
+    input:
+    tuple path(atlas, stageAs: 'atlas'), val(stamp)
+    val settings
+    val code
+
+    output:
+    path 'reference_model', emit: model
+
+    script:
+    """
+    cat > settings.json <<'END_OF_SETTINGS'
+    ${settings}
+    END_OF_SETTINGS
+
+    export OMP_NUM_THREADS=${task.cpus}
+    train_reference.py --atlas atlas --settings settings.json --model reference_model
+    """
+
+    stub:
+    """
+    mkdir reference_model
+    touch reference_model/model.pt
+    """
+}

@@ -1,0 +1,31 @@
+// Architecture surgery: the updated model, the query's embedding and the model's own predictions
+process TRAIN_SURGERY {
+    tag "${meta.id}"
+    label 'process_gpu'
+    ext env: { meta.env }
+    publishDir "${params.outdir}/reference_mapping/model/dataset~${meta.dataset}", mode: params.publish_dir_mode, pattern: 'file_id~*'
+
+    input:
+    tuple val(meta), path(plan), path(aligned), path(alignment), path(model, stageAs: 'model/*'), path(card)
+    val code
+
+    output:
+    tuple val(meta), path('embedding.zarr'), path('history.csv'), path('mapping.json'), emit: mapped, optional: true
+    path "file_id~${meta.file_id}", emit: model, optional: true
+    path "${meta.id}.fault.json", emit: fault, optional: true
+
+    script:
+    """
+    export OMP_NUM_THREADS=${task.cpus}
+    train_surgery.py --plan ${plan} --aligned ${aligned} --alignment ${alignment} --model model/* --card ${card} \\
+        --updated-model file_id~${meta.file_id} \\
+        --embedding embedding.zarr --history history.csv --mapping mapping.json --fault ${meta.id}.fault.json
+    """
+
+    stub:
+    """
+    mkdir embedding.zarr file_id~${meta.file_id}
+    touch history.csv file_id~${meta.file_id}/model.pt
+    echo '{}' > mapping.json
+    """
+}

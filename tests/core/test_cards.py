@@ -1,0 +1,376 @@
+"""Cards of model folders made by hand: refusals, formats that no environment here can write, and what is no model."""
+
+import json
+import os
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from refmap.cards import ModelCard, inspect_model
+from refmap.families import FAMILIES, by_name, recognise
+from refmap.families.base import ModelFolder
+from refmap.families.scvi.card import CLASSES
+
+GENES = ["CD3E", "MS4A1", "LYZ"]
+READY = {"kwargs": {"model_kwargs": {"encode_covariates": True}}, "non_kwargs": {"n_latent": 7}}
+
+
+def category(key, values, **more):
+    return {"state_registry": {"original_key": key, "categorical_mapping": np.array(values, dtype=object), **more}}
+
+
+def registry(name="SCVI", **setup):
+    return {
+        "scvi_version": "1.0.4",
+        "model_name": name,
+        "setup_method_name": "setup_anndata",
+        "setup_args": {"batch_key": "donor", "layer": "counts", "size_factor_key": "size"} | setup,
+        "field_registries": {
+            "batch": category("donor", ["d1", "d2"]),
+            "labels": category("cell_type", ["B", "T", "?"], unlabeled_category="?"),
+            "extra_categorical_covs": {"state_registry": {"mappings": {"sex": np.array(["f", "m"], dtype=object)}}},
+            "extra_continuous_covs": {"state_registry": {"columns": np.array(["age"], dtype=object)}},
+        },
+    }
+
+
+def save(folder: Path, attributes: dict, genes=GENES, weights=("z_encoder.x", "px_r")) -> Path:
+    """A folder with `model.pt` as torch lays it out; the weights are no tensors here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    value = {
+        "model_state_dict": OrderedDict((name, 0) for name in weights),
+        "var_names": np.array(genes, dtype=object),
+        "attr_dict": attributes,
+    }
+    with zipfile.ZipFile(folder / "model.pt", "w") as archive:
+        archive.writestr("model/data.pkl", pickle.dumps(value, 2))
+    return folder
+
+
+def save_old(folder: Path, attributes: dict, weights=("z_encoder.x", "px_r")) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "attr.pkl").write_bytes(pickle.dumps(attributes, 4))
+    (folder / "var_names.csv").write_text("\n".join(GENES) + "\n")
+    with zipfile.ZipFile(folder / "model_params.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(OrderedDict((name, 0) for name in weights), 2))
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path):
+    return save(tmp_path / "model", {"registry_": registry(), "init_params_": READY})
+
+
+def test_everything_a_registry_says_is_on_the_card(model):
+    card = inspect_model(model, "models/lung")
+    assert card.fault is None
+    expected = {
+        "model": "models/lung",
+        "family": "scvi",
+        "env": "scvi",
+        "class_name": "SCVI",
+        "version": "1.0.4",
+        "genes": GENES,
+        "input": "counts",
+        "batch_key": "donor",
+        "batches": ["d1", "d2"],
+        "labels_key": "cell_type",
+        "labels": ["B", "T"],
+        "unlabeled_category": "?",
+        "categorical_covariates": {"sex": ["f", "m"]},
+        "continuous_covariates": ["age"],
+        "size_factor_key": "size",
+        "layer": "counts",
+        "protein_key": None,
+        "proteins": [],
+        "n_latent": 7,
+        "predicts": False,
+        "surgery_ready": True,
+        "trusted": False,
+        "warnings": [],
+    }
+    assert {key: card.to_json()[key] for key in expected} == expected
+    assert set(card.to_json()) == set(expected) | {"sha256", "globals", "fault"}
+
+
+def test_a_card_survives_json(model):
+    card = inspect_model(model)
+    assert ModelCard.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+def test_the_file_in_the_folder_names_the_same_model(model):
+    assert inspect_model(model / "model.pt", "m/model.pt").sha256 == inspect_model(model).sha256
+
+
+def test_the_checksum_is_of_every_name_and_byte(model, tmp_path):
+    first = inspect_model(model).sha256
+    copy = save(tmp_path / "elsewhere", {"registry_": registry(), "init_params_": READY})
+    (copy / "model.pt").write_bytes((model / "model.pt").read_bytes())
+    assert inspect_model(copy).sha256 == first
+    (copy / "note.txt").write_text("a")
+    second = inspect_model(copy).sha256
+    (copy / "note.txt").rename(copy / "other.txt")
+    assert len({first, second, inspect_model(copy).sha256}) == 3
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_has_a_card_or_a_reason(tmp_path, name):
+    card = inspect_model(save(tmp_path / name, {"registry_": registry(name), "init_params_": READY}), "m")
+    assert card.class_name == name and card.batches == ["d1", "d2"]
+    if CLASSES[name].unfit:
+        assert card.fault == f"m is a {name} model, which cannot be mapped onto: {CLASSES[name].unfit}."
+    else:
+        assert card.fault is None and card.predicts == name.endswith("ANVI")
+
+
+@pytest.mark.parametrize(
+    "name, settings, ready",
+    [
+        ("SCVI", {}, False),
+        ("SCVI", {"encode_covariates": False}, False),
+        ("SCANVI", {"encode_covariates": True}, True),
+        ("TOTALVI", {}, True),
+        ("TOTALVI", {"encode_covariates": False}, False),
+        ("PEAKVI", {}, False),
+    ],
+)
+def test_a_reference_that_surgery_cannot_move_is_told(tmp_path, name, settings, ready):
+    # old models keep the constructor's arguments flat, with the **kwargs as dictionaries among them
+    for init in ({"non_kwargs": {"n_latent": 5}, "kwargs": {"model_kwargs": settings}}, {"n_latent": 5, "model_kwargs": settings}):
+        folder = save(tmp_path / f"m{len(init)}{'kwargs' in init}", {"registry_": registry(name), "init_params_": init})
+        card = inspect_model(folder, "atlas")
+        assert (card.surgery_ready, card.n_latent, card.fault) == (ready, 5, None)
+        assert bool(card.warnings) != ready
+        assert ready or "atlas was trained without encode_covariates=True" in card.warnings[0]
+
+
+def test_a_model_without_a_batch_column(tmp_path):
+    fields = registry()
+    fields["field_registries"]["batch"] = category("_scvi_batch", [0])
+    fields["field_registries"]["labels"] = category("_scvi_labels", [0])
+    card = inspect_model(save(tmp_path / "m", {"registry_": fields, "init_params_": READY}))
+    assert (card.batch_key, card.batches, card.labels_key, card.labels) == (None, [], None, [])
+    assert not card.surgery_ready and "without a batch column" in card.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"panel_key": "panel"}, "a column of protein panels"),
+        ({"nan_layer": "_nan_mask"}, "a layer that marks the measured markers"),
+        ({"sample_key": "sample"}, "a column of samples"),
+    ],
+)
+def test_data_that_refmap_cannot_give(tmp_path, change, reason):
+    card = inspect_model(save(tmp_path / "m", {"registry_": registry("CYTOVI", **change), "init_params_": READY}))
+    assert f"it needs {reason}, which refmap does not give it yet" in card.fault
+
+
+def test_models_of_a_mudata_and_of_a_datamodule(tmp_path):
+    for method, reason in (("setup_mudata", "one MuData"), ("setup_datamodule", "registered by setup_datamodule")):
+        fields = registry("TOTALVI") | {"setup_method_name": method}
+        card = inspect_model(save(tmp_path / method, {"registry_": fields, "init_params_": READY}))
+        assert "is a TOTALVI model, which cannot be mapped onto" in card.fault and reason in card.fault
+
+
+@pytest.mark.parametrize("name", ["MultiVAE", "GIMVI"])
+def test_other_classes_are_named(tmp_path, name):
+    card = inspect_model(save(tmp_path / "m", {"registry_": registry(name), "init_params_": READY}), "m")
+    assert card.fault.startswith(f"m is a {name} model, and refmap maps onto SCVI, SCANVI, TOTALVI,")
+
+
+def test_drvi_of_its_own_package_is_told_from_that_of_scvi_tools(tmp_path):
+    fields = registry("DRVI") | {"drvi_version": "0.2.8"}
+    card = inspect_model(save(tmp_path / "m", {"registry_": fields, "init_params_": READY}), "m")
+    assert card.fault.startswith("m is a drvi-py DRVI model, and refmap maps onto")
+
+
+# ------------------------------------------------------------------------------------------------------------- old formats
+
+
+@pytest.mark.parametrize(
+    "weights, name",
+    [
+        (["z_encoder.x", "px_r"], "SCVI"),
+        (["z_encoder.x", "px_r", "classifier.x", "encoder_z2_z1.x"], "SCANVI"),
+        (["background_pro_alpha", "px_r"], "TOTALVI"),
+        (["region_factors", "z_encoder.x"], "PEAKVI"),
+    ],
+)
+def test_three_files_and_no_model_name(tmp_path, weights, name):
+    fields = registry()
+    del fields["model_name"], fields["setup_method_name"]
+    card = inspect_model(save_old(tmp_path / "old", {"registry_": fields, "init_params_": READY}, weights))
+    assert (card.fault, card.class_name, card.genes, card.batches) == (None, name, GENES, ["d1", "d2"])
+
+
+def test_a_setup_dictionary_from_before_the_registry(tmp_path):
+    setup = {
+        "scvi_version": "0.9.1",
+        "data_registry": {
+            "X": {"attr_name": "layers", "attr_key": "counts"},
+            "batch_indices": {"attr_name": "obs", "attr_key": "_scvi_batch"},
+            "labels": {"attr_name": "obs", "attr_key": "_scvi_labels"},
+            "protein_expression": {"attr_name": "obsm", "attr_key": "adt"},
+        },
+        "categorical_mappings": {
+            "_scvi_batch": {"original_key": "dataset", "mapping": np.array(["a", "b"], dtype=object)},
+            "_scvi_labels": {"original_key": "ann", "mapping": np.array(["T", "unlabeled"], dtype=object)},
+        },
+        "extra_categoricals": {"mappings": {"sex": np.array(["f", "m"], dtype=object)}, "keys": ["sex"]},
+        "extra_continuous_keys": np.array(["age"], dtype=object),
+        "protein_names": ["CD3", "CD19"],
+    }
+    attributes = {"scvi_setup_dict_": setup, "init_params_": READY, "unlabeled_category_": "unlabeled"}
+    card = inspect_model(save_old(tmp_path / "old", attributes, ["encoder_z2_z1.x"]))
+    assert card.fault is None
+    assert (card.class_name, card.version, card.layer, card.n_latent) == ("SCANVI", "0.9.1", "counts", 7)
+    assert (card.batch_key, card.batches) == ("dataset", ["a", "b"])
+    assert (card.labels_key, card.labels, card.unlabeled_category) == ("ann", ["T"], "unlabeled")
+    assert (card.categorical_covariates, card.continuous_covariates) == ({"sex": ["f", "m"]}, ["age"])
+    assert (card.protein_key, card.proteins) == ("adt", ["CD3", "CD19"])
+
+
+@pytest.mark.parametrize("missing", ["model_params.pt", "var_names.csv"])
+def test_a_lacking_file_is_named(tmp_path, missing):
+    folder = save_old(tmp_path / "old", {"registry_": registry(), "init_params_": READY})
+    (folder / missing).unlink()
+    assert f"lacks {missing}" in inspect_model(folder).fault
+
+
+@pytest.mark.parametrize(
+    "kind, attributes",
+    [
+        ("scPoli", {"condition_keys_": ["b"], "prototypes_labeled_": None, "embedding_dims_": [5], "conditions_": {}}),
+        ("expiMap", {"mask_": [[1]], "use_hsic_": False, "condition_key_": "b", "mmd_on_": "z", "n_ext_": 0}),
+        ("trVAE", {"condition_key_": "b", "mmd_on_": "z", "conditions_": ["a"]}),
+        ("scGen", {"x_dim_": 3, "z_dim_": 2, "hidden_layer_sizes_": [8], "dr_rate_": 0.1, "is_trained_": True}),
+    ],
+)
+def test_families_that_are_known_by_sight(tmp_path, kind, attributes):
+    card = inspect_model(save_old(tmp_path / "m", attributes), "models/x")
+    assert card.fault == f"models/x looks like a {kind} model, which this version of refmap does not map yet."
+
+
+# -------------------------------------------------------------------------------------------------------------- no model
+
+
+def test_a_missing_model():
+    card = inspect_model(Path("/no/where"), "models/typo")
+    assert card.fault == "There is no model at models/typo." and card.family is None
+
+
+@pytest.mark.parametrize("files, found", [([], "an empty folder"), (["a.h5ad", "b.txt"], "a.h5ad, b.txt")])
+def test_a_folder_without_a_model_lists_what_it_holds(tmp_path, files, found):
+    for name in files:
+        (tmp_path / name).write_text("x")
+    card = inspect_model(tmp_path, "m")
+    assert card.fault.startswith(f"m holds no model that refmap knows (found: {found});")
+    assert "model.pt" in card.fault
+
+
+def test_a_file_of_torch_that_is_no_model(tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps({"epoch": 3}, 2))
+    assert "holds no model that refmap knows (found: model.pt)" in inspect_model(tmp_path).fault
+
+
+def test_a_truncated_model(model):
+    data = (model / "model.pt").read_bytes()
+    (model / "model.pt").write_bytes(data[: len(data) // 2])
+    card = inspect_model(model, "m")
+    assert card.fault.startswith("m/model.pt is truncated or no file of torch.save")
+
+
+@pytest.mark.parametrize("attributes", [{"registry_": 5}, {"registry_": registry() | {"field_registries": 3}}, {"registry_": []}])
+def test_attributes_of_an_unknown_shape(tmp_path, attributes):
+    assert inspect_model(save(tmp_path / "m", attributes | {"init_params_": READY})).fault
+
+
+# ------------------------------------------------------------------------------------------------------------ unsafe models
+
+
+class Attack:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+@pytest.fixture
+def marker(tmp_path):
+    path = tmp_path / "executed"
+    yield path
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("where", ["model.pt", "attr.pkl", "model_params.pt", "nothing but the attack"])
+def test_a_model_that_would_run_code_is_refused(tmp_path, marker, where):
+    attributes = {"registry_": registry(), "init_params_": READY}
+    folder = tmp_path / "model"
+    if where == "model.pt":
+        save(folder, attributes | {"history_": Attack(marker)})
+    elif where == "attr.pkl":
+        save_old(folder, attributes | {"history_": Attack(marker)})
+    elif where == "model_params.pt":
+        save_old(folder, attributes)
+        (folder / where).write_bytes(pickle.dumps(Attack(marker), 2))
+    else:
+        where = "model.pt"
+        folder.mkdir()
+        (folder / where).write_bytes(pickle.dumps(Attack(marker), 2))
+    card = inspect_model(folder, "models/atlas")
+    assert card.fault == (
+        f"models/atlas/{where} is not safe to load: unpickling it would run {os.system.__module__}.system, which no model "
+        "needs; if you know where the file comes from, allow it with --trust_models."
+    )
+    assert f"{os.system.__module__}.system" in card.globals and not card.trusted
+
+
+def test_trust_lets_a_model_pass_and_still_runs_nothing(tmp_path, marker):
+    folder = save(tmp_path / "m", {"registry_": registry(), "init_params_": READY, "history_": Attack(marker)})
+    card = inspect_model(folder, trust_models=True)
+    assert (card.fault, card.trusted, card.genes) == (None, True, GENES)
+    assert f"{os.system.__module__}.system" in card.globals
+
+
+# --------------------------------------------------------------------------------------------------------------- families
+
+
+def test_families_are_found_by_name_and_need_no_torch(model):
+    family = recognise(ModelFolder(model))
+    assert family is by_name("scvi") and family in FAMILIES
+    assert "torch" not in sys.modules
+
+
+# ---------------------------------------------------------------------------------------------------------------- command
+
+
+def command(*arguments):
+    sys.modules.pop("inspect_model", None)
+    from inspect_model import main
+
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_command_writes_the_card(model, tmp_path):
+    result = command("--model", model, "--shown-as", "models/a b", "--card", tmp_path / "card.json")
+    assert result.exit_code == 0
+    card = ModelCard.from_json(json.loads((tmp_path / "card.json").read_text()))
+    assert card == inspect_model(model, "models/a b")
+
+
+def test_a_bad_model_is_no_failure_of_the_command(tmp_path, marker):
+    folder = save(tmp_path / "m", {"registry_": registry(), "init_params_": READY, "history_": Attack(marker)})
+    result = command("--model", folder, "--shown-as", "m", "--card", tmp_path / "card.json")
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert result.exit_code == 0 and card["fault"].startswith("m/model.pt is not safe to load")
+    assert card["fault"] in result.output
+    trusted = command("--model", folder, "--trust-models", "--card", tmp_path / "card.json")
+    assert trusted.exit_code == 0 and json.loads((tmp_path / "card.json").read_text())["fault"] is None

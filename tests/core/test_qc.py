@@ -1,0 +1,223 @@
+"""The folder that describes one mapping."""
+
+import json
+from types import SimpleNamespace
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from qc_mapping import main
+from refmap import plots
+from refmap.errors import RefmapError
+from refmap.qc import confusion_table, describe_mapping, score
+
+CLASSES = ["B", "NK", "T $\\frac$"]
+
+
+def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
+    """Write what QC_MAPPING is given of a query of n cells in three groups; return the paths, the plan and the truth."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, size=n)
+    truth = np.array(CLASSES, dtype=object)[kind]
+    truth[::7] = None
+    obs = pd.DataFrame(
+        {
+            "donor": pd.Categorical(np.where(np.arange(n) % 2, "d1", "d2")),
+            "cell_type": pd.Categorical(truth),
+            "age": np.linspace(20, 80, n),
+            "many": [f"kind {i % 40}" for i in range(n)],
+        },
+        index=[f"cell{i}" for i in range(n)],
+    )
+    query = ad.AnnData(np.ones((n, 2), dtype=np.float32), obs=obs)
+    query.write_h5ad(folder / "query.h5ad")
+
+    latent = (rng.normal(size=(3, n_latent)) * 8)[kind] + rng.normal(size=(n, n_latent))
+    embedding = ad.AnnData(obs=pd.DataFrame(index=obs.index), obsm={"X_emb": latent.astype(np.float32)})
+    predicted = np.where(np.arange(n) % 10 == 0, (kind + 1) % 3, kind)
+    if predicts:
+        embedding.obs["label_predicted"] = pd.Categorical.from_codes(predicted, CLASSES)
+        embedding.obs["label_predicted_probability"] = rng.uniform(0.5, 1, size=n)
+        embedding.uns["label_classes"] = np.array(CLASSES, dtype=object)
+    with ad.settings.override(zarr_write_format=2):
+        embedding.write_zarr(folder / "embedding.zarr")
+
+    row = {
+        **{"dataset": "pbmc", "file_id": "d.1", "query": "data/query.h5ad", "modality": None, "seed": 0},
+        **{"batch_key": "donor", "labels_key": None, "truth_key": "cell_type", "umap_colors": [], **changes},
+    }
+    record = {"predictions": {"labels_key": "label"} if predicts else None, "warnings": ["first"], "n_cells": n}
+    for name, content in {"plan": {"row": row}, "alignment": {"matched": 2}, "mapping": record}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "history.csv").write_text("epoch,elbo_train\n1,2.5\n")
+    return SimpleNamespace(
+        folder=folder, plan={"row": row}, truth=truth, predicted=np.array(CLASSES, dtype=object)[predicted], latent=latent, obs=obs, kind=kind
+    )
+
+
+def describe(mapping, output):
+    folder = mapping.folder
+    describe_mapping(
+        mapping.plan,
+        folder / "query.h5ad",
+        folder / "alignment.json",
+        folder / "mapping.json",
+        folder / "history.csv",
+        folder / "embedding.zarr",
+        output,
+    )
+    return output
+
+
+@pytest.fixture(scope="session")
+def mapping(tmp_path_factory):
+    return make_mapping(tmp_path_factory.mktemp("mapping") / "in", umap_colors=["age", "many", "nothing", "donor"])
+
+
+@pytest.fixture(scope="session")
+def described(mapping):
+    return describe(mapping, mapping.folder.parent / "out")
+
+
+def test_folder_holds_the_records_and_the_pictures(described):
+    assert sorted(path.name for path in described.iterdir()) == [
+        "alignment.json",
+        "composition.json",
+        "confusion.csv",
+        "confusion.png",
+        "history.csv",
+        "mapping.json",
+        "umap.pdf",
+        "umap.png",
+    ]
+    assert json.loads((described / "alignment.json").read_text()) == {"matched": 2}
+    assert (described / "history.csv").read_text() == "epoch,elbo_train\n1,2.5\n"
+
+
+def test_composition_counts_predictions_by_batch(mapping, described):
+    composition = json.loads((described / "composition.json").read_text())
+    assert composition["source"] == "predicted" and composition["key"] == "label_predicted"
+    assert composition["total"] == {label: int((mapping.predicted == label).sum()) for label in CLASSES}
+    assert list(composition["batches"]) == ["d1", "d2"]
+    for batch, counts in composition["batches"].items():
+        inside = mapping.predicted[(mapping.obs["donor"] == batch).to_numpy()]
+        assert counts == {label: int((inside == label).sum()) for label in CLASSES}
+
+
+def test_score_leaves_out_cells_of_unknown_truth(mapping, described):
+    known = pd.notna(mapping.truth)
+    accuracy = json.loads((described / "mapping.json").read_text())["accuracy"]
+    assert accuracy["truth_key"] == "cell_type"
+    assert accuracy["n_scored"] == known.sum() and accuracy["n_unknown"] == 0
+    assert accuracy["accuracy"] == pytest.approx((mapping.truth == mapping.predicted)[known].mean())
+
+
+def test_confusion_has_the_right_on_its_diagonal(mapping, described):
+    table = pd.read_csv(described / "confusion.csv", index_col=0)
+    assert list(table.index) == list(table.columns) == CLASSES
+    assert table.to_numpy().sum() == pd.notna(mapping.truth).sum()
+    assert np.trace(table.to_numpy()) == (mapping.truth == mapping.predicted).sum()
+
+
+def test_a_colour_that_the_query_lacks_is_a_warning_only(described):
+    warnings = json.loads((described / "mapping.json").read_text())["warnings"]
+    assert warnings == ["first", "umap_colors names 'nothing', which the query's obs does not have."]
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 16])
+def test_few_cells_are_drawn_too(tmp_path, n):
+    output = describe(make_mapping(tmp_path / "in", n=n), tmp_path / "out")
+    assert Image.open(output / "umap.png").width > 500
+    assert sum(json.loads((output / "composition.json").read_text())["total"].values()) == n
+
+
+def test_a_model_without_predictions_falls_back_to_the_querys_labels(tmp_path):
+    mapping = make_mapping(tmp_path / "in", n=12, n_latent=1, predicts=False)
+    output = describe(mapping, tmp_path / "out")
+    composition = json.loads((output / "composition.json").read_text())
+    assert composition["source"] == "truth" and composition["total"]["missing"] == 2
+    assert json.loads((output / "mapping.json").read_text())["accuracy"] is None
+    assert not (output / "confusion.csv").exists()
+
+
+def test_nothing_known_of_the_cells(tmp_path):
+    output = describe(make_mapping(tmp_path / "in", n=3, predicts=False, truth_key=None), tmp_path / "out")
+    composition = json.loads((output / "composition.json").read_text())
+    assert composition == {"source": None, "key": None, "total": {}, "batches": {}}
+
+
+def test_an_embedding_of_other_cells_is_refused(tmp_path):
+    mapping = make_mapping(tmp_path / "in", n=5)
+    ad.read_h5ad(mapping.folder / "query.h5ad")[:4].copy().write_h5ad(mapping.folder / "query.h5ad")
+    with pytest.raises(RefmapError, match=r"The embedding's 5 cells are not those of the query 'data/query.h5ad' \(4 cells\).*-resume"):
+        describe(mapping, tmp_path / "out")
+
+
+def test_command_writes_a_fault_and_no_folder(tmp_path):
+    mapping = make_mapping(tmp_path / "in", n=5, truth_key="cel_type")
+    given = {name: str(mapping.folder / f"{name}.json") for name in ("plan", "alignment", "mapping")}
+    given |= {"query": str(mapping.folder / "query.h5ad"), "history": str(mapping.folder / "history.csv")}
+    given |= {"embedding": str(mapping.folder / "embedding.zarr"), "output": str(tmp_path / "out"), "fault": str(tmp_path / "fault.json")}
+    result = CliRunner().invoke(main, [word for key, value in given.items() for word in (f"--{key}", value)], catch_exceptions=False)
+    assert result.exit_code == 0
+    fault = json.loads((tmp_path / "fault.json").read_text())
+    assert fault["dataset"] == "pbmc" and fault["file_id"] == "d.1" and fault["stage"] == "QC_MAPPING"
+    assert "has no obs column 'cel_type'" in fault["message"] and "Did you mean 'cell_type'?" in fault["message"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_types_that_the_model_never_saw_are_not_scored():
+    truth = pd.Series(["A", "B", "C", None], dtype=object)
+    predicted = pd.Series(["A", "A", "A", "A"], dtype=object)
+    assert score(truth, predicted, ["A", "B"]) == {"n_scored": 2, "n_unknown": 1, "accuracy": 0.5}
+    assert score(truth[2:], predicted[2:], ["A", "B"]) == {"n_scored": 0, "n_unknown": 1, "accuracy": None}
+
+
+def test_confusion_lists_shared_labels_first():
+    table = confusion_table(pd.Series(["B", "A", "B", None], dtype=object), pd.Series(["B", "Z", "C", "A"], dtype=object))
+    assert list(table.index) == ["A", "B"] and list(table.columns) == ["A", "B", "C", "Z"]
+    assert table.to_numpy().tolist() == [[0, 0, 0, 1], [0, 1, 1, 0]]
+
+
+def test_neighbour_weights_are_those_of_umap_learn():
+    """Against umap-learn's own, given the same neighbours."""
+    from sklearn.neighbors import NearestNeighbors
+    from umap.umap_ import fuzzy_simplicial_set
+
+    latent = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
+    latent[3] = latent[2]
+    distances, neighbors = NearestNeighbors(n_neighbors=plots.N_NEIGHBORS).fit(latent).kneighbors()
+    itself = np.arange(200).reshape(-1, 1)
+    given = {
+        "knn_indices": np.hstack([itself, neighbors[:, :-1]]).astype(np.int32),
+        "knn_dists": np.hstack([np.zeros((200, 1)), distances[:, :-1]]).astype(np.float32),
+    }
+    expected, _, _ = fuzzy_simplicial_set(latent, plots.N_NEIGHBORS, np.random.RandomState(0), "euclidean", **given)
+    np.testing.assert_allclose(plots.neighbor_weights(latent).toarray(), expected.toarray(), atol=2e-3)
+
+
+def test_umap_keeps_groups_apart_and_repeats_itself(mapping):
+    latent = mapping.latent.astype(np.float32)
+    position = plots.umap(latent, seed=1)
+    assert position.shape == (300, 2) and np.isfinite(position).all()
+    np.testing.assert_array_equal(position, plots.umap(latent, seed=1))
+    assert not np.array_equal(position, plots.umap(latent, seed=2))
+    # Of each cell's 10 nearest neighbours in the picture, nearly all are of its own group.
+    group = mapping.kind
+    distance = ((position[:, None] - position[None]) ** 2).sum(-1)
+    near = np.argsort(distance, axis=1)[:, 1:11]
+    assert (group[near] == group[:, None]).mean() > 0.99
+
+
+def test_umap_of_identical_cells_is_finite():
+    assert np.isfinite(plots.umap(np.ones((30, 4), dtype=np.float32), seed=0)).all()
+
+
+def test_first_two_are_the_dimensions_that_vary_most():
+    latent = np.random.default_rng(0).normal(size=(50, 4)) * [1, 5, 0.1, 3]
+    np.testing.assert_array_equal(plots.first_two(latent), latent[:, [1, 3]])
+    np.testing.assert_array_equal(plots.first_two(latent[:, :1])[:, 1], np.zeros(50))

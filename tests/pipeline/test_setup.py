@@ -1,0 +1,212 @@
+"""`make setup`, and the environments' `build` and `activate`: on copies, with small environments made of one tiny package or none."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def shell(script, cwd=ROOT, **env):
+    """Run a bash script; the environment variables given replace the caller's, None removes one."""
+    merged = {k: v for k, v in {**os.environ, **env}.items() if v is not None}
+    return subprocess.run(["bash", "-c", script], cwd=cwd, env=merged, text=True, capture_output=True, timeout=300)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of tools/ and containers/ in a folder with a space, where `core` and `scvi` hold no package."""
+    root = tmp_path / "a folder"
+    for name in ("tools", "containers"):
+        shutil.copytree(ROOT / name, root / name)
+    for env in ("core", "scvi"):
+        for lock in ("requirements.lock", "test.lock"):
+            (root / "containers" / env / lock).write_text("")
+    return root
+
+
+@pytest.fixture
+def offline(tmp_path):
+    """A PATH on which `uv` stands in for the real one, and the file in which it writes down its calls."""
+    calls = tmp_path / "calls"
+    calls.touch()
+    uv = tmp_path / "fake bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text(
+        f"""#!{shutil.which("bash")}
+        [[ $1 != --quiet ]] || shift
+        case $1 in
+            --version) echo uv 0 ;;
+            venv) echo venv >>"{calls}"; mkdir -p "${{@: -1}}/bin"; ln -sf "{sys.executable}" "${{@: -1}}/bin/python" ;;
+            pip) echo "pip $2" >>"{calls}"; sleep "${{UV_SECONDS:-0}}"; exit "${{UV_STATUS:-0}}" ;;
+        esac
+        """
+    )
+    uv.chmod(0o755)
+    return {"PATH": f"{uv.parent}:/usr/local/bin:/usr/bin:/bin", "calls": calls}
+
+
+def test_activate_puts_the_environment_first_on_path(tree, offline):
+    ran = shell("set -eu; . containers/activate core; which python; echo $MPLCONFIGDIR; echo ${PYTHONPATH-none}",
+                cwd=tree, PATH=offline["PATH"], PYTHONPATH="/elsewhere", MPLCONFIGDIR=None, NUMBA_CACHE_DIR=None)
+    home = tree / ".tools/envs/core"
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines() == [f"{home}/bin/python", f"{home}/cache/matplotlib", "none"]
+    assert (home / "cache/numba").is_dir()
+
+
+def test_activate_builds_once_and_again_when_the_lock_changes(tree, offline):
+    activate = ". containers/activate core"
+    for _ in range(2):
+        assert shell(activate, cwd=tree, PATH=offline["PATH"]).returncode == 0
+    assert offline["calls"].read_text().split("\n") == ["venv", "pip sync", ""]
+
+    (tree / "containers/core/requirements.lock").write_text("# changed\n")
+    assert shell(activate, cwd=tree, PATH=offline["PATH"]).returncode == 0
+    assert offline["calls"].read_text().split("\n") == ["venv", "pip sync", "pip sync", ""]
+
+
+def test_a_failed_build_is_not_taken_for_an_environment(tree, offline):
+    broken = shell(". containers/activate core || echo status $?", cwd=tree, PATH=offline["PATH"], UV_STATUS="3")
+    assert broken.stdout == "status 1\n"
+    assert "the environment 'core' could not be built from" in broken.stderr
+    assert not list((tree / ".tools/envs").glob("*.building")) and not list((tree / ".tools/envs").glob(".*.building"))
+    assert shell(". containers/activate core", cwd=tree, PATH=offline["PATH"]).returncode == 0
+    assert offline["calls"].read_text().count("pip sync") == 2
+
+
+def test_an_unknown_environment_is_named(tree):
+    ran = shell("set -u; . containers/activate skvi", cwd=tree)
+    assert ran.returncode == 1
+    assert ran.stderr == (
+        f"refmap: there is no environment 'skvi': {tree}/containers/skvi/requirements.lock does not exist\n"
+    )
+
+
+def test_activations_at_once_build_once(tree, offline):
+    environment = {**os.environ, "PATH": offline["PATH"], "UV_SECONDS": "1.5"}
+    running = [
+        subprocess.Popen(["bash", "-c", ". containers/activate core && which python"], cwd=tree, env=environment,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    outputs = [process.communicate(timeout=60) for process in running]
+    assert [process.returncode for process in running] == [0] * 4, outputs
+    assert {out for out, _ in outputs} == {f"{tree}/.tools/envs/core/bin/python\n"}
+    assert offline["calls"].read_text().split("\n") == ["venv", "pip sync", ""]
+    assert sum("waiting for the environment 'core'" in err for _, err in outputs) == 3
+
+
+@pytest.mark.parametrize("owner, age", [("here", 0), ("another-machine 1", 600), ("", 600)], ids=["dead", "silent", "nameless"])
+def test_the_lock_of_a_dead_builder_is_taken_over(tree, offline, owner, age):
+    guard = tree / ".tools/envs/.core.building"
+    guard.mkdir(parents=True)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    hostname = shell("echo $HOSTNAME").stdout.strip()
+    (guard / "owner").write_text(f"{hostname} {dead.pid}\n" if owner == "here" else owner)
+    os.utime(guard, (time.time() - age,) * 2)
+
+    ran = shell(". containers/activate core", cwd=tree, PATH=offline["PATH"])
+    assert ran.returncode == 0, ran.stderr
+    assert "is gone: taking over" in ran.stderr
+    assert not guard.exists()
+
+
+def test_the_lock_of_a_living_builder_elsewhere_is_respected(tree, offline):
+    guard = tree / ".tools/envs/.core.building"
+    guard.mkdir(parents=True)
+    (guard / "owner").write_text("another-machine 1\n")
+    ran = shell("timeout 3 containers/build core", cwd=tree, PATH=offline["PATH"])
+    assert ran.returncode == 124
+    assert "waiting for the environment 'core'" in ran.stderr and "taking over" not in ran.stderr
+    assert guard.exists() and offline["calls"].read_text() == ""
+
+
+def test_environments_can_live_elsewhere(tree, offline, tmp_path):
+    ran = shell(". containers/activate core; which python", cwd=tree, PATH=offline["PATH"], REFMAP_ENVS=str(tmp_path / "envs"))
+    assert ran.stdout == f"{tmp_path}/envs/core/bin/python\n"
+    assert not (tree / ".tools/envs").exists()
+
+
+def test_an_environment_of_another_user_is_used_with_caches_elsewhere(tree, offline, tmp_path):
+    assert shell("containers/build core", cwd=tree, PATH=offline["PATH"]).returncode == 0
+    shutil.rmtree(tree / ".tools/envs/core/cache")
+    ran = shell(". containers/activate core; echo $NUMBA_CACHE_DIR", cwd=tree, PATH=offline["PATH"],
+                TMPDIR=str(tmp_path), NUMBA_CACHE_DIR=None)
+    assert ran.stdout == f"{tmp_path}/refmap-{os.getuid()}/numba\n"
+
+
+def test_the_same_lock_twice_costs_milliseconds():
+    """Every task pays for this: the environment of these tests is ready, so nothing may be started but a checksum."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert shell(". containers/activate core").returncode == 0
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.2
+
+
+def test_modules_are_compiled_whatever_the_caller_says():
+    site = next((Path(sys.prefix) / "lib").glob("python*/site-packages"))
+    assert list((site / "anndata/__pycache__").glob("*.pyc"))
+
+
+def test_environments_agree_on_what_they_exchange():
+    """Files pass between the environments, so what reads and writes them is of one version."""
+    def pins(env):
+        lines = (ROOT / "containers" / env / "requirements.lock").read_text().splitlines()
+        return dict(line.split(" ")[0].split("==") for line in lines if "==" in line)
+
+    core, scvi = pins("core"), pins("scvi")
+    shared = ("anndata", "h5py", "numcodecs", "numpy", "pandas", "scanpy", "scipy", "zarr")
+    assert {name: core[name] for name in shared} == {name: scvi[name] for name in shared}
+    assert "torch" not in core and scvi["scvi-tools"] == "1.5.1"
+
+
+def test_a_second_setup_does_nothing():
+    """These tests run after `make setup`: what it made is left as it was, and nothing is said."""
+    stamps = [ROOT / ".tools/envs" / env / "lock.sha256" for env in ("core", "scvi")]
+    before = [stamp.stat().st_mtime_ns for stamp in stamps]
+    start = time.perf_counter()
+    ran = shell("make --no-print-directory setup")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert time.perf_counter() - start < 3
+    assert [stamp.stat().st_mtime_ns for stamp in stamps] == before
+
+
+def test_setup_takes_the_nextflow_on_path(tree, offline):
+    nextflow = Path(offline["PATH"].split(":")[0]) / "nextflow"
+    nextflow.write_text("#!/bin/sh\n")
+    nextflow.chmod(0o755)
+    ran = shell("tools/setup", cwd=tree, PATH=offline["PATH"])
+    assert ran.returncode == 0, ran.stderr
+    assert not (tree / ".tools/bin").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_not_root_says_what_to_install():
+    """A PATH with the tools of the shell and no Java, Maven or uv; and a user who may not install them."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own are closed to other users
+        bin_folder = Path(folder, "bin")
+        bin_folder.mkdir()
+        for name in ("bash", "dirname", "env", "grep", "mkdir", "ps", "sed", "tr", "apt-get"):
+            (bin_folder / name).symlink_to(shutil.which(name, path="/usr/bin:/bin"))
+        shutil.copytree(ROOT / "tools", Path(folder, "refmap/tools"))
+        Path(folder).chmod(0o755)
+        os.chown(Path(folder, "refmap"), 65534, 65534)
+        ran = subprocess.run(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+             "env", "-i", f"PATH={bin_folder}", "bash", f"{folder}/refmap/tools/setup"],
+            text=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+    assert ran.returncode == 1
+    assert len(ran.stderr.splitlines()) == 1
+    assert "as root, run `apt-get install " in ran.stderr
+    assert "jre-headless maven" in ran.stderr and "procps" not in ran.stderr

@@ -1,0 +1,91 @@
+#!/usr/bin/env python
+"""Write conf/params.config and docs/parameters.md from nextflow_schema.json (and the sheet's columns from their model)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "bin"))
+
+from refmap.parameters import groups, load_schema  # noqa: E402
+from refmap.sheet import FIELDS, YAML_ONLY  # noqa: E402
+
+
+def groovy(value: Any) -> str:
+    """Return a value as a literal of Nextflow's configuration."""
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return json.dumps(value)
+
+
+def config_text(schema: dict) -> str:
+    """Return conf/params.config."""
+    width = max(len(name) for group in groups(schema) for name in group["properties"])
+    lines = ["// Written by tools/write_params.py from nextflow_schema.json: change that, and run it", "params {"]
+    for number, group in enumerate(groups(schema)):
+        lines += [""] * (number > 0) + [f"    // {group['title']}"]
+        lines += [f"    {name:<{width}} = {groovy(spec.get('default'))}" for name, spec in group["properties"].items()]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+
+
+def default_text(value: Any) -> str:
+    return "" if value is None else f"`{value if isinstance(value, str) and value else json.dumps(value)}`"
+
+
+def parameter_row(name: str, spec: dict) -> list[str]:
+    choices = " One of " + ", ".join(f"`{choice}`" for choice in spec["enum"]) + "." if "enum" in spec else ""
+    return [f"`--{name}`", spec["type"], default_text(spec.get("default")), spec["description"] + choices]
+
+
+def column_row(name: str) -> list[str]:
+    field = FIELDS[name]
+    where = "YAML" if name in YAML_ONLY else "CSV, YAML"
+    default = "**required**" if field.is_required() else default_text(field.default) if field.default != [] else ""
+    return [f"`{name}`", where, default, field.description]
+
+
+def docs_text(schema: dict) -> str:
+    """Return docs/parameters.md."""
+    lines = [
+        "# Parameters",
+        "",
+        "<!-- Written by tools/write_params.py from nextflow_schema.json and bin/refmap/sheet.py -->",
+        "",
+        "Given as `--max_epochs 50`, or in a file: `-params-file params.yaml`. Where no default stands there is none.",
+    ]
+    for group in groups(schema):
+        lines += ["", f"## {group['title']}", "", group["description"], ""]
+        lines += table(
+            ["parameter", "type", "default", "what it is"],
+            [parameter_row(name, spec) for name, spec in group["properties"].items()],
+        )
+    lines += [
+        "",
+        "## The sheet",
+        "",
+        "The columns of the CSV, in any order (several names in a cell are parted by `;`), which are also keys of the YAML.",
+        "",
+        *table(["name", "in", "default", "what it is"], [column_row(name) for name in FIELDS]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def files(root: Path = ROOT) -> dict[Path, str]:
+    """Return the files that are written, and what into them."""
+    schema = load_schema(root / "nextflow_schema.json")
+    return {root / "conf/params.config": config_text(schema), root / "docs/parameters.md": docs_text(schema)}
+
+
+if __name__ == "__main__":
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")
