@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -71,8 +70,9 @@ def make_query(path: Path, cells: int) -> None:
 def by_chunks(query: Path, out: Path) -> None:
     """What refmap does."""
     from refmap.align import align
-    from refmap.query import Query
+    from refmap.query import Query, return_freed_memory
 
+    return_freed_memory()
     with Query(query) as opened:
         align(opened, ROW, CARD, PLAN, out)
 
@@ -100,14 +100,18 @@ WAYS = {"chunks": by_chunks, "memory": in_memory}
 
 
 def measure(way: str, query: Path, out: Path) -> dict:
-    """Run one way in a process of its own: peak memory above that of the imports, in MB, and seconds."""
+    """Run one way in a process of its own: its peak memory in MB, and seconds."""
     command = [sys.executable, __file__, "--run", way, str(query), str(out)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory this process has held. (Linux; getrusage would count the parent's from before the exec, too.)"""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def same(one: Path, other: Path) -> bool:
@@ -141,7 +145,9 @@ def bench(cells: int, run: tuple[str, str, str] | None) -> None:
     print(f"query: {GENES:,} genes, {VALUES_PER_CELL:,} counts a cell; model: {len(MODEL):,} genes")
     for name, size in sizes.items():
         found = figures[name]
-        print(f"{size:>9,} cells: peak {found['mb']:,.0f} MB, {found['seconds']:.1f} s, {size / found['seconds']:,.0f} cells/s")
+        print(
+            f"{size:>9,} cells: peak {found['mb']:,.0f} MB, {found['seconds']:.1f} s, {size / found['seconds']:,.0f} cells/s"
+        )
     print(f"ten times the cells: {long['mb'] / short['mb']:.2f} times the peak memory (aim: at most 1.20)")
     print(
         f"in memory, {cells:,} cells: peak {memory['mb']:,.0f} MB, {memory['seconds']:.1f} s, that is "

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from refmap.align import align, read_id_table
+from refmap.align import CHUNK_ROWS, align, read_id_table
 from refmap.cli import INPUT, OUTPUT, command, read_json, write_json
-from refmap.query import Query
+from refmap.query import Query, return_freed_memory
 
 
 def reporter() -> Callable[[int, int], None]:
@@ -30,13 +30,16 @@ def reporter() -> Callable[[int, int], None]:
 @click.option("--query", type=INPUT, required=True, help="The query: .h5ad, .zarr or .h5mu.")
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--id-table", type=INPUT, help="Pairs of gene ids: CSV or TSV of two columns.")
-@click.option("--chunk-rows", type=click.IntRange(min=1), default=4096, help="Cells held in memory at once.")
+@click.option("--chunk-rows", type=click.IntRange(min=1), default=CHUNK_ROWS, help="Cells held in memory at once.")
 @click.option("--output", type=OUTPUT, required=True, help="Write the aligned query to this zarr.")
-@click.option("--alignment", type=OUTPUT, required=True, help="Write what was matched, padded and dropped to this JSON file.")
+@click.option(
+    "--alignment", type=OUTPUT, required=True, help="Write what was matched, padded and dropped to this JSON file."
+)
 def align_genes(
     plan: Path, query: Path, card: Path, id_table: Path | None, chunk_rows: int, output: Path, alignment: Path
 ) -> None:
     """Write the query with the model's genes, in the model's order, by chunks of cells."""
+    return_freed_memory()
     plan = read_json(plan)
     row = plan["row"]
     table = read_id_table(id_table, row["id_table"]) if id_table else None

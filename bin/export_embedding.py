@@ -7,7 +7,7 @@ import click
 
 from refmap.cli import INPUT, OUTPUT, command, read_json
 from refmap.export import export
-from refmap.query import Query
+from refmap.query import Query, return_freed_memory
 
 
 @command("EXPORT_EMBEDDING")
@@ -17,6 +17,7 @@ from refmap.query import Query
 @click.option("--output", type=OUTPUT, required=True, help="Write the query with its embedding to this zarr.")
 def export_embedding(plan: Path, query: Path, embedding: Path, output: Path) -> None:
     """Copy the query as it is and add obsm['X_emb'], the predictions and uns['refmap']."""
+    return_freed_memory()
     row = read_json(plan)["row"]
     with Query(query, row["query"], row["modality"]) as opened:
         export(opened, row, embedding, output)

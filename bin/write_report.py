@@ -23,7 +23,16 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--outdir", default="the run's outdir", help="Where the run writes to, as the summary says it.")
 @click.option("--output", required=True, type=OUTPUT, help="Folder to make.")
 def main(
-    mappings: Path, plans: Path, cards: Path, faults: Path, qc: Path, reached: Path, config: Path, title: str, outdir: str, output: Path
+    mappings: Path,
+    plans: Path,
+    cards: Path,
+    faults: Path,
+    qc: Path,
+    reached: Path,
+    config: Path,
+    title: str,
+    outdir: str,
+    output: Path,
 ) -> None:
     """Write multiqc_report.html, mappings.csv, summary.txt and failed.txt (how many failed) to a folder."""
     outcomes = gather(mappings, plans, cards, faults, qc, read_json(reached))

@@ -52,8 +52,8 @@ def codeVersion() {
     def facts = []
     ['bin', 'containers'].each { folder ->
         file("${projectDir}/${folder}").eachFileRecurse { item ->
-            if (item.name.endsWith('.py') || item.name == 'uv.lock') {
-                facts << "${item} ${item.text.md5()}".toString()
+            if (item.name.endsWith('.py') || item.name == 'requirements.lock') {
+                facts << "${projectDir.relativize(item)} ${item.text.md5()}".toString()
             }
         }
     }

@@ -22,7 +22,7 @@ from anndata.io import write_elem
 from scipy import sparse
 
 from .errors import RefmapError
-from .query import Matrix, Proteins, Query, as_text, layer_name, listed
+from .query import Matrix, Proteins, Query, as_text, layer_name, listed, spans
 
 ENSEMBL_VERSION = re.compile(r"(ENS[A-Z]*[GTP]\d{6,})\.\d+")
 PROTEIN_SUFFIX = re.compile(r"[_-]TotalSeq[-_]?[ABCD]?$", re.IGNORECASE)
@@ -30,6 +30,7 @@ PROTEIN_SUFFIX = re.compile(r"[_-]TotalSeq[-_]?[ABCD]?$", re.IGNORECASE)
 FRACTION = 1e-6
 # Where the model knows no name for 'no label'.
 UNLABELED = "Unknown"
+CHUNK_ROWS = 2048
 CHUNK_VALUES = 1 << 20
 PROTEIN_ROWS = 1 << 16
 COMPRESSOR = numcodecs.Blosc(cname="lz4", clevel=5, shuffle=numcodecs.Blosc.SHUFFLE)
@@ -131,14 +132,18 @@ def read_id_table(path: Path, shown_as: str | None = None) -> list[tuple[str, st
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RefmapError(f"id_table '{shown_as}' cannot be read ({error}): give a CSV or TSV of two columns.") from error
+        raise RefmapError(
+            f"id_table '{shown_as}' cannot be read ({error}): give a CSV or TSV of two columns."
+        ) from error
     delimiter = "\t" if any("\t" in line for line in lines[:1]) else ","
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter) if any(row)]
     if not rows:
         raise RefmapError(f"id_table '{shown_as}' is empty: give a CSV or TSV of two columns.")
     for number, row in enumerate(rows, 1):
         if len(row) != 2:
-            raise RefmapError(f"id_table '{shown_as}' has {len(row)} columns in row {number}: give a CSV or TSV of two columns.")
+            raise RefmapError(
+                f"id_table '{shown_as}' has {len(row)} columns in row {number}: give a CSV or TSV of two columns."
+            )
     return [(one, other) for one, other in rows if one and other]
 
 
@@ -161,7 +166,9 @@ def overlap_fault(
     else:
         found = f"has none of the model's {len(card['genes']):,} genes: {where} has {listed(ids[:3])}, the model has {listed(card['genes'][:3])}"
     better = {
-        key: gain for key, gain in _gene_columns(query, row, card, table).items() if gain > resolution.matched and key != row["var_key"]
+        key: gain
+        for key, gain in _gene_columns(query, row, card, table).items()
+        if gain > resolution.matched and key != row["var_key"]
     }
     if better:
         fix = "set var_key: " + " or ".join(f"'{key}' (gives {gain:,} genes)" for key, gain in better.items())
@@ -196,7 +203,9 @@ def check_values(values: np.ndarray, wants: str) -> str | None:
                 wrong["fractional"] = np.abs(values - np.rint(values)) > FRACTION * np.maximum(1, np.abs(values))
     for what, bad in wrong.items():
         if bad.any():
-            return f"{int(bad.sum()):,} {what} value{'s' if bad.sum() > 1 else ''} (such as {values[np.argmax(bad)]:.6g})"
+            return (
+                f"{int(bad.sum()):,} {what} value{'s' if bad.sum() > 1 else ''} (such as {values[np.argmax(bad)]:.6g})"
+            )
     return None
 
 
@@ -224,7 +233,9 @@ class Values:
         if wrong:
             found = f"{wrong} in cells {start + 1:,} to {start + chunk.shape[0]:,}"
             if self.wants == "counts":
-                raise self.query.fault(f"holds no counts in {self.matrix.name}: {found}; {counts_elsewhere(self.query, self.layer)}.")
+                raise self.query.fault(
+                    f"holds no counts in {self.matrix.name}: {found}; {counts_elsewhere(self.query, self.layer)}."
+                )
             raise self.query.fault(f"has {found} of {self.matrix.name}: remove or replace them.")
         if self.wants == "lognorm" and self.only_whole:
             self.only_whole = bool((chunk.data == np.rint(chunk.data)).all())
@@ -331,7 +342,9 @@ def match_proteins(query: Query, names: Sequence[str], wanted: Sequence[str]) ->
     if guessed:
         warnings.append(f"{len(guessed)} proteins were matched by similar names: {', '.join(guessed[:5])}.")
     if missing:
-        warnings.append(f"{len(missing)} of the model's {len(wanted)} proteins are not in the query: {listed(missing, 5)}.")
+        warnings.append(
+            f"{len(missing)} of the model's {len(wanted)} proteins are not in the query: {listed(missing, 5)}."
+        )
     return ProteinMatch(source, missing, warnings)
 
 
@@ -342,7 +355,9 @@ def find_proteins(query: Query, row: dict, card: dict) -> tuple[Proteins, Protei
     """
     key = row["protein_key"] or card["protein_key"]
     if not key:
-        raise query.fault(f"needs proteins, for the model has {len(card['proteins'])}: set protein_key to where the query holds them.")
+        raise query.fault(
+            f"needs proteins, for the model has {len(card['proteins'])}: set protein_key to where the query holds them."
+        )
     proteins = query.proteins(key)
     return proteins, match_proteins(query, proteins.names, card["proteins"])
 
@@ -357,13 +372,17 @@ class CsrWriter:
         # scipy wants one type for indices and indptr.
         self.index_dtype = np.int32 if most_values < np.iinfo(np.int32).max else np.int64
         self.group = group
-        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [int(size) for size in shape]})
+        group.attrs.update(
+            {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [int(size) for size in shape]}
+        )
         self.arrays = {"data": self._array("data", np.float32), "indices": self._array("indices", self.index_dtype)}
         self.waiting = {"data": [], "indices": []}
         self.lengths = [np.zeros(1, dtype=np.int64)]
 
     def _array(self, name: str, dtype, size: int = 0) -> zarr.Array:
-        array = self.group.create_array(name, shape=(size,), chunks=(CHUNK_VALUES,), dtype=dtype, compressors=COMPRESSOR)
+        array = self.group.create_array(
+            name, shape=(size,), chunks=(CHUNK_VALUES,), dtype=dtype, compressors=COMPRESSOR
+        )
         array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         return array
 
@@ -401,7 +420,9 @@ def project(chunk: sparse.csr_matrix, resolution: Resolution) -> sparse.csr_matr
     return aligned
 
 
-def write_proteins(group: zarr.Group, query: Query, proteins: Proteins, match: ProteinMatch, names: Sequence[str]) -> None:
+def write_proteins(
+    group: zarr.Group, query: Query, proteins: Proteins, match: ProteinMatch, names: Sequence[str]
+) -> None:
     """Write a table (cells x the model's proteins, float32) by blocks of cells; a missing protein is zero in every cell.
 
     Raises RefmapError if the values are no counts.
@@ -413,17 +434,20 @@ def write_proteins(group: zarr.Group, query: Query, proteins: Proteins, match: P
     write_elem(group, "_index", query.obs_names)
     columns = []
     for name in names:
-        columns.append(group.create_array(name, shape=(size,), chunks=(rows,), dtype=np.float32, compressors=COMPRESSOR))
+        columns.append(
+            group.create_array(name, shape=(size,), chunks=(rows,), dtype=np.float32, compressors=COMPRESSOR)
+        )
         columns[-1].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    for start in range(0, size, rows):
-        stop = min(start + rows, size)
+    for start, stop in spans(size, rows):
         with query.reading(proteins.name):
             block = proteins.rows(start, stop)
         used = np.zeros((stop - start, len(names)))
         used[:, match.source >= 0] = block[:, match.source[match.source >= 0]]
         wrong = check_values(used.ravel(), "counts")
         if wrong:
-            raise query.fault(f"holds no protein counts in {proteins.name}: {wrong}; set protein_key to where the raw counts are.")
+            raise query.fault(
+                f"holds no protein counts in {proteins.name}: {wrong}; set protein_key to where the raw counts are."
+            )
         for column, values in zip(columns, np.rint(used).T, strict=True):
             column[start:stop] = values.astype(np.float32)
 
@@ -449,7 +473,7 @@ def align(
     card: dict,
     plan: dict,
     out: Path,
-    chunk_rows: int = 4096,
+    chunk_rows: int = CHUNK_ROWS,
     progress: Callable[[int, int], None] | None = None,
     table: list[tuple[str, str]] | None = None,
 ) -> dict:
@@ -476,12 +500,16 @@ def align(
         for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
             write_elem(root, empty, {})
         proteins = _align_proteins(root, query, row, card) if card["proteins"] else None
-    total, empty_cells = _align_matrix(root.create_group("X"), matrix, query, row, card, resolution, chunk_rows, progress)
+    total, empty_cells = _align_matrix(
+        root.create_group("X"), matrix, query, row, card, resolution, chunk_rows, progress
+    )
 
     if proteins:
         warnings += proteins.pop("warnings")
     if empty_cells:
-        warnings.append(f"query '{query.shown_as}' has {empty_cells:,} cells without a count in the model's genes: they are kept.")
+        warnings.append(
+            f"query '{query.shown_as}' has {empty_cells:,} cells without a count in the model's genes: they are kept."
+        )
     padded = [gene for gene, found in zip(card["genes"], resolution.found, strict=True) if not found]
     return {
         "n_cells": query.n_obs,

@@ -146,13 +146,17 @@ class Check:
         row, key = self.row, self.row["batch_key"]
         if not self.card["batch_key"]:
             if key:
-                self.warnings.append(f"The model was trained without batches: batch_key '{key}' of query '{row['query']}' is not used.")
+                self.warnings.append(
+                    f"The model was trained without batches: batch_key '{key}' of query '{row['query']}' is not used."
+                )
             return
         if not key:
             if row["one_batch"]:
                 self._count_batches(np.full(self.query.n_obs, f"{row['dataset']}.{row['file_id']}", dtype=object))
             else:
-                self._fault(f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key or one_batch.")
+                self._fault(
+                    f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key or one_batch."
+                )
             return
         column = self.query.obs_column(key)
         missing = int(column.isna().sum())
@@ -174,10 +178,14 @@ class Check:
             return
         column = self.query.obs_column(key)
         if not self.card["labels_key"]:
-            self.warnings.append(f"The model was trained without labels: labels_key '{key}' of query '{self.row['query']}' is not used.")
+            self.warnings.append(
+                f"The model was trained without labels: labels_key '{key}' of query '{self.row['query']}' is not used."
+            )
             return
         if key == self.row["truth_key"]:
-            self.warnings.append(f"labels_key and truth_key are both '{key}': the accuracy is that on labels which the model was given.")
+            self.warnings.append(
+                f"labels_key and truth_key are both '{key}': the accuracy is that on labels which the model was given."
+            )
         if self.card["unlabeled_category"] is not None:
             self._known_labels(key, as_text(column), known)
 
@@ -218,13 +226,17 @@ class Check:
         values = self.query.obs_column(column)
         missing = int(values.isna().sum())
         if missing:
-            self._fault(f"has {missing:,} of {len(values):,} cells without a value in covariate column '{column}': fill them or remove these cells.")
+            self._fault(
+                f"has {missing:,} of {len(values):,} cells without a value in covariate column '{column}': fill them or remove these cells."
+            )
         return values
 
     def _numeric(self, column: str) -> None:
         values = self._complete(column)
         if not pd.api.types.is_numeric_dtype(values.dtype):
-            self._fault(f"has values in column '{column}' that are not numbers (such as '{values.iloc[0]}'): store it as numbers.")
+            self._fault(
+                f"has values in column '{column}' that are not numbers (such as '{values.iloc[0]}'): store it as numbers."
+            )
 
     def continuous(self) -> None:
         for column in self._covariates("continuous_covariate_keys", self.card["continuous_covariates"]):
@@ -235,7 +247,9 @@ class Check:
         if wanted and not given:
             self._fault(f"needs size factors, as the model was trained with '{wanted}': set size_factor_key.")
         elif given and not wanted:
-            self.warnings.append(f"The model was trained without size factors: size_factor_key '{given}' of query '{self.row['query']}' is not used.")
+            self.warnings.append(
+                f"The model was trained without size factors: size_factor_key '{given}' of query '{self.row['query']}' is not used."
+            )
         elif given:
             self._numeric(given)
 
@@ -250,4 +264,6 @@ class Check:
         made = [f"{self.card['labels_key']}_predicted", f"{self.card['labels_key']}_predicted_probability"]
         missing = [color for color in self.row["umap_colors"] if color not in [*self.query.obs_columns, *made]]
         if missing:
-            self.warnings.append(f"query '{self.row['query']}' has no obs column for umap_colors {listed(missing)}: left out of the plots.")
+            self.warnings.append(
+                f"query '{self.row['query']}' has no obs column for umap_colors {listed(missing)}: left out of the plots."
+            )

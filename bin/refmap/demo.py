@@ -84,7 +84,9 @@ def _pbmc_file() -> Path:
     spec = find_spec("scanpy")
     path = Path(spec.origin).parent / "datasets" / "10x_pbmc68k_reduced.h5ad" if spec else None
     if path is None or not path.exists():
-        raise RefmapError("The demo needs the file 10x_pbmc68k_reduced.h5ad of the Python package scanpy, which is not installed.")
+        raise RefmapError(
+            "The demo needs the file 10x_pbmc68k_reduced.h5ad of the Python package scanpy, which is not installed."
+        )
     return path
 
 

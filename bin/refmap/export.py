@@ -6,7 +6,6 @@ The stored elements are copied as they are stored, arrays by blocks: dtypes stay
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import anndata
@@ -18,7 +17,7 @@ from anndata.io import read_elem, write_elem
 from . import __version__
 from .align import COMPRESSOR
 from .errors import RefmapError
-from .query import BLOCK_VALUES, MODERN_FRAME, Query, encoding, is_group, text
+from .query import BLOCK_VALUES, MODERN_FRAME, Query, encoding, is_group, spans, text
 
 MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp", "uns")
 PARTS = ("X", "obs", "var", *MAPPINGS, "raw")
@@ -33,7 +32,9 @@ def export(query: Query, row: dict, embedding: Path, out: Path) -> None:
     result = zarr.open_group(embedding, mode="r")
     cells = np.asarray(read_elem(result["obs"]).index, dtype=object)
     if not np.array_equal(cells, query.obs_names):
-        raise query.fault(f"has {query.n_obs:,} cells that are not the {len(cells):,} of its embedding, in the same order: map it again.")
+        raise query.fault(
+            f"has {query.n_obs:,} cells that are not the {len(cells):,} of its embedding, in the same order: map it again."
+        )
     out = Path(out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -128,15 +129,10 @@ def copy_numbers(query: Query, source: h5py.Dataset | zarr.Array, parent: zarr.G
     chunks = (min(rows, max(1, source.shape[0])), *(max(1, size) for size in source.shape[1:]))
     array = parent.create_array(name, shape=source.shape, chunks=chunks, dtype=source.dtype, compressors=COMPRESSOR)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    for start, stop in _blocks(source.shape[0], rows * max(1, BLOCK_VALUES // 4 // (rows * width))):
+    for start, stop in spans(source.shape[0], rows * max(1, BLOCK_VALUES // 4 // (rows * width))):
         with query.reading(source.name):
             block = source[start:stop]
         array[start:stop] = block
-
-
-def _blocks(size: int, step: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, size, step):
-        yield start, min(start + step, size)
 
 
 def add_results(query: Query, root: zarr.Group, result: zarr.Group, row: dict) -> None:

@@ -39,7 +39,10 @@ def _pairs(modules: str, names: str) -> set[Global]:
 # other than one that is itself in the list. So whatever is composed of it can fill memory, but not run code of its own.
 ALLOWED: frozenset[Global] = frozenset(
     # Plain values: they copy what they are given. Left out: getattr, eval, exec, type, map, object, ...
-    _pairs("builtins __builtin__", "set frozenset list tuple dict str bytes bytearray int float bool complex slice range xrange")
+    _pairs(
+        "builtins __builtin__",
+        "set frozenset list tuple dict str bytes bytearray int float bool complex slice range xrange",
+    )
     # Containers; `defaultdict` calls its factory without arguments, and the factory is one of these names.
     | _pairs("collections", "OrderedDict defaultdict")
     # How protocols 0-2 write bytes. It can only pick one of Python's codecs, and `_bytes` below wants latin-1.
@@ -64,6 +67,8 @@ ALLOWED: frozenset[Global] = frozenset(
     | _pairs("pandas.core.internals.blocks", "new_block")
     | _pairs("pandas._libs.internals", "_unpickle_block")
     | _pairs("pandas._libs.arrays", "__pyx_unpickle_NDArrayBacked")
+    # How pandas 1.3 wrote a column: `partial(new_block, ndim=...)`. `_partial` and `_built_partial` let pass that form alone.
+    | _pairs("functools", "partial")
     # Columns of text where pyarrow is installed. Arrow trusts the buffers that it is given, so `_arrow_texts` checks them.
     | _pairs("pandas.arrays pandas.core.arrays.string_arrow", "ArrowStringArray")
     | _pairs("pyarrow.lib", "type_for_alias py_buffer _restore_array chunked_array")
@@ -100,7 +105,7 @@ class Inert:
     items: list = field(default_factory=list)
 
 
-PERSISTENT_ID = "persistent id"
+PERSISTENT_ID, PARTIAL = "persistent id", "functools.partial"
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,26 @@ def _tensor(storage: Inert, _offset: int, size: tuple, *_: Any) -> Tensor:
     return Tensor(kind.removesuffix("Storage").rpartition(".")[2], tuple(size))
 
 
+_NEW_BLOCK = ("pandas.core.internals.blocks", "new_block")
+
+
+def _is_new_block(function: Any) -> bool:
+    return isinstance(function, Named) and (function.module, function.name) == _NEW_BLOCK
+
+
+def _partial(function: Any) -> Inert:
+    if not _is_new_block(function):
+        raise _Refused
+    return Inert(PARTIAL, (function,))
+
+
+def _built_partial(partial: Inert, state: tuple) -> Inert:
+    function, args, keywords, attributes = state
+    if not _is_new_block(function) or args or attributes or list(keywords) != ["ndim"]:
+        raise _Refused
+    return partial
+
+
 def _arrow_texts(data: tuple) -> list[str]:
     """An array of texts from its parts: type, length, missing values, offset, buffers, children, dictionary.
 
@@ -225,6 +250,7 @@ def _dictionary(*args: Any) -> dict:
 _CALLS = {
     ("_codecs", "encode"): _bytes,
     ("numpy", "dtype"): _dtype,
+    ("functools", "partial"): _partial,
     ("collections", "OrderedDict"): _dictionary,
     ("collections", "defaultdict"): _dictionary,
     ("pyarrow.lib", "py_buffer"): _arrow_buffer,
@@ -269,6 +295,8 @@ def _built(target: Any, state: Any) -> Any:
     if isinstance(target, np.dtype):
         return _built_dtype(target, state)
     if isinstance(target, Inert):
+        if target.made_by == PARTIAL:
+            return _built_partial(target, state)
         if isinstance(target.made_by, Named) and (target.made_by.module, target.made_by.name) in _RECONSTRUCT:
             _, shape, dtype, fortran, data = state
             return _array(shape, dtype, fortran, data)
@@ -541,7 +569,8 @@ def read_torch(path: Path, shown: str | None = None) -> Contents:
             raise RefmapError(f"{shown} is a tar file, which torch wrote before 2017 and refmap does not read.")
         machine, pickles = _Machine(), _Bounded(stream)
         value = _load(machine, pickles, shown)
-        if isinstance(value, int) and value == _TORCH_MAGIC:  # then: protocol, machine, the value, keys of the storages, and the numbers of the tensors
+        if isinstance(value, int) and value == _TORCH_MAGIC:
+            # then come: protocol, machine, the value, the keys of the storages, and last the numbers of the tensors
             _, _, value, _ = [_load(machine, pickles, shown) for _ in range(4)]
         return machine.contents(value)
 

@@ -103,17 +103,23 @@ def first_two(latent: np.ndarray) -> np.ndarray:
 
 
 def draw_cells(
-    position: np.ndarray, panels: dict[str, pd.Series], alike: Collection[str], title: str, path: Path
+    position: np.ndarray,
+    panels: dict[str, pd.Series],
+    alike: Collection[str],
+    probabilities: Collection[str],
+    title: str,
+    path: Path,
 ) -> None:
     """Draw the cells once a panel, coloured by its values, to `path`.png and `path`.pdf.
 
     Numbers get a colour bar; anything else a legend, the most frequent first, numbered in the picture where colours
-    alone would not tell so many apart. Panels named in `alike` share their categories, and so number and colour them alike.
+    alone would not tell so many apart. Panels named in `alike` share their categories, and so number and colour them alike;
+    those named in `probabilities` are coloured from 0 to 1, so that mappings can be compared.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    together = pd.concat([panels[name] for name in alike]).value_counts() if alike else None
+    together = ranked(pd.concat([panels[name] for name in alike])).index if alike else None
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     # Names of cell types are text, also where they hold a $; PDF text stays text.
@@ -123,31 +129,38 @@ def draw_cells(
         for axis in axes.flat:
             axis.set_axis_off()
         for (axis, side), (name, values) in zip(axes, panels.items(), strict=False):
-            _draw_panel(axis, side, position, name, values, together if name in alike else values.value_counts())
+            _draw_frame(axis, name)
+            # Smaller with more cells, and flat: thousands of vector points would choke the PDF.
+            dots = {"s": float(np.clip(6000 / len(position), 1.5, 30)), "linewidths": 0, "rasterized": True}
+            if pd.api.types.is_numeric_dtype(values.dtype):
+                limits = (0, 1) if name in probabilities else (None, None)
+                _draw_numbers(axis, side, position, values.to_numpy(float, na_value=np.nan), limits, dots)
+            else:
+                order = together if name in alike else ranked(values).index
+                _draw_categories(axis, side, position, values, list(order), dots)
         figure.suptitle(title, fontsize=10, fontweight="bold")
         _save_png(figure, path.with_suffix(".png"))
         figure.savefig(path.with_suffix(".pdf"), dpi=200)
 
 
-def _draw_panel(axis, side, position: np.ndarray, name: str, values: pd.Series, ranking: pd.Series) -> None:
+def ranked(values: pd.Series) -> pd.Series:
+    """Count values, the most frequent first and those of the same count by name."""
+    return values.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+
+
+def _draw_frame(axis, name: str) -> None:
     axis.set_axis_on()
     axis.set_title(_short(name, 60), loc="left", fontsize=9)
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_color(GREY)
-    # Smaller with more cells, and flat: thousands of vector points would choke the PDF.
-    dots = {"s": float(np.clip(6000 / len(position), 1.5, 30)), "linewidths": 0, "rasterized": True}
-    if pd.api.types.is_numeric_dtype(values.dtype):
-        _draw_numbers(axis, side, position, values.to_numpy(float, na_value=np.nan), dots)
-    else:
-        _draw_categories(axis, side, position, values, list(ranking.index), dots)
 
 
-def _draw_numbers(axis, side, position: np.ndarray, values: np.ndarray, dots: dict) -> None:
+def _draw_numbers(axis, side, position: np.ndarray, values: np.ndarray, limits: tuple, dots: dict) -> None:
     known = np.isfinite(values)
     axis.scatter(*position[~known].T, color=GREY, **dots)
     if known.any():
-        points = axis.scatter(*position[known].T, c=values[known], cmap="viridis", **dots)
+        points = axis.scatter(*position[known].T, c=values[known], cmap="viridis", vmin=limits[0], vmax=limits[1], **dots)
         axis.figure.colorbar(points, cax=side.inset_axes((0.02, 0.05, 0.05, 0.9)))
 
 

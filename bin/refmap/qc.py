@@ -18,6 +18,7 @@ from .query import Query, as_text
 MOST_CELLS_DRAWN = 50_000
 MISSING = "missing"
 PREDICTED = "predicted label"
+PROBABILITY = "probability of the predicted label"
 
 
 @dataclass
@@ -73,7 +74,10 @@ def describe_mapping(
         plots.draw_confusion(confusion, _name(row), output / "confusion.png")
     record["warnings"] = [
         *record["warnings"],
-        *(f"umap_colors names '{key}', which the query's obs does not have.{nearest(key, cells.columns)}" for key in cells.absent),
+        *(
+            f"umap_colors names '{key}', which the query's obs does not have.{nearest(key, cells.columns)}"
+            for key in cells.absent
+        ),
     ]
     write_json(output / "mapping.json", record)
     _draw(cells, row, output)
@@ -143,7 +147,7 @@ def _composition(source: str | None, key: str | None, labels: pd.Series | None, 
 
 
 def _counts(labels: pd.Series) -> dict[str, int]:
-    return {str(label): int(n) for label, n in labels.value_counts().items()}
+    return {str(label): int(n) for label, n in plots.ranked(labels).items()}
 
 
 def score(truth: pd.Series, predicted: pd.Series, classes: list[str]) -> dict:
@@ -172,11 +176,16 @@ def _draw(cells: Cells, row: dict, output: Path) -> None:
     drawn = np.random.default_rng(row["seed"]).permutation(n)[:MOST_CELLS_DRAWN]
     latent = cells.latent[drawn]
     position = plots.umap(latent, row["seed"]) if n >= plots.FEWEST_FOR_UMAP else plots.first_two(latent)
-    of = f"{n:,}" if len(drawn) == n else f"{len(drawn):,} of {n:,}, drawn at random,"
-    what = f"UMAP of {of} cells" if n >= plots.FEWEST_FOR_UMAP else f"{of} cells, too few for a UMAP: first two latent dimensions"
+    what = _caption(n, len(drawn))
     panels = {title: values.iloc[drawn].reset_index(drop=True) for title, values in _panels(cells, row).items()}
     labels = [title for title in panels if title == PREDICTED or title.startswith(("given label", "true label"))]
-    plots.draw_cells(position, panels, labels, f"{_name(row)}: {what}", output / "umap")
+    plots.draw_cells(position, panels, labels, [PROBABILITY], f"{_name(row)}: {what}", output / "umap")
+
+
+def _caption(n: int, drawn: int) -> str:
+    if n < plots.FEWEST_FOR_UMAP:
+        return f"{n} cell{'s' * (n > 1)}, too few for a UMAP: the two latent dimensions that vary most"
+    return f"UMAP of {n:,} cells" if drawn == n else f"UMAP of {drawn:,} cells, drawn at random from {n:,}"
 
 
 def _panels(cells: Cells, row: dict) -> dict[str, pd.Series]:
@@ -184,7 +193,7 @@ def _panels(cells: Cells, row: dict) -> dict[str, pd.Series]:
     panels = {}
     if cells.predicted is not None:
         panels[PREDICTED] = cells.predicted
-        panels["probability of the predicted label"] = cells.probability
+        panels[PROBABILITY] = cells.probability
     roles = {row["batch_key"]: "batch", row["labels_key"]: "given label", row["truth_key"]: "true label"}
     for key, values in cells.columns.items():
         panels[f"{roles[key]} ({key})" if key in roles else key] = values

@@ -139,9 +139,7 @@ def _settle(outcome: Outcome, faults: dict[str | None, dict], folder: Path | Non
         outcome.alignment = read_json(folder / "alignment.json")
     else:
         outcome.stage = next_stage(outcome, reached)
-        outcome.reason = (
-            f"{outcome.stage} ended without a result: see its log in the work directory that {TRACE} names"
-        )
+        outcome.reason = f"{outcome.stage} ended without a result: see its log in the work directory that {TRACE} names"
 
 
 def next_stage(outcome: Outcome, reached: str | None) -> str:

@@ -46,14 +46,14 @@ def write_page(outcomes: list[Outcome], path: Path, config: Path, title: str) ->
     with tempfile.TemporaryDirectory() as folder:
         write_sections(outcomes, Path(folder))
         command = [sys.executable, "-m", "multiqc", folder, "--module", "custom_content", "--config", str(config.resolve())]
-        command += ["--title", title, "--outdir", str(path.parent.resolve()), "--filename", path.name, "--force"]
+        command += ["--title", escape(title), "--outdir", str(path.parent.resolve()), "--filename", path.name, "--force"]
         command += ["--no-data-dir", "--no-version-check", "--no-megaqc-upload", "--no-ansi", "--quiet"]
         # Its home and working directories may hold configurations of the user's own, which have no say here.
         alone = {**os.environ, "HOME": folder, "MULTIQC_CONFIG_PATH": str(config.resolve())}
         run = subprocess.run(command, cwd=folder, env=alone, capture_output=True, text=True)
     if run.returncode or not path.exists():
         raise RuntimeError(f"MultiQC failed with status {run.returncode}:\n{run.stdout}{run.stderr}")
-    path.write_text(put_pictures_in(path.read_text(), outcomes))
+    path.write_text(put_pictures_in(path.read_text("utf-8"), outcomes), "utf-8")
 
 
 def put_pictures_in(page: str, outcomes: list[Outcome]) -> str:
@@ -167,7 +167,9 @@ def mappings(outcomes: list[Outcome]) -> dict:
         ),
         "batches": _header("New batches", "Batches that the reference did not have", scale=False, format="{:,.0f}"),
         "epochs": _header("Epochs", "Epochs trained; 0: inference only", scale=False, format="{:,.0f}"),
-        "accuracy": _header("Accuracy", "Share of cells predicted right, where the truth is known", min=0, max=1, scale="Blues", format="{:.3f}"),
+        "accuracy": _header(
+            "Accuracy", "Share of cells predicted right, where the truth is known", min=0, max=1, scale="Blues", format="{:.3f}"
+        ),
         "probability": _header("Mean probability", "Of the predicted label", min=0, max=1, scale="Purples", format="{:.3f}"),
         "device": _header("Device", "What it was trained on", scale=False),
         "warnings": _header("Warnings", "How many", scale=False, format="{:,.0f}"),
@@ -177,7 +179,13 @@ def mappings(outcomes: list[Outcome]) -> dict:
         "description": "One row a query.",
         "plot_type": "table",
         "headers": headers,
-        "pconfig": {"id": "refmap_mappings_table", "title": "Mappings", "col1_header": "Mapping", "sort_rows": False, "no_violin": True},
+        "pconfig": {
+            "id": "refmap_mappings_table",
+            "title": "Mappings",
+            "col1_header": "Mapping",
+            "sort_rows": False,
+            "no_violin": True,
+        },
         "data": [{outcome.name: _figures(outcome) for outcome in outcomes}],
     }
 

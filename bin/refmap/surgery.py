@@ -15,6 +15,7 @@ from . import __version__
 from .cli import remove, write_json
 from .errors import RefmapError
 from .families import FAMILIES, ModelFolder, by_name
+from .storage import write_zarr
 
 
 def map_query(
@@ -66,7 +67,7 @@ def map_query(
     embedding, predictions = _embedding(query, latent, surgery.predict(), card["labels_key"])
 
     history.to_csv(out["history"])
-    embedding.write_zarr(out["embedding"])
+    write_zarr(embedding, out["embedding"])
     surgery.save(out["model"])
     write_json(
         out["record"],

@@ -69,7 +69,9 @@ def plain_definition(counts, resolved):
 
 
 # A gene of the model, one with a version, or one that the model has not.
-gene = st.one_of(st.sampled_from(MODEL), st.sampled_from([f"{g}.7" for g in MODEL]), st.sampled_from(["x", "y", "ENSG99999999999"]))
+gene = st.one_of(
+    st.sampled_from(MODEL), st.sampled_from([f"{g}.7" for g in MODEL]), st.sampled_from(["x", "y", "ENSG99999999999"])
+)
 
 
 @settings(max_examples=30, deadline=None)
@@ -87,7 +89,9 @@ def test_any_genes_give_the_plain_definition(tmp_path_factory, genes, matrix, ki
     adata.X = {"csr": adata.X, "csc": adata.X.tocsc(), "dense": counts}[matrix]
     adata.write_h5ad(folder / "query") if kind == "h5ad" else adata.write_zarr(folder / "query")
 
-    aligned, alignment = run(folder / "query", folder / "aligned.zarr", make_row(min_gene_overlap=0.0), chunk_rows=chunk_rows)
+    aligned, alignment = run(
+        folder / "query", folder / "aligned.zarr", make_row(min_gene_overlap=0.0), chunk_rows=chunk_rows
+    )
 
     resolved = [g.split(".")[0] for g in genes]
     assert (aligned.X.toarray() == plain_definition(counts, resolved)).all()
@@ -106,7 +110,9 @@ def test_real_cells_shuffled_and_cut(pbmc, tmp_path):
     genes = list(rng.permutation(pbmc.var_names)[:600])
     query = pbmc[:, rng.permutation(pbmc.n_vars)[:700]].copy()
     query.write_h5ad(tmp_path / "query")
-    aligned, alignment = run(tmp_path / "query", tmp_path / "a.zarr", make_row(batch_key="batch"), make_card(genes=genes), 100)
+    aligned, alignment = run(
+        tmp_path / "query", tmp_path / "a.zarr", make_row(batch_key="batch"), make_card(genes=genes), 100
+    )
     common = [g for g in genes if g in query.var_names]
     assert alignment["matched"] == len(common) < 600
     assert (aligned[:, common].X.toarray() == query[:, common].X.toarray()).all()
@@ -186,7 +192,10 @@ def keep_raw(adata):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (spoil(np.nan), r"query 'data/q.h5ad' holds no counts in X: 1 NaN or infinite value \(such as nan\) in cells 5 to 8; no other layer"),
+        (
+            spoil(np.nan),
+            r"query 'data/q.h5ad' holds no counts in X: 1 NaN or infinite value \(such as nan\) in cells 5 to 8; no other layer",
+        ),
         (spoil(np.inf), r"1 NaN or infinite value \(such as inf\)"),
         (spoil(-2), r"holds no counts in X: 1 negative value \(such as -2\) in cells 5 to 8"),
         (spoil(1.5), r"holds no counts in X: 1 fractional value \(such as 1.5\)"),
@@ -247,7 +256,9 @@ def test_empty_cells_stay(tmp_path):
     adata.write_h5ad(tmp_path / "query")
     aligned, alignment = run(tmp_path / "query", tmp_path / "a.zarr")
     assert aligned.n_obs == 9
-    assert alignment["warnings"] == ["query 'data/q.h5ad' has 2 cells without a count in the model's genes: they are kept."]
+    assert alignment["warnings"] == [
+        "query 'data/q.h5ad' has 2 cells without a count in the model's genes: they are kept."
+    ]
 
 
 def test_no_overlap_shows_both_sides_and_the_column_that_would_do(tmp_path):
@@ -264,8 +275,12 @@ def test_no_overlap_shows_both_sides_and_the_column_that_would_do(tmp_path):
     _, alignment = run(tmp_path / "query", tmp_path / "a.zarr", make_row(var_key="ensembl"))
     assert alignment["matched"] == alignment["versions_stripped"] == 12
     _, alignment = run(tmp_path / "query", tmp_path / "a.zarr", make_row(var_key="half"))
-    assert alignment["overlap"] == 0.5 and "6 of the model's 12 genes (50.0%, less than 80%)" in alignment["warnings"][0]
-    with pytest.raises(RefmapError, match=r"has 6 of the model's 12 genes \(50.0%\), fewer than min_gene_overlap \(60%\).*'ensembl'"):
+    assert (
+        alignment["overlap"] == 0.5 and "6 of the model's 12 genes (50.0%, less than 80%)" in alignment["warnings"][0]
+    )
+    with pytest.raises(
+        RefmapError, match=r"has 6 of the model's 12 genes \(50.0%\), fewer than min_gene_overlap \(60%\).*'ensembl'"
+    ):
         run(tmp_path / "query", tmp_path / "a.zarr", make_row(var_key="half", min_gene_overlap=0.6))
 
 
@@ -285,7 +300,10 @@ def test_columns_stand_under_the_models_keys(tmp_path):
         continuous_covariates=["years"], size_factor_key="sf",
     )  # fmt: skip
     row = make_row(
-        labels_key="type", categorical_covariate_keys=["assay", "lane"], continuous_covariate_keys=["age"], size_factor_key="depth"
+        labels_key="type",
+        categorical_covariate_keys=["assay", "lane"],
+        continuous_covariate_keys=["age"],
+        size_factor_key="depth",
     )
     obs = run(tmp_path / "query", tmp_path / "a.zarr", row, card)[0].obs
     assert list(obs.columns) == ["batch", "cell_type", "chip", "assay", "years", "sf"]
@@ -356,7 +374,9 @@ def test_proteins_must_be_counts(tmp_path):
     adata = make_query(MODEL)
     adata.obsm["adt"] = pd.DataFrame({"CD8": np.linspace(0, 1, 9)}, index=adata.obs_names)
     adata.write_h5ad(tmp_path / "query")
-    with pytest.raises(RefmapError, match=r"holds no protein counts in obsm 'adt': 7 fractional values \(such as 0.125\)"):
+    with pytest.raises(
+        RefmapError, match=r"holds no protein counts in obsm 'adt': 7 fractional values \(such as 0.125\)"
+    ):
         run(tmp_path / "query", tmp_path / "a.zarr", card=make_card(proteins=["CD8"], protein_key="adt"))
 
 
@@ -367,7 +387,14 @@ def test_command_writes_or_leaves_a_fault(tmp_path):
 
     def invoke(plan):
         (tmp_path / "plan").write_text(json.dumps(plan))
-        options = {"plan": "plan", "query": "query", "card": "card", "output": "a.zarr", "alignment": "a.json", "fault": "fault.json"}
+        options = {
+            "plan": "plan",
+            "query": "query",
+            "card": "card",
+            "output": "a.zarr",
+            "alignment": "a.json",
+            "fault": "fault.json",
+        }
         arguments = [word for key, name in options.items() for word in (f"--{key}", str(tmp_path / name))]
         return CliRunner().invoke(align_genes, [*arguments, "--chunk-rows", "2"], catch_exceptions=False)
 

@@ -107,6 +107,21 @@ def test_the_file_in_the_folder_names_the_same_model(model):
     assert inspect_model(model / "model.pt", "m/model.pt").sha256 == inspect_model(model).sha256
 
 
+def test_a_single_file_is_a_model_whatever_lies_around_it(model):
+    alone = inspect_model(model / "model.pt", "m/model.pt")
+    (model / "attr.pkl").write_text("of something else")
+    again = inspect_model(model / "model.pt", "m/model.pt")
+    assert again == alone and alone.fault is None and alone.model == "m/model.pt"
+    (model / "model.pt").write_bytes(b"")
+    assert inspect_model(model / "model.pt", "m/model.pt").fault.startswith("m/model.pt is damaged")
+
+
+def test_a_file_that_is_no_model(model):
+    (model / "atlas.h5ad").write_text("x")
+    card = inspect_model(model / "atlas.h5ad", "m/atlas.h5ad")
+    assert card.fault.startswith("m/atlas.h5ad is no model that refmap knows: give a folder, or the model.pt")
+
+
 def test_the_checksum_is_of_every_name_and_byte(model, tmp_path):
     first = inspect_model(model).sha256
     copy = save(tmp_path / "elsewhere", {"registry_": registry(), "init_params_": READY})
@@ -141,8 +156,10 @@ def test_every_class_has_a_card_or_a_reason(tmp_path, name):
 )
 def test_a_reference_that_surgery_cannot_move_is_told(tmp_path, name, settings, ready):
     # old models keep the constructor's arguments flat, with the **kwargs as dictionaries among them
-    for init in ({"non_kwargs": {"n_latent": 5}, "kwargs": {"model_kwargs": settings}}, {"n_latent": 5, "model_kwargs": settings}):
-        folder = save(tmp_path / f"m{len(init)}{'kwargs' in init}", {"registry_": registry(name), "init_params_": init})
+    nested = {"non_kwargs": {"n_latent": 5}, "kwargs": {"model_kwargs": settings}}
+    flat = {"n_latent": 5, "model_kwargs": settings}
+    for folder, init in (("nested", nested), ("flat", flat)):
+        folder = save(tmp_path / folder, {"registry_": registry(name), "init_params_": init})
         card = inspect_model(folder, "atlas")
         assert (card.surgery_ready, card.n_latent, card.fault) == (ready, 5, None)
         assert bool(card.warnings) != ready
@@ -287,9 +304,17 @@ def test_a_truncated_model(model):
     assert card.fault.startswith("m/model.pt is truncated or no file of torch.save")
 
 
-@pytest.mark.parametrize("attributes", [{"registry_": 5}, {"registry_": registry() | {"field_registries": 3}}, {"registry_": []}])
-def test_attributes_of_an_unknown_shape(tmp_path, attributes):
-    assert inspect_model(save(tmp_path / "m", attributes | {"init_params_": READY})).fault
+@pytest.mark.parametrize(
+    "strange, sentence",
+    [
+        (5, "m is damaged: its attributes are not those of a saved model"),
+        (registry() | {"field_registries": 3}, "m is damaged: its attributes are not those of a saved model"),
+        ([], "convert it with convert_legacy_save"),
+    ],
+)
+def test_attributes_of_an_unknown_shape(tmp_path, strange, sentence):
+    card = inspect_model(save(tmp_path / "m", {"registry_": strange, "init_params_": READY}), "m")
+    assert sentence in card.fault
 
 
 # ------------------------------------------------------------------------------------------------------------ unsafe models

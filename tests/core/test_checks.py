@@ -31,7 +31,14 @@ def test_a_good_query_has_a_plan(tmp_path):
     plan = plan_of(make_query(MODEL), tmp_path)
     assert plan == {
         "row": make_row(),
-        "query": {"format": "h5ad", "n_cells": 9, "n_genes": 12, "n_genes_found": 12, "n_model_genes": 12, "n_proteins_found": None},
+        "query": {
+            "format": "h5ad",
+            "n_cells": 9,
+            "n_genes": 12,
+            "n_genes_found": 12,
+            "n_model_genes": 12,
+            "n_proteins_found": None,
+        },
         "batches": {name: {"cells": 3, "name": name} for name in ("d1", "d2", "d3")},
         "faults": [],
         "warnings": [],
@@ -173,7 +180,14 @@ def test_one_batch_needs_no_column(tmp_path):
 def test_warnings(tmp_path):
     adata = make_query(MODEL[:8], type=["B", "odd", "strange"] * 3, all=["B"] * 9)
     card = make_card(labels_key="cell_type", labels=["B"], unlabeled_category="Unknown", warnings=["The model is old."])
-    plan = plan_of(adata, tmp_path, card, labels_key="type", truth_key="type", umap_colors=["donor", "phase", "cell_type_predicted"])
+    plan = plan_of(
+        adata,
+        tmp_path,
+        card,
+        labels_key="type",
+        truth_key="type",
+        umap_colors=["donor", "phase", "cell_type_predicted"],
+    )
     assert plan["faults"] == []
     assert plan["warnings"] == [
         "The model is old.",

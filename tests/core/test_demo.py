@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 import yaml
 from click.testing import CliRunner
+
 from make_demo import main
 from refmap.demo import _undo_scaling, make_demo, pbmc_counts
 from refmap.errors import RefmapError
@@ -74,7 +75,8 @@ def test_counts_come_back_from_any_scaling():
 
 def test_values_that_are_no_scaled_counts_are_noticed():
     values = sp.csr_matrix(np.random.default_rng(0).uniform(0.1, 5, size=(20, 50)))
-    with pytest.raises(RefmapError, match=r"does not hold scaled counts: they miss whole numbers by .* install the scanpy that the lock names"):
+    message = r"does not hold scaled counts: they miss whole numbers by .* install the scanpy that the lock names"
+    with pytest.raises(RefmapError, match=message):
         _undo_scaling(values)
 
 
@@ -100,7 +102,8 @@ def test_queries_hold_the_counts_of_their_cells(files, demo, pbmc):
     for name in QUERIES:
         found = counts_by_symbol(files[name], symbols if name == "patient_1" else None)
         shared = truth.columns.intersection(found.columns)
-        pd.testing.assert_frame_equal(found[shared], truth.loc[found.index, shared], check_dtype=False, check_names=False)
+        assert len(shared) >= 612
+        np.testing.assert_array_equal(found[shared].to_numpy(), truth.loc[found.index, shared].to_numpy())
 
 
 def test_queries_are_unequal_in_genes(files, pbmc):
@@ -129,7 +132,11 @@ def test_queries_have_batches_of_their_own_and_one_that_collides(files):
     reference = set(files["reference"].obs["batch"])
     batches = {name: set(files[name].obs["sample" if name == "patient_1" else "donor"]) for name in QUERIES}
     assert all(len(names) == 2 for names in batches.values())
-    assert {name: names & reference for name, names in batches.items()} == {"donor_1": set(), "donor_2": {"ref_a"}, "patient_1": set()}
+    assert {name: names & reference for name, names in batches.items()} == {
+        "donor_1": set(),
+        "donor_2": {"ref_a"},
+        "patient_1": set(),
+    }
 
 
 def test_labels_are_only_named_as_truth(demo, files, pbmc):
@@ -145,7 +152,11 @@ def test_labels_are_only_named_as_truth(demo, files, pbmc):
 
 def test_sheet_names_files_that_are_there(demo):
     datasets = yaml.safe_load((demo / "datasets.yaml").read_text())["DATASETS"]
-    queries = {f"{name}/{file_id}": path for name, dataset in datasets.items() for file_id, path in dataset["input"]["reference_mapping"].items()}
+    queries = {
+        f"{name}/{file_id}": path
+        for name, dataset in datasets.items()
+        for file_id, path in dataset["input"]["reference_mapping"].items()
+    }
     assert queries == {"pbmc/donor_1": "donor_1.h5ad", "pbmc/donor_2": "donor_2.zarr", "clinic/patient_1": "patient_1.h5ad"}
     table = datasets["clinic"]["reference_mapping"]["scarches"]["id_table"]
     assert all((demo / path).exists() for path in [*queries.values(), table])

@@ -41,7 +41,9 @@ def adata():
         },
         index=CELLS,
     )
-    var = pd.DataFrame({"symbol": [f"s{i}" for i in range(15)]}, index=pd.Index([f"g{i}" for i in range(15)], name="gene"))
+    var = pd.DataFrame(
+        {"symbol": [f"s{i}" for i in range(15)]}, index=pd.Index([f"g{i}" for i in range(15)], name="gene")
+    )
     adata = anndata.AnnData(
         x,
         obs=obs,
@@ -57,7 +59,9 @@ def adata():
             "records": np.rec.fromarrays([[1.0, 2.0]], names="score"),
         },
     )  # fmt: skip
-    adata.raw = anndata.AnnData(sparse.hstack([x, x]).tocsr(), obs=obs, var=pd.DataFrame(index=[f"r{i}" for i in range(30)]))
+    adata.raw = anndata.AnnData(
+        sparse.hstack([x, x]).tocsr(), obs=obs, var=pd.DataFrame(index=[f"r{i}" for i in range(30)])
+    )
     return adata
 
 
@@ -65,7 +69,10 @@ def adata():
 def embedding(tmp_path):
     result = anndata.AnnData(
         obs=pd.DataFrame(
-            {"cell_type_predicted": pd.Categorical(["B", "T"] * 20), "cell_type_predicted_probability": np.linspace(0.5, 1, 40)},
+            {
+                "cell_type_predicted": pd.Categorical(["B", "T"] * 20),
+                "cell_type_predicted_probability": np.linspace(0.5, 1, 40),
+            },
             index=CELLS,
         ),
         obsm={
@@ -181,7 +188,9 @@ def test_cells_must_be_those_of_the_embedding(adata, embedding, tmp_path):
     adata[::-1].copy().write_h5ad(tmp_path / "q")
     with (
         Query(tmp_path / "q", "mine.h5ad") as query,
-        pytest.raises(RefmapError, match="query 'mine.h5ad' has 40 cells that are not the 40 of its embedding, in the same order"),
+        pytest.raises(
+            RefmapError, match="query 'mine.h5ad' has 40 cells that are not the 40 of its embedding, in the same order"
+        ),
     ):
         export(query, make_row(), embedding, tmp_path / "o.zarr")
     assert not (tmp_path / "o.zarr").exists()

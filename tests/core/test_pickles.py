@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from refmap.errors import RefmapError
 from refmap.pickles import Inert, Named, Tensor, read_pickle, read_torch
@@ -47,11 +47,17 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 hashables = st.recursive(scalars, lambda inner: st.tuples(inner, inner), max_leaves=4)
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner) | st.tuples(inner, inner, inner, inner) | st.dictionaries(hashables, inner) | st.sets(hashables)
-    | st.frozensets(hashables),
-)  # fmt: skip
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner, inner, inner, inner)
+        | st.dictionaries(hashables, inner)
+        | st.sets(hashables)
+        | st.frozensets(hashables)
+    ),
+)
 
 
+@settings(deadline=None, max_examples=60)
 @given(value=values, protocol=st.sampled_from(PROTOCOLS))
 def test_plain_values_come_back_from_every_protocol(tmp_path_factory, value, protocol):
     contents = read_pickle(write(tmp_path_factory.getbasetemp() / "any.pkl", pickle.dumps(value, protocol)))
@@ -124,6 +130,14 @@ def test_tables_stay_inert_and_are_allowed(tmp_path):
     assert any(name.startswith("pandas") for name in contents.names)
 
 
+def test_a_table_of_pandas_1_3_is_allowed(tmp_path):
+    """It wrote each block as `partial(new_block, ndim=2)(values, places)`."""
+    partial = b"cfunctools\npartial\n(cpandas.core.internals.blocks\nnew_block\ntR"
+    state = b"(cpandas.core.internals.blocks\nnew_block\n)(Vndim\nI2\ndNtb"
+    contents = read_bytes(tmp_path, partial + state + b"(VX\ncbuiltins\nslice\n(I0\nI1\nI1\ntRtR.")
+    assert contents.refused == [] and contents.value.args == ("X", slice(0, 1, 1))
+
+
 def test_arrow_texts_are_decoded_and_checked(tmp_path):
     pa = pytest.importorskip("pyarrow")
     texts = pa.array(["CD3E", "", "naïve", "MS4A1"], pa.large_string())
@@ -187,6 +201,7 @@ def test_every_truncation_of_a_pickle_is_a_sentence(tmp_path):
             read_bytes(tmp_path, data[:end])
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=60))
 def test_random_bytes_are_a_value_or_a_sentence(tmp_path_factory, data):
     path = write(tmp_path_factory.getbasetemp() / "random.pkl", b"\x80\x04" + data)
@@ -298,7 +313,8 @@ HOSTILE = {
     "NEWOBJ_EX": (b"\x80\x04" + short("subprocess") + short("Popen") + b"\x93)}\x92.", ["subprocess.Popen"]),
     # the names of STACK_GLOBAL taken from the memo, where they lie among others
     "memo": (
-        b"\x80\x04" + short("system") + b"\x94" + short("os") + b"\x94\x8c\x01x\x940" + b"00h\x01h\x00\x93" + short("true") + b"\x85R.",
+        b"\x80\x04" + short("system") + b"\x94" + short("os") + b"\x94" + short("x") + b"\x94000h\x01h\x00\x93"
+        + short("true") + b"\x85R.",
         ["os.system"],
     ),
     "never called": (b"\x80\x02cbuiltins\neval\n0N.", ["builtins.eval"]),
@@ -313,10 +329,20 @@ HOSTILE = {
         ["torch._utils._rebuild_tensor_v2"],
     ),
     "lookalike": (b"cnumpy.core.multiarray.os\nsystem\n(tR.", ["numpy.core.multiarray.os.system"]),
-    "lookalike name": (b"cnumpy.core.multiarray\n_reconstruct.__globals__\n(tR.", ["numpy.core.multiarray._reconstruct.__globals__"]),
+    "lookalike name": (
+        b"cnumpy.core.multiarray\n_reconstruct.__globals__\n(tR.",
+        ["numpy.core.multiarray._reconstruct.__globals__"],
+    ),
     "bytes that are unpickled": (b"ctorch.storage\n_load_from_bytes\n(S'x'\ntR.", ["torch.storage._load_from_bytes"]),
     "pickle in a pickle": (b"c_pickle\nloads\n(S'x'\ntR.", ["_pickle.loads"]),
-    "partial": (b"cfunctools\npartial\n(cbuiltins\neval\ntR.", ["builtins.eval", "functools.partial"]),
+    "partial": (
+        b"cfunctools\npartial\n(cbuiltins\neval\ntR.",
+        ["builtins.eval", "functools.partial (with arguments that it is never saved with)"],
+    ),
+    "partial, built": (
+        b"cfunctools\npartial\n(cpandas.core.internals.blocks\nnew_block\ntR(cpandas\nDataFrame\n)NNtb.",
+        ["functools.partial (with a state that it is never saved with)"],
+    ),
     "attrgetter": (b"coperator\nattrgetter\n(S'x'\ntR.", ["operator.attrgetter"]),
     "result that is called": (b"coperator\nmethodcaller\n(S'x'\ntR(tR.", ["operator.methodcaller"]),
     "extension": (b"\x80\x02\x82\x01.", ["copyreg extension.1"]),

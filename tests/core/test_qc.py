@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+
 from qc_mapping import main
 from refmap import plots
 from refmap.errors import RefmapError
-from refmap.qc import confusion_table, describe_mapping, score
+from refmap.qc import _caption, confusion_table, describe_mapping, score
 
 CLASSES = ["B", "NK", "T $\\frac$"]
 
@@ -55,7 +56,13 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "history.csv").write_text("epoch,elbo_train\n1,2.5\n")
     return SimpleNamespace(
-        folder=folder, plan={"row": row}, truth=truth, predicted=np.array(CLASSES, dtype=object)[predicted], latent=latent, obs=obs, kind=kind
+        folder=folder,
+        plan={"row": row},
+        kind=kind,
+        truth=truth,
+        predicted=np.array(CLASSES, dtype=object)[predicted],
+        latent=latent,
+        obs=obs,
     )
 
 
@@ -153,7 +160,9 @@ def test_nothing_known_of_the_cells(tmp_path):
 def test_an_embedding_of_other_cells_is_refused(tmp_path):
     mapping = make_mapping(tmp_path / "in", n=5)
     ad.read_h5ad(mapping.folder / "query.h5ad")[:4].copy().write_h5ad(mapping.folder / "query.h5ad")
-    with pytest.raises(RefmapError, match=r"The embedding's 5 cells are not those of the query 'data/query.h5ad' \(4 cells\).*-resume"):
+    with pytest.raises(
+        RefmapError, match=r"The embedding's 5 cells are not those of the query 'data/query.h5ad' \(4 cells\).*-resume"
+    ):
         describe(mapping, tmp_path / "out")
 
 
@@ -161,13 +170,53 @@ def test_command_writes_a_fault_and_no_folder(tmp_path):
     mapping = make_mapping(tmp_path / "in", n=5, truth_key="cel_type")
     given = {name: str(mapping.folder / f"{name}.json") for name in ("plan", "alignment", "mapping")}
     given |= {"query": str(mapping.folder / "query.h5ad"), "history": str(mapping.folder / "history.csv")}
-    given |= {"embedding": str(mapping.folder / "embedding.zarr"), "output": str(tmp_path / "out"), "fault": str(tmp_path / "fault.json")}
-    result = CliRunner().invoke(main, [word for key, value in given.items() for word in (f"--{key}", value)], catch_exceptions=False)
+    given |= {
+        "embedding": str(mapping.folder / "embedding.zarr"),
+        "output": str(tmp_path / "out"),
+        "fault": str(tmp_path / "fault.json"),
+    }
+    result = CliRunner().invoke(
+        main, [word for key, value in given.items() for word in (f"--{key}", value)], catch_exceptions=False
+    )
     assert result.exit_code == 0
     fault = json.loads((tmp_path / "fault.json").read_text())
     assert fault["dataset"] == "pbmc" and fault["file_id"] == "d.1" and fault["stage"] == "QC_MAPPING"
     assert "has no obs column 'cel_type'" in fault["message"] and "Did you mean 'cell_type'?" in fault["message"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("n", "drawn", "caption"),
+    [
+        (1, 1, "1 cell, too few for a UMAP: the two latent dimensions that vary most"),
+        (15, 15, "15 cells, too few for a UMAP: the two latent dimensions that vary most"),
+        (16, 16, "UMAP of 16 cells"),
+        (60_000, 50_000, "UMAP of 50,000 cells, drawn at random from 60,000"),
+    ],
+)
+def test_caption_says_what_is_drawn(n, drawn, caption):
+    assert _caption(n, drawn) == caption
+
+
+def test_at_most_so_many_cells_are_drawn(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr("refmap.qc.MOST_CELLS_DRAWN", 20)
+    monkeypatch.setattr(
+        plots, "draw_cells", lambda position, panels, alike, shares, title, path: drawn.update(panels, title=title)
+    )
+    mapping = make_mapping(tmp_path / "in", n=50)
+    describe(mapping, tmp_path / "out")
+    assert drawn.pop("title") == "pbmc/d.1: UMAP of 20 cells, drawn at random from 50"
+    assert list(drawn) == ["predicted label", "probability of the predicted label", "batch (donor)", "true label (cell_type)"]
+    assert all(len(values) == 20 for values in drawn.values())
+    # The same cells in every panel, in the same order.
+    chosen = np.random.default_rng(0).permutation(50)[:20]
+    assert list(drawn["predicted label"]) == list(mapping.predicted[chosen])
+    assert list(drawn["batch (donor)"]) == list(mapping.obs["donor"].iloc[chosen])
+
+
+def test_ties_are_ranked_by_name():
+    assert list(plots.ranked(pd.Series(["b", "c", "a", "c"])).items()) == [("c", 2), ("a", 1), ("b", 1)]
 
 
 def test_types_that_the_model_never_saw_are_not_scored():
@@ -190,11 +239,11 @@ def test_neighbour_weights_are_those_of_umap_learn():
 
     latent = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
     latent[3] = latent[2]
-    distances, neighbors = NearestNeighbors(n_neighbors=plots.N_NEIGHBORS).fit(latent).kneighbors()
+    distances, neighbors = NearestNeighbors(n_neighbors=plots.N_NEIGHBORS - 1).fit(latent).kneighbors()
     itself = np.arange(200).reshape(-1, 1)
     given = {
-        "knn_indices": np.hstack([itself, neighbors[:, :-1]]).astype(np.int32),
-        "knn_dists": np.hstack([np.zeros((200, 1)), distances[:, :-1]]).astype(np.float32),
+        "knn_indices": np.hstack([itself, neighbors]).astype(np.int32),
+        "knn_dists": np.hstack([np.zeros((200, 1)), distances]).astype(np.float32),
     }
     expected, _, _ = fuzzy_simplicial_set(latent, plots.N_NEIGHBORS, np.random.RandomState(0), "euclidean", **given)
     np.testing.assert_allclose(plots.neighbor_weights(latent).toarray(), expected.toarray(), atol=2e-3)

@@ -1,6 +1,7 @@
 """`make setup`, and the environments' `build` and `activate`: on copies, with small environments made of one tiny package or none."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -170,6 +171,12 @@ def test_environments_agree_on_what_they_exchange():
     assert "torch" not in core and scvi["scvi-tools"] == "1.5.1"
 
 
+def test_images_are_built_by_the_same_uv():
+    version = re.search(r"UV_VERSION=(\S+)", (ROOT / "containers/build").read_text()).group(1)
+    for dockerfile in ROOT.glob("containers/*/Dockerfile"):
+        assert re.findall(r"uv==(\S+)", dockerfile.read_text()) == [version]
+
+
 def test_a_second_setup_does_nothing():
     """These tests run after `make setup`: what it made is left as it was, and nothing is said."""
     stamps = [ROOT / ".tools/envs" / env / "lock.sha256" for env in ("core", "scvi")]
@@ -196,7 +203,7 @@ def test_not_root_says_what_to_install():
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own are closed to other users
         bin_folder = Path(folder, "bin")
         bin_folder.mkdir()
-        for name in ("bash", "dirname", "env", "grep", "mkdir", "ps", "sed", "tr", "apt-get"):
+        for name in ("bash", "dirname", "env", "grep", "mkdir", "ps", "sed", "sha256sum", "tr", "apt-get"):
             (bin_folder / name).symlink_to(shutil.which(name, path="/usr/bin:/bin"))
         shutil.copytree(ROOT / "tools", Path(folder, "refmap/tools"))
         Path(folder).chmod(0o755)

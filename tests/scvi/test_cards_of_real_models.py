@@ -4,12 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import RECIPES, input_of, model_class, new_model, save_model
 from refmap.cards import inspect_model
 from refmap.families.scvi.card import CLASSES
 from refmap.pickles import Tensor, read_torch
-
-QUICK = ["SCVI", "SCANVI", "TOTALVI", "PEAKVI", "POISSONVI", "DRVI", "JointEmbeddingSCVI", "MRVI", "SysVI", "CYTOVI"]
+from small_models import RECIPES, input_of, model_class, new_model, save_model
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +40,7 @@ def test_every_class_with_surgery_is_in_the_table():
     assert there == set(CLASSES)
 
 
-@pytest.mark.parametrize("name", [*QUICK, pytest.param("TOTALANVI", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_card_says_what_the_loaded_model_says(saved, cells, name):
     card = inspect_model(saved(name), name)
     model = model_class(name).load(str(saved(name)), adata=input_of(name, registered(cells)))
@@ -72,7 +70,7 @@ def registered(cells):
     return cells
 
 
-@pytest.mark.parametrize("name", [*QUICK, pytest.param("TOTALANVI", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", RECIPES)
 def test_nothing_of_a_real_model_is_refused_and_its_weights_have_their_shapes(saved, name):
     import torch
 
@@ -151,7 +149,8 @@ def test_a_model_saved_with_its_minified_data(cells, tmp_path):
 def test_an_scanvi_made_from_an_scvi(cells, tmp_path):
     import scvi
 
-    model = scvi.model.SCANVI.from_scvi_model(new_model("SCVI", cells), unlabeled_category="Unknown", labels_key="bulk_labels")
+    unlabeled = {"unlabeled_category": "Unknown", "labels_key": "bulk_labels"}
+    model = scvi.model.SCANVI.from_scvi_model(new_model("SCVI", cells), **unlabeled)
     model.save(str(tmp_path / "m"))
     card = inspect_model(tmp_path / "m")
     assert (card.class_name, card.predicts, card.surgery_ready, card.n_latent) == ("SCANVI", True, True, 5)

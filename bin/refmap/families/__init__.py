@@ -39,6 +39,8 @@ def _unknown(folder: ModelFolder) -> str:
         kinds.append("scGPT")
     if kinds:
         return f"{folder.shown} looks like a {kinds[0]} model, which this version of refmap does not map yet."
+    if folder.file:
+        return f"{folder.shown} is no model that refmap knows: give a folder, or the model.pt of a scvi-tools model."
     found = folder.files()
     listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     return (

@@ -7,7 +7,7 @@ half, `Surgery`, is imported only inside the family's own environment.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -61,24 +61,35 @@ class ModelCard:
 class ModelFolder:
     """A model's files, read inertly and once.
 
-    `path` is a folder, or a file in it such as `model.pt`; `shown_as` is the path that the user wrote, for sentences.
+    `path` is a folder, or a file such as `model.pt` that is a whole model by itself: the files around it are none of the
+    model's, for a workflow may have put it anywhere. `shown_as` is the path that the user wrote, for sentences.
+
+    Raises
+    ------
+    RefmapError
+        If there is nothing at `path`.
     """
 
     def __init__(self, path: Path, shown_as: str | None = None) -> None:
         self.shown = shown_as or str(path)
         if not path.exists():
             raise RefmapError(f"There is no model at {self.shown}.")
-        if path.is_file():
-            path, self.shown = path.parent, str(Path(self.shown).parent)
-        self.path = path
+        self.file = path.name if path.is_file() else None
+        self.path = path.parent if self.file else path
         self._contents: dict[str, Contents] = {}
 
+    def files(self) -> list[str]:
+        """The names of the model's files, sorted."""
+        if self.file:
+            return [self.file]
+        return sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
+
     def has(self, *names: str) -> bool:
-        return all((self.path / name).is_file() for name in names)
+        return all((self.path / name).is_file() and self.file in (None, name) for name in names)
 
     def show(self, name: str) -> str:
-        """A file of the folder as the user would write it."""
-        return str(Path(self.shown) / name)
+        """A file of the model as the user would write it."""
+        return self.shown if self.file else str(Path(self.shown) / name)
 
     def contents(self, name: str) -> Contents:
         """The inert contents of a file: `*.pkl` as a plain pickle, any other as one of torch."""
@@ -109,12 +120,8 @@ class ModelFolder:
                 )
         return None
 
-    def files(self) -> list[str]:
-        """The names of all files below the folder, sorted."""
-        return sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
-
     def sha256(self) -> str:
-        """Of the names, sizes and bytes of all files."""
+        """The SHA-256 of the names, sizes and bytes of all the model's files."""
         digest = hashlib.sha256()
         for name in self.files():
             path = self.path / name
@@ -126,41 +133,66 @@ class ModelFolder:
 
 
 class Surgery(Protocol):
-    """The half of a family that loads models; a module of functions, run in the family's environment."""
+    """A reference with room for a query's new batches, everything that it holds frozen; lives in the family's environment."""
 
-    def prepare(self, model: Path, query: Any, card: ModelCard, row: dict) -> Any:
-        """The reference with room for the query's new batches, everything else frozen.
+    device: str  # what it trains on
+    parameters_total: int
+    parameters_trainable: int
+    warnings: list[str]  # sentences for the user
 
-        `query` is the aligned AnnData (cells x model genes, in the model's order) with obs under the model's keys.
+    @classmethod
+    def prepare(cls, path: Path, query: Any, card: dict, freeze_dropout: bool) -> Surgery:
+        """Load the reference at `path` and grow it.
+
+        `query` is the aligned AnnData: cells x model genes, in the model's order, with obs under the model's keys.
+        Raises `RefmapError` where the model cannot be loaded.
         """
 
-    def train(self, model: Any, row: dict) -> Any:
-        """Train what is not frozen, on the query alone; returns the training history, one row an epoch."""
+    def train(self, settings: dict, log: Callable = print) -> tuple[Any, dict]:
+        """Train what is new, on the query alone: the history (a row an epoch) and what to record of the training."""
 
-    def embed(self, model: Any) -> Any:
+    def embed(self) -> Any:
         """The query's latent representation: float32, cells x n_latent, in the query's order."""
 
-    def predict(self, model: Any) -> Any:
-        """The probability of each label (cells x labels), or None for a model that does not predict."""
+    def predict(self) -> Any:
+        """The probability of each label (a table of cells x labels), or None for a model that does not predict."""
 
-    def save(self, model: Any, folder: Path) -> None:
-        """Save the updated model as a reference for a next mapping."""
+    def save(self, folder: Path) -> None:
+        """Save the grown model as a reference for a next mapping."""
+
+    def reference_sha256(self) -> str:
+        """The hash of the reference's parameters as its file holds them."""
+
+    def frozen_sha256(self) -> str:
+        """The hash of the same parameters where they lie in the grown model."""
+
+    @staticmethod
+    def seed(seed: int) -> None:
+        """Make what follows repeatable."""
+
+    @staticmethod
+    def versions() -> dict[str, str]:
+        """The versions of the libraries that do the work."""
 
 
 class Family(Protocol):
-    """One family of models."""
+    """One family of models. Everything here can be imported without the family's libraries."""
 
     name: str
     env: str  # the folder below containers/ with the environment that its surgery needs
+    trains: tuple[str, ...]  # what `train_reference` can be asked to train
 
     def recognise(self, folder: ModelFolder) -> bool:
         """Whether the folder holds a model of this family."""
 
     def card(self, folder: ModelFolder) -> ModelCard:
-        """Describe the model. Raises `RefmapError` where the model cannot be mapped onto or described."""
+        """Describe the model. Raises `RefmapError` where it cannot be described or mapped onto."""
 
-    def surgery(self) -> Surgery:
+    def surgery(self) -> type[Surgery]:
         """Import the half that needs the family's environment."""
+
+    def train_reference(self, reference: Any, settings: dict, folder: Path, log: Callable = print) -> None:
+        """Train a new reference that is ready for surgery, and save it to `folder`."""
 
 
 def texts(values: Iterable | None) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-import pickle
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -51,22 +50,18 @@ def model_class(name: str) -> type:
     raise RefmapError(f"The model is a {name}, which scvi-tools {scvi.__version__} does not have: update the environment.")
 
 
-def read_saved(path: Path) -> dict:
+def read_saved(folder: Path, kind: type) -> dict:
     """Read a saved model, today's format or that of before 0.15, as ``model_state_dict``, ``var_names``, ``attr_dict``.
 
-    This runs the file's pickle: only a model whose card says ``trusted`` may come here.
+    This runs the file's pickle: only a model that passed inspection, a card without a fault, may come here.
     """
     import torch
 
-    file = path if path.is_file() else path / "model.pt"
-    if file.exists():
-        saved = torch.load(file, map_location="cpu", weights_only=False)
-    else:
-        saved = {
-            "model_state_dict": torch.load(path / "model_params.pt", map_location="cpu", weights_only=False),
-            "var_names": np.genfromtxt(path / "var_names.csv", delimiter=",", dtype=str, comments=None),
-            "attr_dict": pickle.loads((path / "attr.pkl").read_bytes()),
-        }
+    with tempfile.TemporaryDirectory() as scratch:
+        if not (folder / "model.pt").exists():
+            kind.convert_legacy_save(str(folder), scratch, overwrite=True)
+            folder = Path(scratch)
+        saved = torch.load(folder / "model.pt", map_location="cpu", weights_only=False)
     _complete(saved)
     return saved
 
@@ -118,7 +113,7 @@ class Surgery:
         Parameters
         ----------
         path
-            Folder or file of the reference.
+            Folder of the reference.
         query
             Aligned query: cells x the model's genes in the model's order, obs columns under the model's keys.
         card
@@ -131,18 +126,22 @@ class Surgery:
         RefmapError
             If scvi-tools cannot load the model.
         """
-        saved = read_saved(path)
+        kind = model_class(card["class_name"])
+        saved = read_saved(path, kind)
         registry = saved["attr_dict"]["registry_"]
         old_sizes = category_sizes(registry)
         reference = {k: v.clone() for k, v in saved["model_state_dict"].items() if hasattr(v, "shape")}
         if card["layer"]:
             query.layers[card["layer"]] = query.X
+        names_key = registry["setup_args"].get("protein_names_uns_key")
+        if names_key:
+            query.uns[names_key] = np.array(card["proteins"])
         with tempfile.TemporaryDirectory() as folder:
             import torch
 
             torch.save(saved, Path(folder) / "model.pt")
             try:
-                model = model_class(card["class_name"]).load_query_data(
+                model = kind.load_query_data(
                     query, folder, freeze_dropout=freeze_dropout, freeze_batchnorm_decoder=True
                 )
             except (RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -178,7 +177,8 @@ class Surgery:
             if self._retrained(name):
                 continue
             growth = self.growths.get(name)
-            if growth is None or not growth.trainable.any():
+            idle = name.split(".")[0] == LIBRARY_ENCODER
+            if idle or growth is None or not growth.trainable.any():
                 parameter.requires_grad = False
                 continue
             parameter.requires_grad = True
@@ -230,9 +230,6 @@ class Surgery:
             If the loss is no longer a number.
         """
         arguments = _training_arguments(type(self.model), settings, self.model.adata.n_obs, self.warnings)
-        arguments["plan_kwargs"]["weight_decay"] = 0.0
-        if "weight_decay" in inspect.signature(self.model.train).parameters:
-            arguments["weight_decay"] = 0.0
         return run_training(self.model, arguments, log)
 
     def embed(self) -> np.ndarray:
@@ -276,27 +273,25 @@ def _sha256(tensors: dict) -> str:
     return digest.hexdigest()
 
 
-def _training_arguments(model: type, settings: dict, n_cells: int, warnings: list[str]) -> dict:
-    """Turn the sheet's ``train`` settings into arguments of `model`'s ``train``."""
+def _training_arguments(kind: type, settings: dict, n_cells: int, warnings: list[str]) -> dict:
+    """Turn the sheet's ``train`` settings into arguments of ``kind.train``."""
     arguments = dict(settings)
     plan = dict(arguments.pop("plan_kwargs", None) or {})
-    if plan.get("weight_decay"):
-        raise RefmapError(
-            f"plan_kwargs.weight_decay is {plan['weight_decay']}, which would move the frozen reference: remove it."
-        )
+    # Weight decay would pull at the frozen weights too.
+    plan["weight_decay"] = 0.0
     learning_rate = arguments.pop("learning_rate", None)
     if learning_rate is not None:
         plan["lr"] = learning_rate
-        if "lr" in inspect.signature(model.train).parameters:
-            arguments["lr"] = learning_rate
+    # Some classes have a few of the plan's settings as arguments of `train`, whose defaults win over the plan.
+    for name in plan.keys() & inspect.signature(kind.train).parameters.keys():
+        arguments[name] = plan.pop(name)
     if n_cells < FEWEST_FOR_VALIDATION:
         warnings.append(
             f"With {n_cells} cells there is no validation set: all of them train, for all the epochs, without early stopping."
         )
-        arguments.update(train_size=1.0, early_stopping=False)
-        arguments["check_val_every_n_epoch"] = None
         for name in [name for name in arguments if name.startswith("early_stopping_")]:
             del arguments[name]
+        arguments |= {"train_size": 1.0, "early_stopping": False, "check_val_every_n_epoch": None}
     return arguments | {"plan_kwargs": plan}
 
 
@@ -311,6 +306,11 @@ def run_training(model, arguments: dict, log=print) -> tuple[pd.DataFrame, dict]
     from lightning.pytorch.callbacks import Callback
 
     class LogEpoch(Callback):
+        epoch = 0
+
+        def on_train_epoch_start(self, trainer, module):
+            self.epoch = trainer.current_epoch + 1
+
         def on_train_epoch_end(self, trainer, module):
             numbers = {
                 key: float(value)
@@ -318,17 +318,21 @@ def run_training(model, arguments: dict, log=print) -> tuple[pd.DataFrame, dict]
                 if key in ("train_loss_epoch", "elbo_train", "validation_loss", "elbo_validation")
             }
             if not all(math.isfinite(value) for value in numbers.values()):
-                raise RefmapError(
-                    f"Training diverged in epoch {trainer.current_epoch + 1}: the loss is no longer a number."
-                    " Lower learning_rate, or look at the query's counts."
-                )
+                raise _diverged(self.epoch)
             shown = "  ".join(f"{key} {value:.1f}" for key, value in numbers.items())
-            log(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {shown}")
+            log(f"epoch {self.epoch}/{trainer.max_epochs}  {shown}")
 
+    progress = LogEpoch()
     start = time.monotonic()
     # A loaded model carries its reference's history, to which scvi-tools would append.
     model.history_ = None
-    model.train(**arguments, enable_progress_bar=False, callbacks=[LogEpoch()])
+    try:
+        model.train(**arguments, enable_progress_bar=False, callbacks=[progress])
+    except ValueError as error:
+        # torch's distributions refuse what is no number before any loss is seen.
+        if "invalid values" not in str(error):
+            raise
+        raise _diverged(progress.epoch) from error
     epochs = int(model.trainer.current_epoch)
     history = pd.concat(
         [frame.astype(float) for name, frame in model.history.items() if not name.endswith("_step")], axis=1
@@ -341,3 +345,10 @@ def run_training(model, arguments: dict, log=print) -> tuple[pd.DataFrame, dict]
         "stopped_early": epochs < int(arguments["max_epochs"]),
         "seconds": round(time.monotonic() - start, 2),
     }
+
+
+def _diverged(epoch: int) -> RefmapError:
+    return RefmapError(
+        f"Training diverged in epoch {epoch}: the loss is no longer a number."
+        " Lower learning_rate, or look at the query's counts."
+    )

@@ -1,0 +1,16 @@
+"""The one form in which AnnData passes between environments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+
+
+def write_zarr(adata: ad.AnnData, path: Path) -> None:
+    """Write zarr format 2 with plain strings, which anndata reads from 0.10 on."""
+    if not hasattr(ad.settings, "zarr_write_format"):  # before 0.12 there was no other form
+        adata.write_zarr(path)
+        return
+    with ad.settings.override(zarr_write_format=2, allow_write_nullable_strings=False):
+        adata.write_zarr(path)

@@ -1,0 +1,329 @@
+"""Surgery on real models of scvi-tools: what moves, what may not, and what comes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from refmap.align import align
+from refmap.cards import inspect_model
+from refmap.checks import check
+from refmap.errors import RefmapError
+from refmap.query import Query
+from refmap.surgery import map_query, train_reference
+from small_models import input_of, model_class, save_model, small_cells
+
+ROW = {
+    "dataset": "lung",
+    "file_id": "donor_1",
+    "query": "donor_1.h5ad",
+    "model": "atlas",
+    "batch_key": "donor",
+    "labels_key": None,
+    "truth_key": None,
+    "layer": "X",
+    "var_key": None,
+    "id_table": None,
+    "modality": None,
+    "protein_key": None,
+    "categorical_covariate_keys": [],
+    "continuous_covariate_keys": [],
+    "size_factor_key": None,
+    "one_batch": False,
+    "freeze_dropout": True,
+    "train": {"max_epochs": 3, "early_stopping": True, "check_val_every_n_epoch": 1},
+    "umap_colors": [],
+    "seed": 0,
+    "min_gene_overlap": 0.1,
+    "warn_gene_overlap": 0.5,
+}
+
+
+@pytest.fixture(scope="session")
+def query(pbmc, cells):
+    """Cells that no reference saw, genes shuffled; donors d1 and d2."""
+    adata = small_cells(pbmc, seed=1)
+    adata = adata[~adata.obs_names.isin(cells.obs_names)]
+    adata = adata[:, np.random.default_rng(0).permutation(adata.n_vars)].copy()
+    adata.obs["donor"] = pd.Categorical(["d1" if i % 2 else "d2" for i in range(adata.n_obs)])
+    return adata
+
+
+class Mapped:
+    """What one mapping left behind."""
+
+    def __init__(self, folder: Path):
+        self.model, self.aligned = folder / "updated", folder / "aligned.zarr"
+        self.embedding = ad.read_zarr(folder / "embedding.zarr")
+        self.latent = self.embedding.obsm["X_emb"]
+        self.history = pd.read_csv(folder / "history.csv", index_col="epoch")
+        self.record = json.loads((folder / "mapping.json").read_text())
+
+
+def map_cells(adata, model: Path, folder: Path, **row) -> Mapped:
+    """Check, align and map `adata` onto the model, as the pipeline does."""
+    folder.mkdir(parents=True)
+    adata.write_h5ad(folder / "query.h5ad")
+    row = ROW | row
+    card = inspect_model(model, "atlas").to_json()
+    plan = check(folder / "query.h5ad", row, card)
+    assert plan["faults"] == []
+    with Query(folder / "query.h5ad", row["query"]) as opened:
+        alignment = align(opened, row, card, plan, folder / "aligned.zarr")
+    out = {"model": folder / "updated", "embedding": folder / "embedding.zarr"}
+    out |= {"history": folder / "history.csv", "record": folder / "mapping.json"}
+    map_query(plan, card, alignment, model, folder / "aligned.zarr", out)
+    return Mapped(folder)
+
+
+def latent_of(name: str, model: Path, adata) -> np.ndarray:
+    """What scvi-tools itself says of these cells, loading the model afresh."""
+    return np.asarray(model_class(name).load(str(model), adata=adata.copy()).get_latent_representation())
+
+
+CLASSES = ["SCVI", "SCANVI", "TOTALVI"]
+MORE_CLASSES = ["TOTALANVI", "PEAKVI", "POISSONVI", "DRVI", "JointEmbeddingSCVI", "CYTOVI"]
+
+
+@pytest.mark.parametrize("name", [*CLASSES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_CLASSES)])
+def test_the_reference_stays_and_the_query_moves(name, cells, query, tmp_path):
+    model = save_model(name, cells, tmp_path / "model")
+    before = latent_of(name, model, input_of(name, cells))
+    options = {"protein_key": "protein_expression"} if name.startswith("TOTAL") else {}
+    settings = {"max_epochs": 3, "early_stopping": False, "check_val_every_n_epoch": 1, "learning_rate": 0.01}
+
+    untrained = map_cells(input_of(name, query), model, tmp_path / "untrained", train=None, **options)
+    first = map_cells(input_of(name, query), model, tmp_path / "first", train=settings, **options)
+    assert first.latent.shape == (query.n_obs, 5)
+    assert list(first.embedding.obs_names) == list(query.obs_names)
+    assert np.abs(first.latent - untrained.latent).max() > 1e-4
+    np.testing.assert_allclose(latent_of(name, first.model, input_of(name, cells)), before, atol=2e-6)
+    assert first.record["frozen_sha256_before"] == first.record["frozen_sha256_after"]
+    assert 0 < first.record["parameters_trainable"] < 0.05 * first.record["parameters_total"]
+
+    # The updated model is a reference for the next mapping, and gives the same embedding when loaded afresh.
+    np.testing.assert_allclose(latent_of(name, first.model, ad.read_zarr(first.aligned)), first.latent, atol=2e-6)
+    second = map_cells(input_of(name, query), first.model, tmp_path / "second", train=settings, **options)
+    assert second.record["batches"]["renamed"] == {"d1": "d1@lung.donor_1", "d2": "d2@lung.donor_1"}
+    np.testing.assert_allclose(latent_of(name, second.model, input_of(name, cells)), before, atol=2e-6)
+
+
+def test_no_weight_of_the_reference_moves(scvi_model, query, tmp_path):
+    """Told apart without the hashes: tensor by tensor of the two files."""
+    import torch
+
+    mapped = map_cells(query, scvi_model, tmp_path / "m")
+    old, new = (_tensors(folder) for folder in (scvi_model, mapped.model))
+    weights = {name for name in old if old[name].shape != new[name].shape and not name.startswith("l_encoder")}
+    # Two new batches: two columns more wherever the batch goes in, and nothing else.
+    assert weights == {"z_encoder.encoder.fc_layers.Layer 0.0.weight", "decoder.px_decoder.fc_layers.Layer 0.0.weight"}
+    assert all(new[name].shape == (128, old[name].shape[1] + 2) for name in weights)
+    for name, tensor in old.items():
+        assert torch.equal(new[name][tuple(slice(0, n) for n in tensor.shape)], tensor), name
+    assert mapped.record["parameters_trainable"] == 2 * 2 * 128
+
+
+def _tensors(folder: Path) -> dict:
+    import torch
+
+    state = torch.load(folder / "model.pt", weights_only=False)["model_state_dict"]
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known level", "new level"])
+def test_covariates_beside_the_batch_do_not_move_the_reference(known, scvi_covariates_model, cells, query, tmp_path):
+    """scvi-tools alone shifts the covariates' columns here."""
+    adata = query.copy()
+    adata.obs["chemistry"] = "v2" if known else "v4"
+    before = latent_of("SCVI", scvi_covariates_model, cells)
+    mapped = map_cells(
+        adata,
+        scvi_covariates_model,
+        tmp_path / "m",
+        categorical_covariate_keys=["chemistry"],
+        continuous_covariate_keys=["age"],
+        train={"max_epochs": 3, "early_stopping": False, "check_val_every_n_epoch": 1, "learning_rate": 0.05},
+    )
+    np.testing.assert_allclose(latent_of("SCVI", mapped.model, cells), before, atol=2e-6)
+    assert mapped.record["parameters_trainable"] == (2 if known else 3) * (128 + 128)
+
+
+def test_a_reference_of_one_batch_stays(cells, query, tmp_path):
+    """scvi-tools alone gives its only batch a column of random numbers here."""
+    cells = cells.copy()
+    cells.obs["batch"] = "only"
+    model = save_model("SCVI", cells, tmp_path / "model", settings={"n_layers": 2})
+    before = latent_of("SCVI", model, cells)
+    mapped = map_cells(query, model, tmp_path / "m")
+    np.testing.assert_allclose(latent_of("SCVI", mapped.model, cells), before, atol=2e-6)
+
+
+def test_a_batch_named_as_one_of_the_reference_is_told_from_it(scvi_model, cells, query, tmp_path):
+    adata = query.copy()
+    adata.obs["donor"] = "ref_a"
+    before = latent_of("SCVI", scvi_model, cells)
+    mapped = map_cells(adata, scvi_model, tmp_path / "m")
+    assert mapped.record["batches"] == {
+        "reference": 2,
+        "query": 1,
+        "new": ["ref_a@lung.donor_1"],
+        "renamed": {"ref_a": "ref_a@lung.donor_1"},
+    }
+    np.testing.assert_allclose(latent_of("SCVI", mapped.model, cells), before, atol=2e-6)
+
+
+def test_one_batch_makes_one_of_all_donors(scvi_model, query, tmp_path):
+    mapped = map_cells(query, scvi_model, tmp_path / "m", one_batch=True)
+    assert mapped.record["batches"]["new"] == ["lung.donor_1"]
+    assert mapped.record["parameters_trainable"] == 128 + 128
+
+
+def test_an_encoder_that_never_saw_the_batch_cannot_move_the_query(scvi_no_covariates_model, query, tmp_path):
+    untrained = map_cells(query, scvi_no_covariates_model, tmp_path / "a", train=None)
+    trained = map_cells(query, scvi_no_covariates_model, tmp_path / "b")
+    np.testing.assert_allclose(trained.latent, untrained.latent, atol=2e-6)
+    assert any("encode_covariates" in sentence for sentence in trained.record["warnings"])
+
+
+def test_padding_is_what_scvi_tools_would_have_done(scvi_model, query, tmp_path):
+    """A query with half the genes, shuffled: the same latent as the library's own preparation, before any training."""
+    half = query[:, query.var_names[::2]].copy()
+    mapped = map_cells(half, scvi_model, tmp_path / "m", train=None, seed=3)
+    theirs = half.copy()
+    theirs.obs["batch"] = theirs.obs["donor"]
+    model_class("SCVI").prepare_query_anndata(theirs, str(scvi_model))
+    # The batch's columns start at random: compare through the model that holds them.
+    model = model_class("SCVI").load(str(mapped.model), adata=theirs)
+    np.testing.assert_allclose(model.get_latent_representation(), mapped.latent, atol=2e-6)
+
+
+def test_predictions_are_the_models_own(scanvi_model, query, tmp_path):
+    mapped = map_cells(query, scanvi_model, tmp_path / "m")
+    model = model_class("SCANVI").load(str(mapped.model), adata=ad.read_zarr(mapped.aligned))
+    expected = model.predict(soft=True)
+    obs, classes = mapped.embedding.obs, list(mapped.embedding.uns["bulk_labels_classes"])
+    assert classes == list(expected.columns) and "Unknown" not in classes
+    np.testing.assert_allclose(mapped.embedding.obsm["bulk_labels_probabilities"], expected, atol=1e-5)
+    assert list(obs["bulk_labels_predicted"]) == list(expected.idxmax(axis=1))
+    np.testing.assert_allclose(obs["bulk_labels_predicted_probability"], expected.max(axis=1), atol=1e-5)
+    assert sum(mapped.record["predictions"]["counts"].values()) == query.n_obs
+
+
+def test_labels_that_the_model_does_not_know_add_no_class(scanvi_model, query, tmp_path):
+    adata = query.copy()
+    adata.obs["type"] = ["Dendritic" if i % 2 else "Martian" for i in range(adata.n_obs)]
+    mapped = map_cells(adata, scanvi_model, tmp_path / "m", labels_key="type")
+    assert "Martian" not in mapped.embedding.uns["bulk_labels_classes"]
+    assert any("Martian" in sentence for sentence in mapped.record["warnings"])
+
+
+def test_missing_proteins_are_masked_and_not_zero(totalvi_model, query, tmp_path):
+    adata = query.copy()
+    proteins = adata.obsm["protein_expression"]
+    adata.obsm["protein_expression"] = proteins.iloc[:, ::-1].drop(columns=proteins.columns[:2])
+    mapped = map_cells(adata, totalvi_model, tmp_path / "m", protein_key="protein_expression")
+    model = model_class("TOTALVI").load(str(mapped.model), adata=ad.read_zarr(mapped.aligned))
+    masks = model.adata_manager.get_state_registry("proteins")["protein_batch_mask"]
+    query_batches = sorted(masks)[-2:]
+    for batch in query_batches:
+        assert list(masks[batch][:2]) == [False, False] and masks[batch][2:].all()
+    assert any(proteins.columns[0] in sentence for sentence in mapped.record["warnings"])
+
+
+def test_a_model_in_the_old_files_maps_as_the_new_one(legacy_model, scvi_model, query, tmp_path):
+    old = map_cells(query, legacy_model, tmp_path / "old")
+    new = map_cells(query, scvi_model, tmp_path / "new")
+    np.testing.assert_allclose(old.latent, new.latent, atol=2e-6)
+
+
+def test_a_totalvi_from_before_the_batch_efficiency_maps(totalvi_model, query, tmp_path):
+    import torch
+
+    saved = torch.load(totalvi_model / "model.pt", weights_only=False)
+    del saved["model_state_dict"]["log_per_batch_efficiency"]
+    (tmp_path / "model").mkdir()
+    torch.save(saved, tmp_path / "model" / "model.pt")
+    mapped = map_cells(query, tmp_path / "model", tmp_path / "m", protein_key="protein_expression")
+    assert np.isfinite(mapped.latent).all()
+
+
+def test_the_seed_decides(scvi_model, query, tmp_path):
+    one, same, other = (map_cells(query, scvi_model, tmp_path / name, seed=seed) for name, seed in zip("abc", (5, 5, 6), strict=True))
+    np.testing.assert_array_equal(one.latent, same.latent)
+    assert np.abs(one.latent - other.latent).max() > 1e-5
+
+
+def test_inference_only_trains_nothing(scvi_model, query, tmp_path):
+    mapped = map_cells(query, scvi_model, tmp_path / "m", train=None)
+    assert mapped.record["train"] is None
+    assert len(mapped.history) == 0
+
+
+def test_one_line_an_epoch_and_the_device(scvi_model, query, tmp_path, capsys):
+    mapped = map_cells(query, scvi_model, tmp_path / "m")
+    lines = capsys.readouterr().out.splitlines()
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert [line.split()[1] for line in epochs] == ["1/3", "2/3", "3/3"]
+    assert all("elbo_train" in line for line in epochs)
+    assert any(line.startswith(f"SCVI on {mapped.record['device']}: {query.n_obs} cells") for line in lines)
+    # The history is the surgery's own and not the reference's with the surgery's behind it.
+    assert list(mapped.history.index) == [1, 2, 3]
+    assert mapped.history["elbo_validation"].notna().all()
+
+
+def test_early_stopping_stops(scvi_model, query, tmp_path):
+    settings = {"max_epochs": 50, "early_stopping": True, "check_val_every_n_epoch": 1}
+    settings |= {"early_stopping_patience": 1, "early_stopping_min_delta": 1e6}
+    mapped = map_cells(query, scvi_model, tmp_path / "m", train=settings)
+    assert mapped.record["train"]["stopped_early"] and mapped.record["train"]["epochs"] < 5
+
+
+@pytest.mark.parametrize("n_cells", [1, 10])
+def test_a_handful_of_cells(n_cells, scanvi_model, query, tmp_path):
+    mapped = map_cells(query[:n_cells].copy(), scanvi_model, tmp_path / "m")
+    assert mapped.latent.shape == (n_cells, 5)
+    assert mapped.record["train"]["epochs"] == 3
+    assert any("no validation set" in sentence for sentence in mapped.record["warnings"])
+
+
+def test_training_that_diverges_is_said(scvi_model, query, tmp_path):
+    settings = {"max_epochs": 5, "early_stopping": False, "check_val_every_n_epoch": 1, "learning_rate": 1e30}
+    with pytest.raises(RefmapError, match="Training diverged in epoch [1-5]: .* Lower learning_rate"):
+        map_cells(query, scvi_model, tmp_path / "m", train=settings)
+    assert not (tmp_path / "m" / "embedding.zarr").exists()
+
+
+def test_a_model_that_changed_since_inspection_is_not_loaded(scvi_model, query, tmp_path):
+    card = inspect_model(scvi_model, "atlas").to_json() | {"sha256": "0" * 64}
+    with pytest.raises(RefmapError, match="'atlas' changed after it was inspected"):
+        map_query({"row": ROW, "warnings": []}, card, {}, scvi_model, tmp_path, {})
+
+
+@pytest.mark.parametrize("family", ["scvi", "scanvi", "totalvi"])
+def test_a_trained_reference_is_ready_for_surgery(family, cells, query, tmp_path):
+    settings = {
+        "family": family,
+        "seed": 0,
+        "batch_key": "batch",
+        "labels_key": "bulk_labels" if family == "scanvi" else None,
+        "unlabeled_category": "Unknown",
+        "categorical_covariate_keys": ["chemistry"],
+        "continuous_covariate_keys": [],
+        "protein_key": "protein_expression" if family == "totalvi" else None,
+        "n_latent": 4,
+        "n_layers": 1,
+        "max_epochs": 2,
+    }
+    cells.write_zarr(tmp_path / "cells.zarr")
+    train_reference(settings, tmp_path / "cells.zarr", tmp_path / "model", log=lambda line: None)
+    card = inspect_model(tmp_path / "model", "model")
+    assert (card.class_name, card.n_latent, card.surgery_ready, card.fault) == (family.upper(), 4, True, None)
+    assert card.genes == list(cells.var_names) and card.predicts == (family == "scanvi")
+    assert card.batches == ["ref_a", "ref_b"] and card.categorical_covariates == {"chemistry": ["v2", "v3"]}
+    options = {"protein_key": settings["protein_key"], "categorical_covariate_keys": ["chemistry"]}
+    mapped = map_cells(query, tmp_path / "model", tmp_path / "m", **options)
+    assert mapped.latent.shape == (query.n_obs, 4)
