@@ -10,9 +10,9 @@ help: ## show these lines
 setup: ## set up what is missing: Java and Nextflow (.tools/bin/nextflow) where none is on PATH, and the Python environments
 	@tools/setup
 
-demo: ## set up, then train a small reference on scanpy's PBMCs and map five files onto it (results/demo)
+demo: ## set up, then train a small reference on scanpy's PBMCs and map three files onto it (results/demo)
 	@tools/setup
-	@nextflow run . --demo --outdir results/demo
+	@nextflow run . -profile test_full --outdir results/demo
 
 test: ## set up, then run all tests
 	@tools/setup test

@@ -60,7 +60,7 @@ def make_query(path: Path, cells: int) -> None:
         obs = pd.DataFrame({"donor": pd.Categorical(["d1"] * cells)}, index=[f"cell{i}" for i in range(cells)])
         write_elem(file, "obs", obs)
         write_elem(file, "var", pd.DataFrame(index=[f"g{i}" for i in range(GENES)]))
-        block = counts(BLOCK, 0)
+        block = counts(min(BLOCK, cells), 0)
         block.indptr = block.indptr.astype(np.int64)
         write_elem(file, "X", block, dataset_kwargs={"compression": "lzf"})
         for start in range(BLOCK, cells, BLOCK):
@@ -82,7 +82,9 @@ def in_memory(query: Path, out: Path) -> None:
     adata = anndata.read_h5ad(query)
     genes = pd.Index(MODEL)
     try:
-        from scvi.model.base._archesmixin import _pad_and_sort_query_anndata as pad_and_sort
+        from scvi.model.base._archesmixin import (
+            _pad_and_sort_query_anndata as pad_and_sort,
+        )
     except ImportError:
         absent = genes.difference(adata.var_names)
         padding = anndata.AnnData(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-
 from refmap.align import CHUNK_ROWS, align, read_id_table
 from refmap.cli import INPUT, OUTPUT, command, read_json, write_json
 from refmap.query import Query, return_freed_memory

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import click
-
 from refmap.checks import check
 from refmap.cli import INPUT, OUTPUT, command, read_json, write_json
 

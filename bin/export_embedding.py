@@ -4,7 +4,6 @@
 from pathlib import Path
 
 import click
-
 from refmap.cli import INPUT, OUTPUT, command, read_json
 from refmap.export import export
 from refmap.query import Query, return_freed_memory

@@ -16,7 +16,7 @@ def given(name) {
 
 // What the training of a reference hangs on, and nothing else: another parameter must not train it again
 def referenceSettings() {
-    return toJson(params.findAll { name, _value -> name.startsWith('reference') || name in ['family', 'seed', 'chunk_rows'] }.sort())
+    return toJson(params.findAll { name, _value -> name.startsWith('reference') || name in ['family', 'seed'] }.sort())
 }
 
 // A path of the sheet: from where the run was started, else from beside the sheet; [] where there is nothing

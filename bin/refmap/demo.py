@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from .errors import RefmapError
+from .storage import write_zarr
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,7 +38,6 @@ DATASETS:
         model_params:
           batch_key: donor
         truth_key: cell_type         # only scores the predicted labels, the model never sees it
-        train_kwargs: {max_epochs: 100, early_stopping: true, check_val_every_n_epoch: 5}
       umap_colors: [donor]
   clinic:
     input:
@@ -50,7 +50,6 @@ DATASETS:
         model_params:
           batch_key: sample
         truth_key: cell_type
-        train_kwargs: {max_epochs: 100, early_stopping: true, check_val_every_n_epoch: 5}
 """
 
 
@@ -129,7 +128,7 @@ def make_demo(folder: Path, seed: int = 0) -> Path:
 
     cells[in_reference].copy().write_h5ad(folder / "reference.h5ad")
     _normalised(_fewer_genes(_query(first, "donor", ["donor_1a", "donor_1b"], rng), rng)).write_h5ad(folder / "donor_1.h5ad")
-    _write_zarr(_normalised(_more_columns(_query(second, "donor", ["donor_2", "ref_a"], rng), rng)), folder / "donor_2.zarr")
+    write_zarr(_normalised(_more_columns(_query(second, "donor", ["donor_2", "ref_a"], rng), rng)), folder / "donor_2.zarr")
     _with_gene_ids(_query(third, "sample", ["visit_1", "visit_2"], rng)).write_h5ad(folder / "patient_1.h5ad")
     _write_id_table(folder / "gene_ids.csv", cells.var_names)
     path = folder / "datasets.yaml"
@@ -202,14 +201,6 @@ def _write_id_table(path: Path, genes: pd.Index) -> None:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["gene_id", "symbol"])
         table.writerows(zip(_gene_ids(genes), genes, strict=True))
-
-
-def _write_zarr(cells: AnnData, path: Path) -> None:
-    """Write AnnData's zarr format 2, which every environment reads."""
-    import anndata as ad
-
-    with ad.settings.override(zarr_write_format=2):
-        cells.write_zarr(path)
 
 
 def _categorical(values: object) -> pd.Categorical:

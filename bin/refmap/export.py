@@ -16,7 +16,6 @@ from anndata.io import read_elem, write_elem
 
 from . import __version__
 from .align import COMPRESSOR
-from .errors import RefmapError
 from .query import BLOCK_VALUES, MODERN_FRAME, Query, encoding, is_group, spans, text
 
 MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp", "uns")

@@ -18,7 +18,7 @@ def align_reference(atlas: Path, settings: dict, out: Path) -> dict:
     atlas
         .h5ad, .zarr or .h5mu with counts, cells x genes.
     settings
-        The pipeline's parameters ``reference``, ``reference_*``, ``family``, ``seed`` and ``chunk_rows``.
+        The pipeline's parameters ``reference``, ``reference_*``, ``family`` and ``seed``.
     out
         Path of the AnnData zarr: X counts (cells x distinct gene ids), obs and obsm under the atlas's own keys.
 
@@ -51,7 +51,7 @@ def align_reference(atlas: Path, settings: dict, out: Path) -> dict:
         plan = check(atlas, row, card)
         if plan["faults"]:
             raise RefmapError("\n".join(plan["faults"]))
-        align(query, row, card, plan, out, settings["chunk_rows"])
+        align(query, row, card, plan, out)
     return trained
 
 

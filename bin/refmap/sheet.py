@@ -173,6 +173,7 @@ class Mapping(BaseModel):
     check_val_every_n_epoch: Annotated[
         Positive, Field(description="Epochs between validations; none: `--check_val_every_n_epoch`.")
     ] = None
+    early_stopping_patience: Annotated[Positive, Field(description="Validations without progress before it stops; none: `--early_stopping_patience`.")] = None
     batch_size: Annotated[Positive, Field(description="Cells in a minibatch; none: the model's own.")] = None
     learning_rate: Annotated[
         float | None,
@@ -187,7 +188,6 @@ class Mapping(BaseModel):
         Field(gt=0, le=1, description="The fraction of cells that is trained on."),
         Must("a number above 0 and at most 1"),
     ] = None
-    early_stopping_patience: Annotated[Positive, Field(description="Validations without progress before it stops.")] = None
     early_stopping_monitor: Annotated[Key, Field(description="The quantity that early stopping watches.")] = None
     early_stopping_min_delta: Annotated[Amount, Field(description="The least change that counts as progress.")] = None
     plan_kwargs: Annotated[
@@ -201,10 +201,9 @@ class Mapping(BaseModel):
 FIELDS = Mapping.model_fields
 LISTS = ("categorical_covariate_keys", "continuous_covariate_keys", "umap_colors")
 # Settings of training with a default among the pipeline's parameters, then those that are left to the model's library.
-TRAIN_DEFAULTS = ("max_epochs", "early_stopping", "check_val_every_n_epoch")
+TRAIN_DEFAULTS = ("max_epochs", "early_stopping", "check_val_every_n_epoch", "early_stopping_patience")
 YAML_ONLY = (
     "train_size",
-    "early_stopping_patience",
     "early_stopping_monitor",
     "early_stopping_min_delta",
     "plan_kwargs",

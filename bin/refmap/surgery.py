@@ -66,6 +66,7 @@ def map_query(
         raise RefmapError(f"The embedding of '{row['query']}' holds values that are no numbers: lower learning_rate.")
     embedding, predictions = _embedding(query, latent, surgery.predict(), card["labels_key"])
 
+    embedding.uns["refmap"] = {key: card[key] for key in ("family", "class_name")} | {"model_sha256": card["sha256"]}
     history.to_csv(out["history"])
     write_zarr(embedding, out["embedding"])
     surgery.save(out["model"])
@@ -93,7 +94,8 @@ def map_query(
             "seed": row["seed"],
             "versions": {"refmap": __version__, "python": platform.python_version(), **surgery.versions()},
             "predictions": predictions,
-            "warnings": [*plan["warnings"], *alignment["warnings"], *surgery.warnings],
+            # The alignment sees again some of what the plan saw.
+            "warnings": list(dict.fromkeys([*plan["warnings"], *alignment["warnings"], *surgery.warnings])),
         },
     )
 

@@ -13,7 +13,7 @@ process ALIGN_GENES {
     script:
     """
     align_genes.py --plan ${plan} --query query ${id_table ? '--id-table id_table' : ''} --card ${card} \\
-        --chunk-rows ${params.chunk_rows} --output aligned.zarr --alignment alignment.json --fault ${meta.id}.fault.json
+        --output aligned.zarr --alignment alignment.json --fault ${meta.id}.fault.json
     """
 
     stub:

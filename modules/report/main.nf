@@ -25,10 +25,16 @@ process REPORT {
     cat > reached.json <<'END_OF_REACHED'
     ${reached}
     END_OF_REACHED
+    cat > outdir.txt <<'END_OF_OUTDIR'
+    ${params.outdir}
+    END_OF_OUTDIR
+    cat > title.txt <<'END_OF_TITLE'
+    ${params.multiqc_title ?: 'refmap'}
+    END_OF_TITLE
 
     mkdir -p plans cards faults qc
     write_report.py --mappings ${mappings} --plans plans --cards cards --faults faults --qc qc --reached reached.json \\
-        --config ${config} --output report
+        --config ${config} --title "\$(cat title.txt)" --outdir "\$(cat outdir.txt)" --output report
     """
 
     stub:

@@ -2,7 +2,6 @@
 
 import json
 
-import anndata
 import numpy as np
 import pandas as pd
 import pytest

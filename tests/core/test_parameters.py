@@ -53,6 +53,7 @@ def test_the_defaults_of_mapping_are_the_designs():
         "max_epochs": 100,
         "early_stopping": True,
         "check_val_every_n_epoch": 5,
+        "early_stopping_patience": 5,
     }
 
 
@@ -60,7 +61,12 @@ def test_the_schemas_defaults_are_all_that_a_sheet_needs(tmp_path):
     sheet = tmp_path / "sheet.csv"
     sheet.write_text("dataset,file_id,query,model,batch_key\nlung,a,a.h5ad,m,donor\n")
     (row,) = read_sheet(sheet, defaults(SCHEMA))
-    assert row["train"] == {"max_epochs": 100, "early_stopping": True, "check_val_every_n_epoch": 5}
+    assert row["train"] == {
+        "max_epochs": 100,
+        "early_stopping": True,
+        "check_val_every_n_epoch": 5,
+        "early_stopping_patience": 5,
+    }
     assert {key: row[key] for key in ("one_batch", "seed", "min_gene_overlap", "warn_gene_overlap")} == {
         "one_batch": False,
         "seed": 0,
@@ -85,7 +91,7 @@ def test_every_parameter_is_in_the_configuration_and_in_the_docs(written):
 
 
 def test_every_parameter_that_is_used_is_in_the_schema():
-    sources = [*ROOT.glob("*.nf"), *ROOT.glob("*.config"), *ROOT.glob("conf/*.config"), *ROOT.glob("modules/**/*.nf")]
+    sources = [*ROOT.glob("*.nf"), ROOT / "nextflow.config", *ROOT.glob("conf/*.config"), *ROOT.glob("modules/*/*.nf")]
     used = {name for source in sources for name in re.findall(r"(?<![\w.])params\.(\w+)\b(?!\s*[({])", source.read_text())}
     # `conf/params.config` is no parameter.
     assert used - {"config"} <= set(properties(SCHEMA))

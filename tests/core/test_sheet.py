@@ -20,12 +20,13 @@ DEFAULTS = {
     "max_epochs": 100,
     "early_stopping": True,
     "check_val_every_n_epoch": 5,
+    "early_stopping_patience": 5,
     "one_batch": False,
     "seed": 7,
     "min_gene_overlap": 0.2,
     "warn_gene_overlap": 0.8,
 }
-TRAIN = {"max_epochs": 100, "early_stopping": True, "check_val_every_n_epoch": 5}
+TRAIN = {"max_epochs": 100, "early_stopping": True, "check_val_every_n_epoch": 5, "early_stopping_patience": 5}
 ROW = {
     "dataset": "lung",
     "file_id": "donor_1",
@@ -152,6 +153,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "max_epochs": "10",
         "early_stopping": "no",
         "check_val_every_n_epoch": "1",
+        "early_stopping_patience": "3",
         "batch_size": "64",
         "learning_rate": "1e-3",
         "umap_colors": "donor;cell type",
@@ -173,6 +175,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
                 "max_epochs": 10,
                 "early_stopping": False,
                 "check_val_every_n_epoch": 1,
+                "early_stopping_patience": 3,
                 "batch_size": 64,
                 "learning_rate": 0.001,
             },
@@ -222,7 +225,12 @@ KEYS = st.lists(WORDS, max_size=3)
             "min_gene_overlap": st.floats(0, 1),
             "train": st.none()
             | st.fixed_dictionaries(
-                {"max_epochs": st.integers(1), "early_stopping": st.booleans(), "check_val_every_n_epoch": st.integers(1)},
+                {
+                    "max_epochs": st.integers(1),
+                    "early_stopping": st.booleans(),
+                    "check_val_every_n_epoch": st.integers(1),
+                    "early_stopping_patience": st.integers(1),
+                },
                 optional={"batch_size": st.integers(1), "learning_rate": st.floats(1e-9, 1)},
             ),
         }

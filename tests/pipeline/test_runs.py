@@ -1,0 +1,283 @@
+"""Whole runs: what comes out where, what a failure hurts, and what is done again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from conftest import ROOT, Run
+from refmap.demo import make_demo
+
+MAPPINGS = {"pbmc": ["donor_1", "donor_2"], "clinic": ["patient_1"]}
+IDS = [(dataset, file_id) for dataset, files in MAPPINGS.items() for file_id in files]
+SUFFIX = {"donor_1": "h5ad", "donor_2": "zarr", "patient_1": "h5ad"}
+
+
+# The demo
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory) -> Path:
+    """The demo's input, made once more outside the run."""
+    return make_demo(tmp_path_factory.mktemp("data")).parent
+
+
+def test_the_demo_maps_everything_and_says_so(demo):
+    assert demo.status == 0, demo.printed
+    assert {row["status"] for row in demo.index().values()} == {"mapped"}
+    assert "3 mappings: 3 mapped, 0 failed" in demo.printed
+    lines = demo.printed.splitlines()
+    for dataset, file_id in IDS:
+        name = f"{dataset}/{file_id}"
+        (line,) = [line for line in lines if line.startswith(name)]
+        assert f"reference_mapping/dataset~{dataset}/file_id~{file_id}.zarr" in line
+        assert f"{float(demo.index()[name]['accuracy']):.3f}" in line
+    assert set(demo.tasks().values()) == {"COMPLETED"}
+
+
+@pytest.mark.parametrize(("dataset", "file_id"), IDS)
+def test_the_zarr_holds_the_whole_query_and_its_embedding(demo, demo_data, dataset, file_id):
+    mapped = ad.read_zarr(demo.out / "reference_mapping" / f"dataset~{dataset}" / f"file_id~{file_id}.zarr")
+    path = demo_data / f"{file_id}.{SUFFIX[file_id]}"
+    query = ad.read_zarr(path) if path.suffix == ".zarr" else ad.read_h5ad(path)
+    assert list(mapped.obs_names) == list(query.obs_names) and list(mapped.var_names) == list(query.var_names)
+    assert set(mapped.layers) == set(query.layers)
+    for ours, theirs in [(mapped.X, query.X), *((mapped.layers[name], query.layers[name]) for name in query.layers)]:
+        assert ours.dtype == theirs.dtype and abs(ours - theirs).max() == 0
+    for column in query.obs:
+        assert list(mapped.obs[column]) == list(query.obs[column])
+    assert mapped.obsm["X_emb"].shape == (query.n_obs, 10) and np.isfinite(mapped.obsm["X_emb"]).all()
+    probabilities = mapped.obsm["bulk_labels_probabilities"]
+    assert mapped.uns["refmap"]["class_name"] == "SCANVI"
+    classes = np.asarray(mapped.uns["refmap"]["classes"])
+    assert probabilities.shape == (query.n_obs, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert list(mapped.obs["bulk_labels_predicted"]) == list(classes[probabilities.argmax(axis=1)])
+
+
+@pytest.mark.parametrize(("dataset", "file_id"), IDS)
+def test_what_is_recorded_of_a_mapping(demo, demo_data, dataset, file_id):
+    qc = demo.out / "reference_mapping" / "qc" / f"dataset~{dataset}" / f"file_id~{file_id}"
+    assert {"alignment.json", "history.csv", "mapping.json", "composition.json", "umap.png"} <= {p.name for p in qc.iterdir()}
+    record = json.loads((qc / "mapping.json").read_text())
+    assert record["frozen_sha256_before"] == record["frozen_sha256_after"]
+    assert 0 < record["parameters_trainable"] < record["parameters_total"]
+    assert record["parameters"]["train"]["max_epochs"] == 3 and record["train"]["epochs"] == 3
+    assert record["seed"] == 0 and {"scvi-tools", "torch", "anndata", "refmap"} <= set(record["versions"])
+    # The accuracy, counted again from what was published
+    mapped = ad.read_zarr(demo.out / "reference_mapping" / f"dataset~{dataset}" / f"file_id~{file_id}.zarr")
+    right = (mapped.obs["bulk_labels_predicted"].astype(str) == mapped.obs["cell_type"].astype(str)).mean()
+    assert record["accuracy"]["accuracy"] == pytest.approx(right, abs=1e-4)
+    assert (demo.out / "reference_mapping" / "model" / f"dataset~{dataset}" / f"file_id~{file_id}" / "model.pt").is_file()
+
+
+def test_genes_of_the_demo_are_aligned_as_they_were_changed(demo):
+    def alignment(dataset, file_id):
+        qc = demo.out / "reference_mapping" / "qc" / f"dataset~{dataset}" / f"file_id~{file_id}"
+        return json.loads((qc / "alignment.json").read_text())
+
+    missing, extra, ids = (alignment(*mapping) for mapping in IDS)
+    assert (missing["matched"], missing["padded"]) == (612, 153)
+    assert (extra["matched"], extra["dropped"], extra["summed"]) == (765, 40, 20)
+    assert (ids["matched"], ids["translated"]) == (765, 765)
+
+
+def test_the_batch_named_as_the_references_is_told_from_it(demo):
+    qc = demo.out / "reference_mapping" / "qc" / "dataset~pbmc" / "file_id~donor_2"
+    assert json.loads((qc / "mapping.json").read_text())["batches"]["renamed"] == {"ref_a": "ref_a@pbmc.donor_2"}
+
+
+def test_one_page_over_all_mappings(demo):
+    page = (demo.out / "multiqc" / "multiqc_report.html").read_text()
+    for dataset, file_id in IDS:
+        assert f"{dataset}/{file_id}" in page
+    for name in ("trace.txt", "timeline.html", "report.html", "dag.html"):
+        assert (demo.out / "pipeline_info" / name).is_file()
+
+
+# Failures
+
+
+def few_cells(demo_data: Path, n: int = 40) -> ad.AnnData:
+    return ad.read_h5ad(demo_data / "reference.h5ad")[:n].copy()
+
+
+@pytest.fixture(scope="session")
+def twelve(demo, demo_data, tmp_path_factory) -> Run:
+    """12 mappings of which 3 are bad; the good ones map onto the demo's reference and onto a model updated by the demo."""
+    folder = tmp_path_factory.mktemp("twelve")
+    reference = demo.out / "reference_model"
+    updated = demo.out / "reference_mapping" / "model" / "dataset~pbmc" / "file_id~donor_1"
+    rows = []
+
+    def add(name, adata, model=reference, file=None, **columns):
+        file = folder / (file or f"{name}.h5ad")
+        adata.write_h5ad(file)
+        rows.append({"dataset": "many", "file_id": name, "query": file.name, "model": str(model), "batch_key": "batch"} | columns)
+
+    good = few_cells(demo_data)
+    add("onto_updated", good, updated)
+    add("onto_file", good, reference / "model.pt")
+    add("inference", good, train="false")
+    add("one_batch", good, one_batch="true")
+    add("hostile", good, file="a b; touch pwned 'x' \"y\" $(touch pwned) `touch pwned`.h5ad")
+    for number in range(1, 5):
+        add(f"plain_{number}", good)
+    strange = good.copy()
+    strange.var_names = [f"gene_{i}" for i in range(strange.n_vars)]
+    add("no_overlap", strange)
+    fractional = good.copy()
+    fractional.X = fractional.X * np.float32(0.5)
+    add("fractional", fractional)
+    batchless = good.copy()
+    del batchless.obs["batch"]
+    add("no_batch", batchless)
+    with open(folder / "sheet.csv", "w", newline="") as stream:
+        table = csv.DictWriter(stream, [*rows[0], "train", "one_batch"])
+        table.writeheader()
+        table.writerows(rows)
+    return Run(folder, "--input", "sheet.csv", "--max_epochs", "1")
+
+
+BAD = {
+    "many/no_overlap": ("CHECK_QUERY", "has none of the model's 765 genes"),
+    "many/fractional": ("ALIGN_GENES", "fractional"),
+    "many/no_batch": ("CHECK_QUERY", "batch"),
+}
+
+
+def test_three_bad_mappings_hurt_only_themselves(twelve):
+    assert twelve.status != 0
+    index = twelve.index()
+    assert len(index) == 12
+    assert {name for name, row in index.items() if row["status"] == "failed"} == set(BAD)
+    for name, (stage, reason) in BAD.items():
+        assert index[name]["stage"] == stage and reason in index[name]["reason"]
+    for name, row in index.items():
+        published = [twelve.out / row[key] for key in ("embedding", "updated_model", "qc") if row[key]]
+        assert len(published) == (0 if name in BAD else 3)
+        assert all(path.exists() for path in published)
+        file_id = name.split("/")[1]
+        assert name not in BAD or not list((twelve.out / "reference_mapping").rglob(f"file_id~{file_id}*"))
+
+
+def test_faults_are_told_before_training_and_again_in_one_block_at_the_end(twelve):
+    lines = twelve.printed.splitlines()
+    early = next(i for i, line in enumerate(lines) if "2 of 12 mappings cannot be done" in line)
+    assert "many/no_batch" in "".join(lines[early : early + 6]) and "many/no_overlap" in "".join(lines[early : early + 6])
+    training = [i for i, line in enumerate(lines) if "TRAIN_SURGERY" in line]
+    assert early < min(training)
+    end = next(i for i, line in enumerate(lines) if "12 mappings: 9 mapped, 3 failed" in line)
+    assert max(training) < end
+    block = "\n".join(lines[end:])
+    assert all(name in block for name in BAD)
+    page = (twelve.out / "multiqc" / "multiqc_report.html").read_text()
+    assert all(name in page for name in BAD)
+
+
+def test_names_from_the_sheet_reach_no_shell(twelve):
+    assert twelve.index()["many/hostile"]["status"] == "mapped"
+    assert not list(twelve.folder.rglob("pwned"))
+
+
+def test_a_model_is_inspected_once(twelve):
+    inspected = [name for name in twelve.tasks() if name.startswith("INSPECT_MODEL")]
+    assert len(inspected) == 3  # the reference as a folder, as a file, and the updated model
+
+
+def test_an_updated_model_is_a_reference(twelve):
+    record = twelve.out / "reference_mapping" / "qc" / "dataset~many" / "file_id~onto_updated" / "mapping.json"
+    batches = json.loads(record.read_text())["batches"]
+    assert batches["reference"] == 4  # two of the reference, two that the demo added
+    assert batches["renamed"] == {name: f"{name}@many.onto_updated" for name in ("ref_a", "ref_b")}
+
+
+# What stops a run at once
+
+
+def sheet(folder: Path, text: str) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "sheet.csv").write_text(text)
+    return "sheet.csv"
+
+
+def test_all_faults_of_a_sheet_and_of_the_parameters_at_once(tmp_path):
+    text = "dataset,file_id,query,model,batchkey\nlung,../x,q.h5ad,m,donor\nlung,a;b,q.h5ad,m,donor\n"
+    run = Run(tmp_path, "--input", sheet(tmp_path, text), "--max_epoch", "3")
+    assert run.status != 0
+    for said in ("Did you mean 'batch_key'?", "'../x'", "'a;b'", "Did you mean 'max_epochs'?"):
+        assert said in run.printed
+    assert "INSPECT_MODEL" not in run.printed and not (run.out / "reference_mapping").exists()
+
+
+def test_a_missing_query_and_a_missing_model_fail_alone(tmp_path):
+    text = "dataset,file_id,query,model,batch_key\nlung,a,nowhere.h5ad,no_model,donor\n"
+    run = Run(tmp_path, "--input", sheet(tmp_path, text))
+    assert run.status != 0
+    assert "There is no model at no_model" in run.index()["lung/a"]["reason"]
+    assert "1 mappings: 0 mapped, 1 failed" in run.printed or "1 mapping: 0 mapped, 1 failed" in run.printed
+
+
+def test_help_names_every_parameter(tmp_path):
+    run = Run(tmp_path, "--help")
+    groups = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"].values()
+    assert run.status == 0
+    for name, about in ((name, about) for group in groups for name, about in group["properties"].items()):
+        assert f"--{name} " in run.printed and about["description"] in run.printed
+
+
+# What is done again
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Path:
+    """A copy of the project to edit, below a path with a space."""
+    copy = tmp_path_factory.mktemp("a copy") / "refmap"
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in tracked.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
+def test_resume_does_again_exactly_what_changed(project, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.pt").write_text("one")
+    (tmp_path / "q.zarr").mkdir()
+    (tmp_path / "q.zarr" / "chunk").write_text("one")
+    header, rows = "dataset,file_id,query,model,batch_key,layer\n", ["d,a,q.zarr,model,b,X\n", "d,b,q.zarr,model,b,X\n"]
+
+    def done(*arguments, rows=rows) -> set[str]:
+        """What was not taken from the cache. VERDICT is no task with a cache; REPORT follows whatever changed."""
+        run = Run(tmp_path, "--input", sheet(tmp_path, header + "".join(rows)), "-stub-run", *arguments, project=project)
+        assert run.status == 0, run.printed
+        return {name for name, status in run.tasks().items() if status != "CACHED"} - {"VERDICT", "REPORT"}
+
+    def stages(*ids):
+        steps = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "EXPORT_EMBEDDING", "QC_MAPPING")
+        return {f"{step} ({id})" for step in steps for id in ids}
+
+    first = done()
+    assert first >= stages("d~a", "d~b")
+    assert done("-resume") == set()
+    # One row
+    assert done("-resume", rows=[rows[0], "d,b,q.zarr,model,b,counts\n"]) == {"CHECK_INPUT"} | stages("d~b")
+    # What stands inside a query's or a model's folder, whose own date stays
+    folder = os.stat(tmp_path / "model").st_mtime_ns
+    (tmp_path / "model" / "model.pt").write_text("another")
+    assert os.stat(tmp_path / "model").st_mtime_ns == folder
+    assert done("-resume") >= {"INSPECT_MODEL (model)"} | stages("d~a", "d~b")
+    # A comment in the package
+    with open(project / "bin" / "refmap" / "errors.py", "a") as stream:
+        stream.write("\n# an edit\n")
+    assert done("-resume") == first
