@@ -32,7 +32,11 @@ workflow MAP {
     CHECK_INPUT(sheet, toJson(params), file("${projectDir}/nextflow_schema.json"), code)
 
     // Nothing is trained before the sheet is known to be right
-    TRAIN_REFERENCE(atlas.combine(CHECK_INPUT.out.mappings).map { path, _checked -> [path, stamp(path)] }, referenceSettings(), code)
+    TRAIN_REFERENCE(
+        atlas.combine(CHECK_INPUT.out.trainer).map { path, env -> [path, stamp(path), env.text.trim()] },
+        referenceSettings(),
+        code,
+    )
 
     // [model's name, row as JSON, query, id table, model]; a path that leads nowhere is []
     rows = CHECK_INPUT.out.mappings
@@ -114,6 +118,8 @@ workflow MAP {
 workflow {
     if (params.help) {
         log.info(helpText())
+    } else if (params.version) {
+        log.info("refmap ${workflow.manifest.version}")
     } else {
         MAP()
     }

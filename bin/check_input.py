@@ -8,6 +8,7 @@ import click
 
 from refmap.cli import INPUT, OUTPUT, command, read_json
 from refmap.errors import RefmapError
+from refmap.families import trainer_of
 from refmap.parameters import check_parameters, defaults, load_schema
 from refmap.sheet import read_sheet
 
@@ -23,10 +24,10 @@ def read_parameters(path: Path) -> dict:
 @click.option("--sheet", type=INPUT, help="The queries: .csv, .tsv, .yaml or .yml; left out if only a reference is trained.")
 @click.option("--parameters", required=True, type=INPUT, help="The run's parameters, as JSON.")
 @click.option("--schema", required=True, type=INPUT, help="The pipeline's nextflow_schema.json.")
-@click.option("--reference-trained", is_flag=True, help="Rows need no model, as with the parameters reference and demo.")
-@click.option("--output", required=True, type=OUTPUT, help="The mappings, one line of JSON each.")
-def main(sheet: Path | None, parameters: Path, schema: Path, reference_trained: bool, output: Path) -> None:
-    """Check PARAMETERS and SHEET, report every fault of both at once, and write one line of JSON a mapping to OUTPUT."""
+@click.option("--output", required=True, type=OUTPUT, help="Write the mappings here, one line of JSON each.")
+@click.option("--trainer", type=OUTPUT, help="Write the environment that trains the reference's family here.")
+def main(sheet: Path | None, parameters: Path, schema: Path, output: Path, trainer: Path | None) -> None:
+    """Check parameters and sheet, report every fault of both at once, and write one line of JSON a mapping."""
     contract = load_schema(schema)
     given = read_parameters(parameters)
     faults: list[str] = []
@@ -38,7 +39,7 @@ def main(sheet: Path | None, parameters: Path, schema: Path, reference_trained: 
         faults += str(error).splitlines()
     rows: list[dict] = []
     if sheet:
-        trained = reference_trained or bool(given.get("reference") or given.get("demo"))
+        trained = bool(given.get("reference") or given.get("demo"))
         try:
             rows = read_sheet(sheet, settings, trained)
         except RefmapError as error:
@@ -49,6 +50,8 @@ def main(sheet: Path | None, parameters: Path, schema: Path, reference_trained: 
             "\n".join([f"{count} in the input (a sheet's rows are told by line; its header is row 1):", *faults])
         )
     # ASCII only, so that a line can stand in a script whatever the locale.
+    if trainer:
+        trainer.write_text(f"{trainer_of(settings['family']).env}\n")
     output.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -155,7 +155,7 @@ class Check:
                 self._count_batches(np.full(self.query.n_obs, f"{row['dataset']}.{row['file_id']}", dtype=object))
             else:
                 self._fault(
-                    f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key or one_batch."
+                    f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key."
                 )
             return
         column = self.query.obs_column(key)

@@ -166,7 +166,7 @@ def provenance(result: zarr.Group, row: dict) -> dict:
         "version": __version__,
         "dataset": row["dataset"],
         "file_id": row["file_id"],
-        "model": row["model"] or "the reference trained in this run",
+        "model": row["model"],
         **uns.pop("refmap", {}),
     }
     for name, value in uns.items():

@@ -27,7 +27,7 @@ LONGEST_NAME = 26
 
 
 def umap(latent: np.ndarray, seed: int) -> np.ndarray:
-    """Lay cells out in two dimensions (cells x 2) by UMAP, from the first two principal components.
+    """Lay cells out in two dimensions (cells x 2) by UMAP, from the two dimensions that vary most.
 
     McInnes, Healy & Melville 2018, arXiv:1802.03426. The layout is umap-learn's; the weights of the neighbours are
     computed here, because umap-learn compiles its own anew in each process, at 4 s of CPU whatever the number of cells.

@@ -12,7 +12,7 @@ import pandas as pd
 
 from . import plots
 from .cli import read_json, write_json
-from .errors import RefmapError, nearest
+from .errors import RefmapError
 from .query import Query, as_text
 
 MOST_CELLS_DRAWN = 50_000
@@ -30,7 +30,6 @@ class Cells:
     probability    that label's probability
     classes        the labels that the model knows
     columns        the obs columns of the query that are asked for: key -> values
-    absent         those that it lacks
     """
 
     latent: np.ndarray
@@ -38,7 +37,6 @@ class Cells:
     probability: pd.Series | None = None
     classes: list[str] = field(default_factory=list)
     columns: dict[str, pd.Series] = field(default_factory=dict)
-    absent: list[str] = field(default_factory=list)
 
 
 def describe_mapping(
@@ -72,13 +70,6 @@ def describe_mapping(
         confusion = confusion_table(truth, cells.predicted)
         confusion.to_csv(output / "confusion.csv")
         plots.draw_confusion(confusion, _name(row), output / "confusion.png")
-    record["warnings"] = [
-        *record["warnings"],
-        *(
-            f"umap_colors names '{key}', which the query's obs does not have.{nearest(key, cells.columns)}"
-            for key in cells.absent
-        ),
-    ]
     write_json(output / "mapping.json", record)
     _draw(cells, row, output)
 
@@ -99,13 +90,10 @@ def _read_cells(source: Query, embedding: Path, labels_key: str | None, row: dic
     for key in dict.fromkeys(key for key in (row["batch_key"], row["labels_key"], row["truth_key"]) if key):
         cells.columns[key] = _text(source.obs_column(key))
     for key in row["umap_colors"]:
-        if key in cells.columns:
-            continue
-        if key in source.obs_columns:
+        # A column that is not there was warned of before anything was trained.
+        if key not in cells.columns and key in source.obs_columns:
             values = source.obs_column(key)
             cells.columns[key] = values if _is_number(values) else _text(values)
-        else:
-            cells.absent.append(key)
     return cells
 
 

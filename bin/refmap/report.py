@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from .cli import read_json
-from .report_page import write_page
+from .report_page import software_versions, write_page
 
 # The stages that a mapping passes, in their order.
 STAGES = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "EXPORT_EMBEDDING", "QC_MAPPING")
@@ -152,10 +154,12 @@ def next_stage(outcome: Outcome, reached: str | None) -> str:
 
 
 def write_report(outcomes: list[Outcome], output: Path, config: Path, title: str, outdir: str) -> None:
-    """Write mappings.csv, summary.txt, failed.txt (a number) and multiqc_report.html to a new folder."""
+    """Write mappings.csv, summary.txt, software_versions.yml, failed.txt (a number) and multiqc_report.html to a new folder."""
     output.mkdir(parents=True)
     write_index(outcomes, output / "mappings.csv")
     (output / "summary.txt").write_text(summary(outcomes, outdir))
+    versions = software_versions([outcome for outcome in outcomes if outcome.mapped])
+    (output / "software_versions.yml").write_text(yaml.safe_dump(versions))
     (output / "failed.txt").write_text(f"{sum(not outcome.mapped for outcome in outcomes)}\n")
     write_page(outcomes, output / "multiqc_report.html", config, title)
 

@@ -86,7 +86,7 @@ def write_sections(outcomes: list[Outcome], folder: Path) -> None:
     versions = software_versions(mapped)
     if versions:
         # JSON is YAML.
-        write_json(folder / "refmap_mqc_versions.yml", versions)
+        write_json(folder / "refmap_mqc_versions.yml", {escape(k): [escape(v) for v in vs] for k, vs in versions.items()})
 
 
 def _box(color: str, content: str) -> str:
@@ -378,7 +378,7 @@ def software_versions(mapped: list[Outcome]) -> dict[str, list[str]]:
     versions: dict[str, list[str]] = {}
     for outcome in mapped:
         for name, version in outcome.record["versions"].items():
-            seen = versions.setdefault(escape(name), [])
-            if escape(str(version)) not in seen:
-                seen.append(escape(str(version)))
+            seen = versions.setdefault(name, [])
+            if str(version) not in seen:
+                seen.append(str(version))
     return versions

@@ -14,7 +14,7 @@ import pandas as pd
 from . import __version__
 from .cli import remove, write_json
 from .errors import RefmapError
-from .families import FAMILIES, ModelFolder, by_name
+from .families import ModelFolder, by_name, trainer_of
 from .storage import write_zarr
 
 
@@ -37,7 +37,7 @@ def map_query(
     Raises
     ------
     RefmapError
-        If the model is not the one inspected cannot be loaded, diverges, or moved the reference.
+        If the model is not the one that was inspected, cannot be loaded, diverges, or moved the reference.
     """
     row = plan["row"]
     folder = ModelFolder(model, card["model"])
@@ -66,7 +66,7 @@ def map_query(
         raise RefmapError(f"The embedding of '{row['query']}' holds values that are no numbers: lower learning_rate.")
     embedding, predictions = _embedding(query, latent, surgery.predict(), card["labels_key"])
 
-    embedding.uns["refmap"] = {key: card[key] for key in ("family", "class_name")} | {"model_sha256": card["sha256"]}
+    embedding.uns["refmap"] = {key: card[key] for key in ("model", "family", "class_name")} | {"model_sha256": card["sha256"]}
     history.to_csv(out["history"])
     write_zarr(embedding, out["embedding"])
     surgery.save(out["model"])
@@ -155,7 +155,7 @@ def train_reference(settings: dict, aligned: Path, folder: Path, log=print) -> N
     RefmapError
         If the family cannot be trained from what is there, or training diverges.
     """
-    family = next(family for family in FAMILIES if settings["family"] in family.trains)
+    family = trainer_of(settings["family"])
     work = folder.with_name(folder.name + ".part")
     remove(work)
     family.train_reference(ad.read_zarr(aligned), settings, work, log)

@@ -1,6 +1,7 @@
 // The sheet and the parameters, checked together: one JSON line a mapping
 process CHECK_INPUT {
     label 'process_essential'
+    publishDir "${params.outdir}/pipeline_info", mode: params.publish_dir_mode, pattern: 'parameters.json'
 
     input:
     path sheet, stageAs: 'sheet/*'
@@ -10,21 +11,25 @@ process CHECK_INPUT {
 
     output:
     path 'mappings.jsonl', emit: mappings
+    path 'trainer.txt', emit: trainer
+    path 'parameters.json', emit: parameters
 
     script:
-    checkInput(sheet, parameters, schema)
+    checkInput(sheet ? "--sheet ${sheet}" : '', parameters, "${schema}")
 
     // A stub run has the mappings of a real one
     stub:
-    checkInput(sheet, parameters, schema)
+    checkInput(sheet ? "--sheet ${sheet}" : '', parameters, "${schema}")
 }
 
+// `sheet` and `schema` come as text: Nextflow quotes a path's spaces for the shell in a process, and not in a function
 def checkInput(sheet, parameters, schema) {
     return """
     cat > parameters.json <<'END_OF_PARAMETERS'
     ${parameters}
     END_OF_PARAMETERS
 
-    check_input.py ${sheet ? "--sheet ${sheet}" : ''} --parameters parameters.json --schema ${schema} --output mappings.jsonl
+    check_input.py ${sheet} --parameters parameters.json --schema ${schema} \\
+        --output mappings.jsonl --trainer trainer.txt
     """.stripIndent()
 }

@@ -4,6 +4,8 @@ process REPORT {
     publishDir "${params.outdir}/multiqc", mode: params.publish_dir_mode, pattern: 'report/multiqc_report.html', saveAs: { name -> file(name).name }
     publishDir "${params.outdir}/reference_mapping", mode: params.publish_dir_mode, pattern: 'report/mappings.csv', saveAs: { name -> file(name).name }
 
+    publishDir "${params.outdir}/pipeline_info", mode: params.publish_dir_mode, pattern: 'report/software_versions.yml', saveAs: { name -> file(name).name }
+
     input:
     path mappings
     path plans, stageAs: 'plans/*'
@@ -18,6 +20,7 @@ process REPORT {
     path 'report/multiqc_report.html', emit: page
     path 'report/mappings.csv', emit: index
     path 'report/summary.txt', emit: summary
+    path 'report/software_versions.yml', emit: versions
     path 'report/failed.txt', emit: failed
 
     script:
@@ -40,7 +43,7 @@ process REPORT {
     stub:
     """
     mkdir report
-    touch report/multiqc_report.html report/mappings.csv report/summary.txt
+    touch report/multiqc_report.html report/mappings.csv report/summary.txt report/software_versions.yml
     echo 0 > report/failed.txt
     """
 }

@@ -2,11 +2,11 @@
 process TRAIN_REFERENCE {
     label 'process_essential'
     label 'process_gpu'
-    ext env: 'scvi'
+    ext env: { env }
     publishDir "${params.outdir}", mode: params.publish_dir_mode
 
     input:
-    tuple path(atlas, stageAs: 'atlas'), val(stamp)
+    tuple path(atlas, stageAs: 'atlas'), val(stamp), val(env)
     val settings
     val code
 

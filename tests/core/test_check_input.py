@@ -74,17 +74,12 @@ def test_without_a_sheet_there_are_no_mappings(check):
 
 
 @pytest.mark.parametrize(
-    ("flags", "given", "status"),
-    [
-        ([], {}, 1),
-        (["--reference-trained"], {}, 0),
-        ([], REFERENCE, 0),
-        ([], REFERENCE | {"reference": None, "demo": True, "input": None}, 0),
-    ],
+    ("given", "status"),
+    [({}, 1), (REFERENCE, 0), (REFERENCE | {"reference": None, "demo": True, "input": None}, 0)],
 )
-def test_a_row_needs_a_model_unless_one_is_trained(check, flags, given, status):
+def test_a_row_needs_a_model_unless_one_is_trained(check, given, status):
     sheet = "dataset,file_id,query,batch_key\nlung,a,a.zarr,donor\n"
-    result, output = check(sheet, *flags, **given)
+    result, output = check(sheet, **given)
     assert result.exit_code == status
     assert output is None if status else json.loads(output)["model"] is None
 

@@ -90,7 +90,7 @@ PROTEINS = make_card(proteins=["CD3", "CD4"], protein_key="adt")
         (same, {"layer": "countz"}, None, "has no layer 'countz': set layer to one of 'X', 'counts'. Did you mean 'counts'?"),
         (same, {"layer": "raw"}, None, "has no raw.X: set layer to one of 'X', 'counts'."),
         (same, {"batch_key": "doner"}, None, "has no obs column 'doner': its columns are 'donor'. Did you mean 'donor'?"),
-        (same, {"batch_key": None}, None, "needs a batch column, as the model has batches of 'batch': set batch_key or one_batch."),
+        (same, {"batch_key": None}, None, "needs a batch column, as the model has batches of 'batch': set batch_key."),
         (
             with_gap, {}, None,
             "has 2 of 9 cells without a value in batch column 'donor': fill them, remove these cells, or set one_batch: true.",

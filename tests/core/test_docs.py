@@ -1,6 +1,5 @@
 """The documents say what is there: links, parameters, profiles, paths, columns, fields and examples."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -26,8 +25,6 @@ DOCS = [README, ROOT / "CITATIONS.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "d
 TEXTS = {path: path.read_text(encoding="utf-8") for path in DOCS}
 SCHEMA = load_schema(ROOT / "nextflow_schema.json")
 MODULES = {path.parent.name: path.read_text(encoding="utf-8") for path in (ROOT / "modules").glob("*/main.nf")}
-# Options of commands that the documents name beside the pipeline's own
-OTHERS_OPTIONS = {"upgrade"}
 
 each_document = pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 
@@ -92,8 +89,7 @@ def test_every_make_target_that_is_named_is_there():
 
 @each_document
 def test_every_parameter_that_is_named_is_there(path):
-    named = set(re.findall(r"--([a-z]\w+)", TEXTS[path]))
-    assert named - OTHERS_OPTIONS <= set(properties(SCHEMA))
+    assert set(re.findall(r"--([a-z]\w+)", TEXTS[path])) <= set(properties(SCHEMA))
 
 
 @each_document
@@ -146,8 +142,9 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def test_the_documents_and_the_modules_agree_on_every_path():
-    there = {path.rstrip("/") for path in published()}
-    readme = {line.split()[0].removeprefix("<outdir>/").rstrip("/") for line in section(README, "Outputs").splitlines() if "<outdir>/" in line}
+    # The folder that Nextflow writes to is explained as one.
+    there = {path.rstrip("/") for path in published() if not path.startswith("pipeline_info/") or path.endswith("/")}
+    readme = {path.rstrip("/") for path in re.findall(r"^<outdir>/(\S+)", section(README, "Outputs"), flags=re.M)}
     table = {name.rstrip("/") for name in first_column(TEXTS[OUTPUTS], "path")}
     assert len(there) == 7
     assert readme == table == there
@@ -169,7 +166,10 @@ def demo_run(tmp_path_factory):
         embedding = ad.AnnData(
             obs=pd.DataFrame(index=pd.Index(query.obs_names, dtype=object)),
             obsm={"X_emb": np.ones((query.n_obs, 10), dtype=np.float32), "bulk_labels_probabilities": probabilities},
-            uns={"bulk_labels_classes": np.array(classes, dtype=object)},
+            uns={
+                "bulk_labels_classes": np.array(classes, dtype=object),
+                "refmap": {"family": "scvi", "class_name": "SCANVI", "model_sha256": "0" * 64},
+            },
         )
         best = probabilities.argmax(axis=1)
         embedding.obs["bulk_labels_predicted"] = pd.Categorical.from_codes(best, categories=classes)
@@ -289,5 +289,4 @@ def test_the_changelog_has_this_version():
 
 
 def test_the_two_commands_stand_at_the_top():
-    assert re.search(r"^make demo\b.*\nmake test\b", blocks(README, "bash")[0])
-    assert json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"]
+    assert re.match(r"make demo\b.*\nmake test\b", blocks(README, "bash")[0])

@@ -16,12 +16,17 @@ _KNOWN_BY_SIGHT = {
     "scGen": {"x_dim_", "z_dim_", "dr_rate_"},
 }
 
-__all__ = ["FAMILIES", "Family", "ModelCard", "ModelFolder", "by_name", "recognise"]
+__all__ = ["FAMILIES", "Family", "ModelCard", "ModelFolder", "by_name", "recognise", "trainer_of"]
 
 
 def by_name(name: str) -> Family:
     """The family of that name."""
     return next(family for family in FAMILIES if family.name == name)
+
+
+def trainer_of(reference: str) -> Family:
+    """The family that trains references of this kind, such as ``scanvi``."""
+    return next(family for family in FAMILIES if reference in family.trains)
 
 
 def recognise(folder: ModelFolder) -> Family:
