@@ -29,5 +29,5 @@ lock: ## resolve the environments anew from containers/*/pyproject.toml
 	@tools/lock
 
 clean: ## remove what the demo, the tests and Nextflow left here (not .tools, nor your results)
-	@rm -rf results/demo work .nextflow .nextflow.log* .pytest_cache .hypothesis
+	@rm -rf results/demo work .nextflow .nextflow.log* .nf-test .nf-test.log .pytest_cache .hypothesis
 	@find bin tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

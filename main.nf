@@ -117,9 +117,9 @@ workflow MAP {
 
 workflow {
     if (params.help) {
-        log.info(helpText())
+        println(helpText())
     } else if (params.version) {
-        log.info("refmap ${workflow.manifest.version}")
+        println("refmap ${workflow.manifest.version}")
     } else {
         MAP()
     }

@@ -104,9 +104,7 @@ WAYS = {"chunks": by_chunks, "memory": in_memory}
 def measure(way: str, query: Path, out: Path) -> dict:
     """Run one way in a process of its own: its peak memory in MB, and seconds."""
     command = [sys.executable, __file__, "--run", way, str(query), str(out)]
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
-    )
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -147,9 +145,7 @@ def bench(cells: int, run: tuple[str, str, str] | None) -> None:
     print(f"query: {GENES:,} genes, {VALUES_PER_CELL:,} counts a cell; model: {len(MODEL):,} genes")
     for name, size in sizes.items():
         found = figures[name]
-        print(
-            f"{size:>9,} cells: peak {found['mb']:,.0f} MB, {found['seconds']:.1f} s, {size / found['seconds']:,.0f} cells/s"
-        )
+        print(f"{size:>9,} cells: peak {found['mb']:,.0f} MB, {found['seconds']:.1f} s, {size / found['seconds']:,.0f} cells/s")
     print(f"ten times the cells: {long['mb'] / short['mb']:.2f} times the peak memory (aim: at most 1.20)")
     print(
         f"in memory, {cells:,} cells: peak {memory['mb']:,.0f} MB, {memory['seconds']:.1f} s, that is "

@@ -56,7 +56,10 @@ def main() -> None:
         Path("sheet.csv").write_text(SHEET)
         Path("params.json").write_text(json.dumps({"input": "sheet.csv"}))
         step("scvi", "train_reference.py --atlas query.h5ad --settings settings.json --model model")
-        step("core", f"check_input.py --sheet sheet.csv --parameters params.json --schema '{ROOT}/nextflow_schema.json' --output row.json")
+        step(
+            "core",
+            f"check_input.py --sheet sheet.csv --parameters params.json --schema '{ROOT}/nextflow_schema.json' --output row.json",
+        )
         step("core", "inspect_model.py --model model --card card.json")
         steps = {
             "CHECK_QUERY": ("core", "check_query.py --row row.json --query query.h5ad --card card.json --output plan.json"),
@@ -69,7 +72,10 @@ def main() -> None:
                 "train_surgery.py --plan plan.json --aligned aligned.zarr --alignment alignment.json --model model --card card.json"
                 " --updated-model updated --embedding embedding.zarr --history history.csv --mapping mapping.json",
             ),
-            "EXPORT_EMBEDDING": ("core", "export_embedding.py --plan plan.json --query query.h5ad --embedding embedding.zarr --output out.zarr"),
+            "EXPORT_EMBEDDING": (
+                "core",
+                "export_embedding.py --plan plan.json --query query.h5ad --embedding embedding.zarr --output out.zarr",
+            ),
             "QC_MAPPING": (
                 "core",
                 "qc_mapping.py --plan plan.json --query query.h5ad --alignment alignment.json --mapping mapping.json"

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from refmap.align import CHUNK_ROWS, align, read_id_table
+from refmap.align import CHUNK_ROWS, align
 from refmap.cli import INPUT, OUTPUT, command, read_json, write_json
+from refmap.genes import read_id_table
 from refmap.query import Query, return_freed_memory
 
 
@@ -31,9 +32,7 @@ def reporter() -> Callable[[int, int], None]:
 @click.option("--id-table", type=INPUT, help="Pairs of gene ids: CSV or TSV of two columns.")
 @click.option("--chunk-rows", type=click.IntRange(min=1), default=CHUNK_ROWS, help="Cells held in memory at once.")
 @click.option("--output", type=OUTPUT, required=True, help="Write the aligned query to this zarr.")
-@click.option(
-    "--alignment", type=OUTPUT, required=True, help="Write what was matched, padded and dropped to this JSON file."
-)
+@click.option("--alignment", type=OUTPUT, required=True, help="Write what was matched, padded and dropped to this JSON file.")
 def align_genes(
     plan: Path, query: Path, card: Path, id_table: Path | None, chunk_rows: int, output: Path, alignment: Path
 ) -> None:

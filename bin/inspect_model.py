@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import click
-
 from refmap.cards import inspect_model
 from refmap.cli import OUTPUT, write_json
 

@@ -4,7 +4,6 @@
 from pathlib import Path
 
 import click
-
 from refmap.cli import command
 from refmap.demo import make_demo
 

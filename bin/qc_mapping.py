@@ -4,7 +4,6 @@
 from pathlib import Path
 
 import click
-
 from refmap.cli import INPUT, OUTPUT, command, read_json
 from refmap.qc import describe_mapping
 

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import click
-
 from refmap.cli import INPUT, OUTPUT, command, read_json
 from refmap.reference import align_reference
 from refmap.surgery import train_reference as train
@@ -13,7 +12,9 @@ from refmap.surgery import train_reference as train
 
 @command("TRAIN_REFERENCE")
 @click.option("--atlas", type=INPUT, required=True, help="The atlas with counts: .h5ad, .zarr or .h5mu.")
-@click.option("--settings", type=INPUT, required=True, help="The pipeline's parameters reference, reference_*, family, seed: JSON.")
+@click.option(
+    "--settings", type=INPUT, required=True, help="The pipeline's parameters reference, reference_*, family, seed: JSON."
+)
 @click.option("--model", type=OUTPUT, required=True, help="Write the model to this folder.")
 def train_reference(atlas: Path, settings: Path, model: Path) -> None:
     """Train a surgery-ready reference on the counts of an atlas."""

@@ -2,7 +2,6 @@
 """Map an aligned query onto its reference by architecture surgery."""
 
 import click
-
 from refmap.cli import INPUT, OUTPUT, command, read_json
 from refmap.surgery import map_query
 

@@ -4,9 +4,9 @@
 from pathlib import Path
 
 import click
-
 from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.report import gather, write_report
+from refmap.outcomes import gather
+from refmap.report import write_report
 
 FOLDER = click.Path(path_type=Path)
 

@@ -9,16 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .align import (
-    Resolution,
-    find_proteins,
-    overlap_fault,
-    overlap_warnings,
-    pair_covariates,
-    read_id_table,
-    resolve,
-)
+from .columns import pair_covariates
 from .errors import RefmapError
+from .genes import Resolution, overlap_fault, overlap_warnings, read_id_table, resolve
+from .proteins import find_proteins
 from .query import Query, as_text, listed
 
 NOTHING_KNOWN = dict.fromkeys(("format", "n_cells", "n_genes", "n_genes_found", "n_model_genes", "n_proteins_found"))
@@ -154,9 +148,7 @@ class Check:
             if row["one_batch"]:
                 self._count_batches(np.full(self.query.n_obs, f"{row['dataset']}.{row['file_id']}", dtype=object))
             else:
-                self._fault(
-                    f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key."
-                )
+                self._fault(f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key.")
             return
         column = self.query.obs_column(key)
         missing = int(column.isna().sum())

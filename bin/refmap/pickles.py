@@ -306,10 +306,28 @@ def _built(target: Any, state: Any) -> Any:
 
 # -------------------------------------------------------------------------------------------------------------- the machine
 
-_ARGUMENT = set(
-    "BININT BININT1 BININT2 LONG1 LONG4 INT LONG BINFLOAT FLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
-    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
-)
+_ARGUMENT = {
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "LONG4",
+    "INT",
+    "LONG",
+    "BINFLOAT",
+    "FLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "UNICODE",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "BYTEARRAY8",
+}
 _EMPTY = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
@@ -541,9 +559,7 @@ def _load(machine: _Machine, stream: BinaryIO | _Bounded, shown: str) -> Any:
     try:
         return machine.load(stream)
     except _DAMAGED as error:
-        raise RefmapError(
-            f"{shown} is damaged or no pickle at all ({error}): copy it again from where it came from."
-        ) from None
+        raise RefmapError(f"{shown} is damaged or no pickle at all ({error}): copy it again from where it came from.") from None
 
 
 def read_pickle(path: Path, shown: str | None = None) -> Contents:

@@ -18,10 +18,31 @@ N_EPOCHS = 200
 # Okabe & Ito's colours, told apart by all eyes: https://jfly.uni-koeln.de/color/
 FEW_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 # Paul Tol's discrete rainbow, made for colour-blind readers where there must be many: https://personal.sron.nl/~pault/
-MANY_COLORS = (
-    "#e8ecfb #d9cce3 #caaccb #ba8db4 #aa6f9e #994f88 #882e72 #1965b0 #437dbf #6195cf #7bafde #4eb265 #90c987 #cae0ab "
-    "#f7f056 #f7cb45 #f4a736 #ee8026 #e65518 #dc050c #a5170e #72190e #42150a"
-).split()[4:]
+MANY_COLORS = [
+    "#e8ecfb",
+    "#d9cce3",
+    "#caaccb",
+    "#ba8db4",
+    "#aa6f9e",
+    "#994f88",
+    "#882e72",
+    "#1965b0",
+    "#437dbf",
+    "#6195cf",
+    "#7bafde",
+    "#4eb265",
+    "#90c987",
+    "#cae0ab",
+    "#f7f056",
+    "#f7cb45",
+    "#f4a736",
+    "#ee8026",
+    "#e65518",
+    "#dc050c",
+    "#a5170e",
+    "#72190e",
+    "#42150a",
+][4:]
 GREY = "#c8c8c8"
 LONGEST_NAME = 26
 

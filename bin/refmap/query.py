@@ -279,17 +279,13 @@ class Query:
             raise RefmapError(f"query file '{self.shown_as}' does not exist.")
         if path.is_dir():
             if not any((path / name).is_file() for name in (".zgroup", "zarr.json")):
-                raise self.fault(
-                    "is a folder but no zarr store (no .zgroup or zarr.json in it): give an .h5ad, .zarr or .h5mu."
-                )
+                raise self.fault("is a folder but no zarr store (no .zgroup or zarr.json in it): give an .h5ad, .zarr or .h5mu.")
             with self.reading("its top group"):
                 return zarr.open_group(path, mode="r"), "zarr"
         if path.stat().st_size == 0:
             raise self.fault("is empty (0 bytes): copy it again.")
         if not h5py.is_hdf5(path):
-            raise self.fault(
-                "is neither an HDF5 file (.h5ad, .h5mu) nor a zarr store: give a file that anndata can read."
-            )
+            raise self.fault("is neither an HDF5 file (.h5ad, .h5mu) nor a zarr store: give a file that anndata can read.")
         with self.reading("its top group"):
             file = h5py.File(path, "r")
         return file, "h5mu" if "mod" in file and "obs" in file else "h5ad"
@@ -305,11 +301,7 @@ class Query:
                 )
             root = root["mod"][wanted]
         if "obs" not in root or "var" not in root:
-            hint = (
-                " It looks like a Cell Ranger .h5: convert it with scanpy.read_10x_h5 first."
-                if "matrix" in root
-                else ""
-            )
+            hint = " It looks like a Cell Ranger .h5: convert it with scanpy.read_10x_h5 first." if "matrix" in root else ""
             raise self.fault(f"holds no AnnData (no obs or no var in it).{hint}")
         return root
 
@@ -474,9 +466,7 @@ class Query:
         if encoding(elem) == "dataframe":
             return self._protein_frame(key, Frame(elem, self), elem)
         stored = read_elem(elem) if is_group(elem) else elem
-        return Proteins(
-            f"obsm '{key}'", self._protein_names(key, stored.shape[1]), self.n_obs, lambda a, b: _dense(stored[a:b])
-        )
+        return Proteins(f"obsm '{key}'", self._protein_names(key, stored.shape[1]), self.n_obs, lambda a, b: _dense(stored[a:b]))
 
     def _protein_frame(self, key: str, frame: Frame, elem) -> Proteins:
         if frame._whole is not None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from .cli import read_json, write_json
 
 if TYPE_CHECKING:
-    from .report import Outcome
+    from .outcomes import Outcome
 
 MOST_PICTURES = 200
 MOST_NAMES = 20

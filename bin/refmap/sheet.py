@@ -127,9 +127,7 @@ class Mapping(BaseModel):
         Must("a path or URI that ends in .h5ad, .zarr or .h5mu"),
         Field(description="The query's counts: a path or URI of an .h5ad, .zarr or .h5mu."),
     ]
-    model: Annotated[
-        Key, Field(description="The reference model, a folder or file; not needed when this run trains it.")
-    ] = None
+    model: Annotated[Key, Field(description="The reference model, a folder or file; not needed when this run trains it.")] = None
     batch_key: Annotated[Text, TEXT, Field(description="The column of the query's `obs` that holds its batches.")]
     labels_key: Annotated[Key, Field(description="The column of `obs` with labels that the model is given.")] = None
     truth_key: Annotated[
@@ -173,7 +171,9 @@ class Mapping(BaseModel):
     check_val_every_n_epoch: Annotated[
         Positive, Field(description="Epochs between validations; none: `--check_val_every_n_epoch`.")
     ] = None
-    early_stopping_patience: Annotated[Positive, Field(description="Validations without progress before it stops; none: `--early_stopping_patience`.")] = None
+    early_stopping_patience: Annotated[
+        Positive, Field(description="Validations without progress before it stops; none: `--early_stopping_patience`.")
+    ] = None
     batch_size: Annotated[Positive, Field(description="Cells in a minibatch; none: the model's own.")] = None
     learning_rate: Annotated[
         float | None,
@@ -294,9 +294,7 @@ def read_sheet(path: str | Path, defaults: dict[str, Any], reference: bool = Fal
     path = Path(path)
     reader = {".yaml": _read_yaml, ".yml": _read_yaml, ".csv": _read_csv, ".tsv": _read_csv}.get(path.suffix.lower())
     if reader is None:
-        raise RefmapError(
-            f"{path.name}: a sheet is a file that ends in .yaml, .yml, .csv or .tsv; rename it, or give another."
-        )
+        raise RefmapError(f"{path.name}: a sheet is a file that ends in .yaml, .yml, .csv or .tsv; rename it, or give another.")
     faults: list[Fault] = []
     entries = reader(_read_text(path), path.name, reference, faults)
     mappings = [_check(entry, reference, faults) for entry in entries]
@@ -381,9 +379,7 @@ def _sentences(faults: Iterable[Fault]) -> list[str]:
     alike: dict[tuple, list[Fault]] = {}
     for number, fault in enumerate(faults):
         alike.setdefault((number if fault.group is None else fault.group, fault.sentence), []).append(fault)
-    return [
-        f"{first.where}{f' and {len(others)} more' if others else ''}: {first.sentence}" for first, *others in alike.values()
-    ]
+    return [f"{first.where}{f' and {len(others)} more' if others else ''}: {first.sentence}" for first, *others in alike.values()]
 
 
 def _row(mapping: Mapping, defaults: dict[str, Any]) -> dict:

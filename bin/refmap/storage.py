@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata as ad
+import numcodecs
+
+# What passes between steps is read once: quick matters more than small.
+COMPRESSOR = numcodecs.Blosc(cname="lz4", clevel=5, shuffle=numcodecs.Blosc.SHUFFLE)
 
 
 def write_zarr(adata: ad.AnnData, path: Path) -> None:

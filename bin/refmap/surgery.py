@@ -18,9 +18,7 @@ from .families import ModelFolder, by_name, trainer_of
 from .storage import write_zarr
 
 
-def map_query(
-    plan: dict, card: dict, alignment: dict, model: Path, aligned: Path, out: dict[str, Path]
-) -> None:
+def map_query(plan: dict, card: dict, alignment: dict, model: Path, aligned: Path, out: dict[str, Path]) -> None:
     """Map a query and write the updated model, the embedding, the history and the record of the mapping.
 
     Parameters
@@ -107,9 +105,7 @@ def _train(surgery, settings: dict | None) -> tuple[pd.DataFrame, dict | None]:
         print("inference only: nothing is trained")
         return nothing, None
     if surgery.parameters_trainable == 0:
-        surgery.warnings.append(
-            "Nothing was trained: the model has no batch or covariate that this query could add to."
-        )
+        surgery.warnings.append("Nothing was trained: the model has no batch or covariate that this query could add to.")
         print(surgery.warnings[-1])
         return nothing, None
     return surgery.train(settings, log=print)

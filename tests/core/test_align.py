@@ -12,9 +12,12 @@ from align_genes import align_genes
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refmap.align import align, check_values, pair_covariates, read_id_table, resolve
+from refmap.align import align
 from refmap.checks import check
+from refmap.columns import pair_covariates
+from refmap.counts import check_values
 from refmap.errors import RefmapError
+from refmap.genes import read_id_table, resolve
 from refmap.query import Query
 from scipy import sparse
 
@@ -89,9 +92,7 @@ def test_any_genes_give_the_plain_definition(tmp_path_factory, genes, matrix, ki
     adata.X = {"csr": adata.X, "csc": adata.X.tocsc(), "dense": counts}[matrix]
     adata.write_h5ad(folder / "query") if kind == "h5ad" else adata.write_zarr(folder / "query")
 
-    aligned, alignment = run(
-        folder / "query", folder / "aligned.zarr", make_row(min_gene_overlap=0.0), chunk_rows=chunk_rows
-    )
+    aligned, alignment = run(folder / "query", folder / "aligned.zarr", make_row(min_gene_overlap=0.0), chunk_rows=chunk_rows)
 
     resolved = [g.split(".")[0] for g in genes]
     assert (aligned.X.toarray() == plain_definition(counts, resolved)).all()
@@ -110,9 +111,7 @@ def test_real_cells_shuffled_and_cut(pbmc, tmp_path):
     genes = list(rng.permutation(pbmc.var_names)[:600])
     query = pbmc[:, rng.permutation(pbmc.n_vars)[:700]].copy()
     query.write_h5ad(tmp_path / "query")
-    aligned, alignment = run(
-        tmp_path / "query", tmp_path / "a.zarr", make_row(batch_key="batch"), make_card(genes=genes), 100
-    )
+    aligned, alignment = run(tmp_path / "query", tmp_path / "a.zarr", make_row(batch_key="batch"), make_card(genes=genes), 100)
     common = [g for g in genes if g in query.var_names]
     assert alignment["matched"] == len(common) < 600
     assert (aligned[:, common].X.toarray() == query[:, common].X.toarray()).all()
@@ -256,9 +255,7 @@ def test_empty_cells_stay(tmp_path):
     adata.write_h5ad(tmp_path / "query")
     aligned, alignment = run(tmp_path / "query", tmp_path / "a.zarr")
     assert aligned.n_obs == 9
-    assert alignment["warnings"] == [
-        "query 'data/q.h5ad' has 2 cells without a count in the model's genes: they are kept."
-    ]
+    assert alignment["warnings"] == ["query 'data/q.h5ad' has 2 cells without a count in the model's genes: they are kept."]
 
 
 def test_no_overlap_shows_both_sides_and_the_column_that_would_do(tmp_path):
@@ -275,9 +272,7 @@ def test_no_overlap_shows_both_sides_and_the_column_that_would_do(tmp_path):
     _, alignment = run(tmp_path / "query", tmp_path / "a.zarr", make_row(var_key="ensembl"))
     assert alignment["matched"] == alignment["versions_stripped"] == 12
     _, alignment = run(tmp_path / "query", tmp_path / "a.zarr", make_row(var_key="half"))
-    assert (
-        alignment["overlap"] == 0.5 and "6 of the model's 12 genes (50.0%, less than 80%)" in alignment["warnings"][0]
-    )
+    assert alignment["overlap"] == 0.5 and "6 of the model's 12 genes (50.0%, less than 80%)" in alignment["warnings"][0]
     with pytest.raises(
         RefmapError, match=r"has 6 of the model's 12 genes \(50.0%\), fewer than min_gene_overlap \(60%\).*'ensembl'"
     ):
@@ -343,9 +338,7 @@ def test_long_matrices_are_appended_without_a_seam(tmp_path, monkeypatch):
 @pytest.fixture
 def cite(tmp_path):
     adata = make_query(MODEL)
-    adata.obsm["adt"] = pd.DataFrame(
-        np.arange(27).reshape(9, 3), index=adata.obs_names, columns=["CD4_TotalSeqB", "cd3", "CD8"]
-    )
+    adata.obsm["adt"] = pd.DataFrame(np.arange(27).reshape(9, 3), index=adata.obs_names, columns=["CD4_TotalSeqB", "cd3", "CD8"])
     adata.write_h5ad(tmp_path / "query")
     return tmp_path / "query"
 
@@ -374,9 +367,7 @@ def test_proteins_must_be_counts(tmp_path):
     adata = make_query(MODEL)
     adata.obsm["adt"] = pd.DataFrame({"CD8": np.linspace(0, 1, 9)}, index=adata.obs_names)
     adata.write_h5ad(tmp_path / "query")
-    with pytest.raises(
-        RefmapError, match=r"holds no protein counts in obsm 'adt': 7 fractional values \(such as 0.125\)"
-    ):
+    with pytest.raises(RefmapError, match=r"holds no protein counts in obsm 'adt': 7 fractional values \(such as 0.125\)"):
         run(tmp_path / "query", tmp_path / "a.zarr", card=make_card(proteins=["CD8"], protein_key="adt"))
 
 

@@ -9,7 +9,6 @@ import pytest
 import scipy.sparse as sp
 import yaml
 from click.testing import CliRunner
-
 from make_demo import main
 from refmap.demo import _undo_scaling, make_demo, pbmc_counts
 from refmap.errors import RefmapError

@@ -13,9 +13,10 @@ from refmap.demo import make_demo
 from refmap.export import export
 from refmap.families.base import Family, Surgery
 from refmap.families.scvi.card import CLASSES
+from refmap.outcomes import Outcome
 from refmap.parameters import defaults, load_schema, properties
 from refmap.query import Query
-from refmap.report import COLUMNS, Outcome, write_index
+from refmap.report import COLUMNS, write_index
 from refmap.sheet import FIELDS, YAML_ONLY, read_sheet
 from refmap.storage import write_zarr
 
@@ -268,7 +269,7 @@ def test_the_classes_that_map_are_those_of_the_code():
     for line in section(README, "Which models").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and cells[1] in ("yes", "no"):
-            shown |= {name: (cells[1] == "yes", cells[2]) for name in cells[0].split(", ")}
+            shown |= dict.fromkeys(cells[0].split(", "), (cells[1] == "yes", cells[2]))
     assert {name: maps for name, (maps, _) in shown.items()} == {name: not kind.unfit for name, kind in CLASSES.items()}
     assert {name for name, (_, note) in shown.items() if "predicts" in note} == {
         name for name, kind in CLASSES.items() if kind.predicts and not kind.unfit

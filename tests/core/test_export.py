@@ -41,9 +41,7 @@ def adata():
         },
         index=CELLS,
     )
-    var = pd.DataFrame(
-        {"symbol": [f"s{i}" for i in range(15)]}, index=pd.Index([f"g{i}" for i in range(15)], name="gene")
-    )
+    var = pd.DataFrame({"symbol": [f"s{i}" for i in range(15)]}, index=pd.Index([f"g{i}" for i in range(15)], name="gene"))
     adata = anndata.AnnData(
         x,
         obs=obs,
@@ -59,9 +57,7 @@ def adata():
             "records": np.rec.fromarrays([[1.0, 2.0]], names="score"),
         },
     )  # fmt: skip
-    adata.raw = anndata.AnnData(
-        sparse.hstack([x, x]).tocsr(), obs=obs, var=pd.DataFrame(index=[f"r{i}" for i in range(30)])
-    )
+    adata.raw = anndata.AnnData(sparse.hstack([x, x]).tocsr(), obs=obs, var=pd.DataFrame(index=[f"r{i}" for i in range(30)]))
     return adata
 
 

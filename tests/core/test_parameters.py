@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
-
 from refmap.errors import RefmapError
 from refmap.parameters import check_parameters, defaults, groups, load_schema, properties
 from refmap.sheet import COLUMNS, FIELDS, TRAIN_DEFAULTS, YAML_ONLY, read_sheet

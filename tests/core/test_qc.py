@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-
 from qc_mapping import main
 from refmap import plots
 from refmap.errors import RefmapError

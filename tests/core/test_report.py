@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
-from refmap.report import COLUMNS, Outcome, gather, index_line, summary
+from refmap.outcomes import Outcome, gather
+from refmap.report import COLUMNS, index_line, summary
 from refmap.report_page import put_pictures_in, read_history, recall, software_versions, training, warnings, write_sections
 from write_report import main
 

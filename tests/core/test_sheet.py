@@ -12,7 +12,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-
 from refmap.errors import RefmapError
 from refmap.sheet import COLUMNS, FIELDS, LEVELS, YAML_ONLY, Mapping, Must, read_sheet
 
@@ -556,10 +555,7 @@ def test_a_cell_may_not_hold_a_line_break(faults):
         ),
         (
             scarches({"labels_key": "x"}),
-            [
-                "lung/donor_1: key 'model_params.batch_key' is missing. "
-                "The column of the query's `obs` that holds its batches."
-            ],
+            ["lung/donor_1: key 'model_params.batch_key' is missing. The column of the query's `obs` that holds its batches."],
         ),
         (
             dataset({"donor_1": None}),

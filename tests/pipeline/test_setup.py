@@ -54,8 +54,14 @@ def offline(tmp_path):
 
 
 def test_activate_puts_the_environment_first_on_path(tree, offline):
-    ran = shell("set -eu; . containers/activate core; which python; echo $MPLCONFIGDIR; echo ${PYTHONPATH-none}",
-                cwd=tree, PATH=offline["PATH"], PYTHONPATH="/elsewhere", MPLCONFIGDIR=None, NUMBA_CACHE_DIR=None)
+    ran = shell(
+        "set -eu; . containers/activate core; which python; echo $MPLCONFIGDIR; echo ${PYTHONPATH-none}",
+        cwd=tree,
+        PATH=offline["PATH"],
+        PYTHONPATH="/elsewhere",
+        MPLCONFIGDIR=None,
+        NUMBA_CACHE_DIR=None,
+    )
     home = tree / ".tools/envs/core"
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [f"{home}/bin/python", f"{home}/cache/matplotlib", "none"]
@@ -85,16 +91,20 @@ def test_a_failed_build_is_not_taken_for_an_environment(tree, offline):
 def test_an_unknown_environment_is_named(tree):
     ran = shell("set -u; . containers/activate skvi", cwd=tree)
     assert ran.returncode == 1
-    assert ran.stderr == (
-        f"refmap: there is no environment 'skvi': {tree}/containers/skvi/requirements.lock does not exist\n"
-    )
+    assert ran.stderr == (f"refmap: there is no environment 'skvi': {tree}/containers/skvi/requirements.lock does not exist\n")
 
 
 def test_activations_at_once_build_once(tree, offline):
     environment = {**os.environ, "PATH": offline["PATH"], "UV_SECONDS": "1.5"}
     running = [
-        subprocess.Popen(["bash", "-c", ". containers/activate core && which python"], cwd=tree, env=environment,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            ["bash", "-c", ". containers/activate core && which python"],
+            cwd=tree,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(4)
     ]
     outputs = [process.communicate(timeout=60) for process in running]
@@ -139,8 +149,13 @@ def test_environments_can_live_elsewhere(tree, offline, tmp_path):
 def test_an_environment_of_another_user_is_used_with_caches_elsewhere(tree, offline, tmp_path):
     assert shell("containers/build core", cwd=tree, PATH=offline["PATH"]).returncode == 0
     shutil.rmtree(tree / ".tools/envs/core/cache")
-    ran = shell(". containers/activate core; echo $NUMBA_CACHE_DIR", cwd=tree, PATH=offline["PATH"],
-                TMPDIR=str(tmp_path), NUMBA_CACHE_DIR=None)
+    ran = shell(
+        ". containers/activate core; echo $NUMBA_CACHE_DIR",
+        cwd=tree,
+        PATH=offline["PATH"],
+        TMPDIR=str(tmp_path),
+        NUMBA_CACHE_DIR=None,
+    )
     assert ran.stdout == f"{tmp_path}/refmap-{os.getuid()}/numba\n"
 
 
@@ -161,6 +176,7 @@ def test_modules_are_compiled_whatever_the_caller_says():
 
 def test_environments_agree_on_what_they_exchange():
     """Files pass between the environments, so what reads and writes them is of one version."""
+
     def pins(env):
         lines = (ROOT / "containers" / env / "requirements.lock").read_text().splitlines()
         return dict(line.split(" ")[0].split("==") for line in lines if "==" in line)

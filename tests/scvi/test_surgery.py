@@ -252,7 +252,9 @@ def test_a_totalvi_from_before_the_batch_efficiency_maps(totalvi_model, query, t
 
 
 def test_the_seed_decides(scvi_model, query, tmp_path):
-    one, same, other = (map_cells(query, scvi_model, tmp_path / name, seed=seed) for name, seed in zip("abc", (5, 5, 6), strict=True))
+    one, same, other = (
+        map_cells(query, scvi_model, tmp_path / name, seed=seed) for name, seed in zip("abc", (5, 5, 6), strict=True)
+    )
     np.testing.assert_array_equal(one.latent, same.latent)
     assert np.abs(one.latent - other.latent).max() > 1e-5
 

@@ -87,9 +87,7 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
         name = f"drvi-py {name}"  # another package's class of the same name
     kind = CLASSES.get(name)
     if kind is None:
-        raise RefmapError(
-            f"{folder.shown} is a {name or 'scvi-tools'} model, and refmap maps onto {', '.join(_served())}."
-        )
+        raise RefmapError(f"{folder.shown} is a {name or 'scvi-tools'} model, and refmap maps onto {', '.join(_served())}.")
     setup = registry.get("setup_args") or {}
     settings = _settings(attributes.get("init_params_") or {})
     card = ModelCard(model=folder.shown, class_name=name, version=_text(registry.get("scvi_version")))

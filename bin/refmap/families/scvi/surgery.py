@@ -23,7 +23,6 @@ from .growth import Growth, category_sizes, growth_of
 
 if TYPE_CHECKING:
     import anndata as ad
-    import torch
 
 # The encoder of the library size belongs to no category: where a model uses one, scvi-tools trains it whole in surgery.
 # The latent does not depend on it.
@@ -141,9 +140,7 @@ class Surgery:
 
             torch.save(saved, Path(folder) / "model.pt")
             try:
-                model = kind.load_query_data(
-                    query, folder, freeze_dropout=freeze_dropout, freeze_batchnorm_decoder=True
-                )
+                model = kind.load_query_data(query, folder, freeze_dropout=freeze_dropout, freeze_batchnorm_decoder=True)
             except (RuntimeError, KeyError, ValueError, TypeError) as error:
                 raise RefmapError(
                     f"scvi-tools could not load the {card['class_name']} '{card['model']}' for this query: {error}"
@@ -334,9 +331,7 @@ def run_training(model, arguments: dict, log=print) -> tuple[pd.DataFrame, dict]
             raise
         raise _diverged(progress.epoch) from error
     epochs = int(model.trainer.current_epoch)
-    history = pd.concat(
-        [frame.astype(float) for name, frame in model.history.items() if not name.endswith("_step")], axis=1
-    )
+    history = pd.concat([frame.astype(float) for name, frame in model.history.items() if not name.endswith("_step")], axis=1)
     history.index = history.index.astype(int) + 1
     history.index.name = "epoch"
     return history, {
@@ -349,6 +344,5 @@ def run_training(model, arguments: dict, log=print) -> tuple[pd.DataFrame, dict]
 
 def _diverged(epoch: int) -> RefmapError:
     return RefmapError(
-        f"Training diverged in epoch {epoch}: the loss is no longer a number."
-        " Lower learning_rate, or look at the query's counts."
+        f"Training diverged in epoch {epoch}: the loss is no longer a number. Lower learning_rate, or look at the query's counts."
     )

@@ -1,0 +1,67 @@
+"""Whether a matrix holds what a model wants: counts, or log-normalised values."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from .query import Matrix, Query, layer_name
+
+# How far a count may lie from a whole number, relative to its size: what float32 leaves of one that was scaled and scaled back.
+FRACTION = 1e-6
+
+
+def check_values(values: np.ndarray, wants: str) -> str | None:
+    """What is wrong with values of a matrix for a model that wants 'counts', 'lognorm' or 'any': a phrase, or None."""
+    if values.dtype.kind in "iub":
+        wrong = {"negative": values < 0} if wants == "counts" else {}
+    else:
+        wrong = {"NaN or infinite": ~np.isfinite(values)}
+        if wants == "counts":
+            with np.errstate(invalid="ignore"):
+                wrong["negative"] = values < 0
+                wrong["fractional"] = np.abs(values - np.rint(values)) > FRACTION * np.maximum(1, np.abs(values))
+    for what, bad in wrong.items():
+        if bad.any():
+            return f"{int(bad.sum()):,} {what} value{'s' if bad.sum() > 1 else ''} (such as {values[np.argmax(bad)]:.6g})"
+    return None
+
+
+def counts_elsewhere(query: Query, layer: str) -> str:
+    """What to do when a layer holds no counts: the other layers that look like counts, by a sample of each."""
+    fixes = []
+    for other in query.layers:
+        if other != layer:
+            values = query.matrix(other).sample()
+            if values.any() and check_values(values, "counts") is None:
+                fixes.append(f"{layer_name(other)} looks like counts: set layer: {other}")
+    return "; ".join(fixes) or "no other layer looks like counts: give a query with raw counts"
+
+
+class Values:
+    """Checks the values of a matrix chunk by chunk."""
+
+    def __init__(self, query: Query, matrix: Matrix, layer: str, wants: str):
+        self.query, self.matrix, self.layer, self.wants = query, matrix, layer, wants
+        self.only_whole = True
+
+    def check(self, start: int, chunk: sparse.csr_matrix) -> None:
+        """Raises RefmapError naming the layer, what was found in these cells, and the fix."""
+        wrong = check_values(chunk.data, self.wants)
+        if wrong:
+            found = f"{wrong} in cells {start + 1:,} to {start + chunk.shape[0]:,}"
+            if self.wants == "counts":
+                raise self.query.fault(
+                    f"holds no counts in {self.matrix.name}: {found}; {counts_elsewhere(self.query, self.layer)}."
+                )
+            raise self.query.fault(f"has {found} of {self.matrix.name}: remove or replace them.")
+        if self.wants == "lognorm" and self.only_whole:
+            self.only_whole = bool((chunk.data == np.rint(chunk.data)).all())
+
+    def finish(self, any_value: bool) -> None:
+        """Raises RefmapError if counts were given to a model that wants log-normalised values."""
+        if self.wants == "lognorm" and self.only_whole and any_value:
+            raise self.query.fault(
+                f"holds only whole numbers in {self.matrix.name}, but the model wants log-normalised values: "
+                "set layer to one that holds log1p of counts scaled per cell."
+            )
