@@ -49,6 +49,8 @@ def new_name(name: str, taken: set[str]) -> str:
 
 def name_batches(values: list[str], row: dict, card: dict) -> dict[str, str]:
     """The name under which surgery sees each of the query's batches: its own, unless the model has a batch called so."""
+    if card["fixed_batches"]:
+        return {value: value for value in values}
     file = f"{row['dataset']}.{row['file_id']}"
     known = set(card["batches"])
     if row["one_batch"]:
@@ -161,6 +163,13 @@ class Check:
 
     def _count_batches(self, values: np.ndarray) -> None:
         counts = Counter(values)
+        unknown = sorted(set(counts) - set(self.card["batches"]))
+        if self.card["fixed_batches"] and unknown:
+            self._fault(
+                f"has {listed(unknown)} in batch column '{self.row['batch_key']}', but surgery on a {self.card['class_name']} takes "
+                f"the reference's own batches alone, {listed(self.card['batches'])}: say which of these each cell belongs to, "
+                "and give what is new as a categorical covariate of the model."
+            )
         names = name_batches(list(counts), self.row, self.card)
         self.batches = {value: {"cells": cells, "name": names[value]} for value, cells in counts.items()}
 

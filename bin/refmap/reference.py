@@ -92,6 +92,7 @@ def _card(query: Query, row: dict, unlabeled_category: str) -> dict:
         "genes": list(dict.fromkeys(query.gene_ids(row["layer"], row["var_key"]))),
         "batch_key": row["batch_key"],
         "batches": [],
+        "fixed_batches": False,
         "labels_key": row["labels_key"],
         "labels": labels,
         "unlabeled_category": unlabeled_category,

@@ -37,7 +37,7 @@ def make_row(**changes):
 def make_card(**changes):
     card = {
         "model": "models/m", "family": "scvi", "class_name": "SCVI", "genes": MODEL, "input": "counts", "batch_key": "batch",
-        "batches": ["r1", "r2"], "labels_key": None, "labels": [], "unlabeled_category": None, "categorical_covariates": {},
+        "batches": ["r1", "r2"], "fixed_batches": False, "labels_key": None, "labels": [], "unlabeled_category": None, "categorical_covariates": {},
         "continuous_covariates": [], "size_factor_key": None, "layer": None, "protein_key": None, "proteins": [],
         "warnings": [], "fault": None,
     }  # fmt: skip

@@ -79,6 +79,7 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "input": "counts",
         "batch_key": "donor",
         "batches": ["d1", "d2"],
+        "fixed_batches": False,
         "labels_key": "cell_type",
         "labels": ["B", "T"],
         "unlabeled_category": "?",
@@ -189,10 +190,13 @@ def test_data_that_refmap_cannot_give(tmp_path, change, reason):
 
 
 def test_models_of_a_mudata_and_of_a_datamodule(tmp_path):
-    for method, reason in (("setup_mudata", "one MuData"), ("setup_datamodule", "registered by setup_datamodule")):
-        fields = registry("TOTALVI") | {"setup_method_name": method}
+    for name, method, reason in (
+        ("SCVI", "setup_mudata", "one MuData"),
+        ("TOTALVI", "setup_datamodule", "registered by setup_datamodule"),
+    ):
+        fields = registry(name) | {"setup_method_name": method}
         card = inspect_model(save(tmp_path / method, {"registry_": fields, "init_params_": READY}))
-        assert "is a TOTALVI model, which cannot be mapped onto" in card.fault and reason in card.fault
+        assert f"is a {name} model, which cannot be mapped onto" in card.fault and reason in card.fault
 
 
 @pytest.mark.parametrize("name", ["MultiVAE", "GIMVI"])

@@ -234,6 +234,50 @@ def test_missing_proteins_are_masked_and_not_zero(totalvi_model, query, tmp_path
     assert any(proteins.columns[0] in sentence for sentence in mapped.record["warnings"])
 
 
+def test_a_totalvi_set_up_from_a_mudata(cells, query, tmp_path):
+    """The way its tutorial recommends; the query is an AnnData all the same."""
+    from mudata import MuData
+    from scvi.model import TOTALVI
+
+    genes = ad.AnnData(cells.X, obs=cells.obs[["batch"]], var=cells.var[[]])
+    proteins = cells.obsm["protein_expression"]
+    proteins = ad.AnnData(proteins.to_numpy(), obs=cells.obs[["batch"]], var=pd.DataFrame(index=proteins.columns))
+    reference = MuData({"rna": genes, "adt": proteins})
+    modalities = {"rna_layer": "rna", "protein_layer": "adt", "batch_key": "rna"}
+    TOTALVI.setup_mudata(reference, rna_layer=None, protein_layer=None, batch_key="batch", modalities=modalities)
+    model = TOTALVI(reference, n_latent=5, use_layer_norm="both", use_batch_norm="none")
+    model.train(max_epochs=1, enable_progress_bar=False)
+    model.save(str(tmp_path / "model"))
+    before = model.get_latent_representation()
+
+    card = inspect_model(tmp_path / "model")
+    assert (card.fault, card.batch_key, card.protein_key) == (None, "batch", "adt")
+    assert card.genes == list(cells.var_names) and card.proteins == list(proteins.var_names)
+    first = map_cells(query, tmp_path / "model", tmp_path / "first", protein_key="protein_expression")
+    assert first.latent.shape == (query.n_obs, 5)
+    np.testing.assert_allclose(latent_of("TOTALVI", first.model, reference), before, atol=2e-6)
+    second = map_cells(query, first.model, tmp_path / "second", protein_key="protein_expression")
+    np.testing.assert_allclose(latent_of("TOTALVI", second.model, reference), before, atol=2e-6)
+
+
+def test_sysvi_keeps_its_systems_and_learns_new_covariates(cells, query, tmp_path):
+    model = save_model("SysVI", cells, tmp_path / "model", setup={"categorical_covariate_keys": ["chemistry"]})
+    cells = input_of("SysVI", cells)
+    before = latent_of("SysVI", model, cells)
+    adata = input_of("SysVI", query)
+    adata.obs["system"] = adata.obs["batch"]
+    adata.obs["chemistry"] = ["v2" if i % 2 else "v4" for i in range(adata.n_obs)]
+    options = {"batch_key": "system", "categorical_covariate_keys": ["chemistry"]}
+    mapped = map_cells(adata, model, tmp_path / "m", **options)
+    assert mapped.record["batches"]["new"] == [] and mapped.record["batches"]["renamed"] == {}
+    assert mapped.record["parameters_trainable"] > 0
+    np.testing.assert_allclose(latent_of("SysVI", mapped.model, cells), before, atol=2e-6)
+
+    row = ROW | options | {"batch_key": "donor"}
+    faults = check(tmp_path / "m" / "query.h5ad", row, inspect_model(model, "atlas").to_json())["faults"]
+    assert len(faults) == 1 and "'d1', 'd2' in batch column 'donor'" in faults[0] and "'ref_a', 'ref_b'" in faults[0]
+
+
 def test_a_model_in_the_old_files_maps_as_the_new_one(legacy_model, scvi_model, query, tmp_path):
     old = map_cells(query, legacy_model, tmp_path / "old")
     new = map_cells(query, scvi_model, tmp_path / "new")

@@ -33,6 +33,7 @@ class ModelCard:
     input: str = "counts"  # what X must hold: "counts", "lognorm" or "any"
     batch_key: str | None = None
     batches: list[str] = field(default_factory=list)
+    fixed_batches: bool = False  # it takes no batches but these
     labels_key: str | None = None
     labels: list[str] = field(default_factory=list)  # without the unlabeled one
     unlabeled_category: str | None = None

@@ -24,6 +24,8 @@ class Class:
     input: str = "counts"
     encodes_by_default: bool = False  # the default of `encode_covariates`: whether the encoder sees the batch
     predicts: bool = False
+    fixed_batches: bool = False  # surgery takes the reference's batches alone, and learns new covariate categories
+    serves_mudata: bool = False  # refmap can make the MuData that it may have been set up from: genes and proteins
     unfit: str | None = None  # why refmap cannot map onto it
 
 
@@ -33,15 +35,15 @@ _SPATIAL = "it needs where each cell lies in its tissue, which refmap does not g
 CLASSES = {
     "SCVI": Class(),
     "SCANVI": Class(predicts=True),
-    "TOTALVI": Class(encodes_by_default=True),
-    "TOTALANVI": Class(encodes_by_default=True, predicts=True),
+    "TOTALVI": Class(encodes_by_default=True, serves_mudata=True),
+    "TOTALANVI": Class(encodes_by_default=True, predicts=True, serves_mudata=True),
     "PEAKVI": Class(),
     "POISSONVI": Class(),
     "DRVI": Class(),
     "JointEmbeddingSCVI": Class(),
     "CYTOVI": Class(input="any"),
     # Its encoder always sees the batch, but `load_query_data` raises for a batch that the reference lacks.
-    "SysVI": Class(input="lognorm", encodes_by_default=True, unfit="its surgery takes no batches but the reference's own"),
+    "SysVI": Class(input="lognorm", encodes_by_default=True, fixed_batches=True),
     # `load_query_data` freezes all parameters of its PyTorch version (scvi-tools 1.5.1: "empty parameter list").
     "MRVI": Class(unfit="its surgery leaves nothing that could be trained for new samples"),
     "MULTIVI": Class(unfit=_MUDATA),
@@ -92,7 +94,7 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     settings = _settings(attributes.get("init_params_") or {})
     card = ModelCard(model=folder.shown, class_name=name, version=_text(registry.get("scvi_version")))
     card.input = "any" if str(settings.get("gene_likelihood")).startswith("normal") else kind.input
-    card.predicts = kind.predicts
+    card.predicts, card.fixed_batches = kind.predicts, kind.fixed_batches
     card.n_latent = _n_latent(weights, settings)
     card.layer = _text(setup.get("layer"))
     card.size_factor_key = _text(setup.get("size_factor_key"))
@@ -192,10 +194,12 @@ def _describe_fields(card: ModelCard, registry: dict, setup: dict) -> None:
 def _unfit(kind: Class, registry: dict, setup: dict) -> str | None:
     """Why refmap cannot map onto the model, as the second half of a sentence."""
     method = registry.get("setup_method_name", "setup_anndata")
-    if kind.unfit or method == "setup_anndata":
-        unserved = [what for key, what in _UNSERVED.items() if setup.get(key) is not None]
-        return kind.unfit or (f"it needs {unserved[0]}, which refmap does not give it yet" if unserved else None)
-    return _MUDATA if method == "setup_mudata" else f"it was trained on data registered by {method} and not setup_anndata"
+    if kind.unfit or (method == "setup_mudata" and not kind.serves_mudata):
+        return kind.unfit or _MUDATA
+    if method not in ("setup_anndata", "setup_mudata"):
+        return f"it was trained on data registered by {method} and not setup_anndata"
+    unserved = [what for key, what in _UNSERVED.items() if setup.get(key) is not None]
+    return f"it needs {unserved[0]}, which refmap does not give it yet" if unserved else None
 
 
 def _warnings(folder: ModelFolder, card: ModelCard, encodes: bool) -> list[str]:

@@ -23,6 +23,7 @@ from .growth import Growth, category_sizes, growth_of
 
 if TYPE_CHECKING:
     import anndata as ad
+    import mudata
 
 # The encoder of the library size belongs to no category: where a model uses one, scvi-tools trains it whole in surgery.
 # The latent does not depend on it.
@@ -63,6 +64,39 @@ def read_saved(folder: Path, kind: type) -> dict:
         saved = torch.load(folder / "model.pt", map_location="cpu", weights_only=False)
     _complete(saved)
     return saved
+
+
+def as_mudata(query: ad.AnnData, setup: dict, protein_key: str) -> mudata.MuData:
+    """Take an aligned query apart into the modalities of genes and proteins that a totalVI was set up from.
+
+    Parameters
+    ----------
+    query
+        Counts of genes in X, of proteins in ``obsm[protein_key]``, both cells x features.
+    setup
+        Arguments of the reference's ``setup_mudata``.
+    protein_key
+        The key of the proteins in obsm.
+    """
+    import anndata as ad
+    import mudata
+
+    proteins = query.obsm[protein_key]
+    modalities = {
+        setup["modalities"]["rna_layer"]: ad.AnnData(query.X, obs=query.obs.copy(), var=query.var[[]]),
+        setup["modalities"]["protein_layer"]: ad.AnnData(
+            proteins.to_numpy(), obs=query.obs.copy(), var=pd.DataFrame(index=proteins.columns)
+        ),
+    }
+    for modality, layer in (("rna_layer", setup["rna_layer"]), ("protein_layer", setup["protein_layer"])):
+        if layer:
+            adata = modalities[setup["modalities"][modality]]
+            adata.layers[layer] = adata.X
+    # Each obs column may have been registered from a modality or from the whole: it is in all of them.
+    result = mudata.MuData(modalities)
+    for column in query.obs:
+        result.obs[column] = query.obs[column]
+    return result
 
 
 def _complete(saved: dict) -> None:
@@ -135,6 +169,8 @@ class Surgery:
         names_key = registry["setup_args"].get("protein_names_uns_key")
         if names_key:
             query.uns[names_key] = np.array(card["proteins"])
+        if registry["setup_method_name"] == "setup_mudata":
+            query = as_mudata(query, registry["setup_args"], card["protein_key"])
         with tempfile.TemporaryDirectory() as folder:
             import torch
 
