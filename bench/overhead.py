@@ -87,9 +87,14 @@ def main() -> None:
         total = [0.0, 0.0]
         for name, (env, command) in steps.items():
             spent = step(env, command)
+            if name == "QC_MAPPING":  # the first one in an environment compiles UMAP, and keeps it for all that follow
+                first, spent = spent, step(env, command.replace("--output qc", "--output again"))
             total = [a + b for a, b in zip(total, spent, strict=True)]
             print(f"{name:<18}{spent[0]:>8.1f}{spent[1]:>8.1f}", flush=True)
         print(f"{'in all':<18}{total[0]:>8.1f}{total[1]:>8.1f}")
+        print(
+            f"\nQC_MAPPING was run twice: {first[0]:.1f} s of CPU the first time, which compiles UMAP where that is not yet done."
+        )
 
 
 if __name__ == "__main__":
