@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .surgery import run_training
+from .training import run_training
 
 if TYPE_CHECKING:
     import anndata as ad

@@ -1,0 +1,93 @@
+"""Run the training of scvi-tools' models: quietly, a line an epoch, and with the settings where each class looks for them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable
+
+import pandas as pd
+
+from ...errors import RefmapError
+
+# Below this number of cells a validation set would hold one cell or none.
+FEWEST_FOR_VALIDATION = 20
+
+
+def training_arguments(kind: type, settings: dict, n_cells: int, warnings: list[str]) -> dict:
+    """Turn the sheet's ``train`` settings into arguments of ``kind.train``."""
+    arguments = dict(settings)
+    plan = dict(arguments.pop("plan_kwargs", None) or {})
+    # Weight decay would pull at the frozen weights too.
+    plan["weight_decay"] = 0.0
+    learning_rate = arguments.pop("learning_rate", None)
+    if learning_rate is not None:
+        plan["lr"] = learning_rate
+    # Some classes have a few of the plan's settings as arguments of `train`, whose defaults win over the plan.
+    for name in plan.keys() & inspect.signature(kind.train).parameters.keys():
+        arguments[name] = plan.pop(name)
+    if n_cells < FEWEST_FOR_VALIDATION:
+        warnings.append(
+            f"With {n_cells} cells there is no validation set: all of them train, for all the epochs, without early stopping."
+        )
+        for name in [name for name in arguments if name.startswith("early_stopping_")]:
+            del arguments[name]
+        arguments |= {"train_size": 1.0, "early_stopping": False, "check_val_every_n_epoch": None}
+    return arguments | {"plan_kwargs": plan}
+
+
+def run_training(model, arguments: dict, log: Callable = print) -> tuple[pd.DataFrame, dict]:
+    """Run ``model.train``: one line an epoch to `log`, no progress bar, nothing written beside it.
+
+    Raises
+    ------
+    RefmapError
+        If the loss is no longer a number.
+    """
+    from lightning.pytorch.callbacks import Callback
+
+    class LogEpoch(Callback):
+        epoch = 0
+
+        def on_train_epoch_start(self, trainer, module):
+            self.epoch = trainer.current_epoch + 1
+
+        def on_train_epoch_end(self, trainer, module):
+            numbers = {
+                key: float(value)
+                for key, value in trainer.callback_metrics.items()
+                if key in ("train_loss_epoch", "elbo_train", "validation_loss", "elbo_validation")
+            }
+            if not all(math.isfinite(value) for value in numbers.values()):
+                raise _diverged(self.epoch)
+            shown = "  ".join(f"{key} {value:.1f}" for key, value in numbers.items())
+            log(f"epoch {self.epoch}/{trainer.max_epochs}  {shown}")
+
+    progress = LogEpoch()
+    start = time.monotonic()
+    # A loaded model carries its reference's history, to which scvi-tools would append.
+    model.history_ = None
+    try:
+        model.train(**arguments, enable_progress_bar=False, callbacks=[progress])
+    except ValueError as error:
+        # torch's distributions refuse what is no number before any loss is seen.
+        if "invalid values" not in str(error):
+            raise
+        raise _diverged(progress.epoch) from error
+    epochs = int(model.trainer.current_epoch)
+    history = pd.concat([frame.astype(float) for name, frame in model.history.items() if not name.endswith("_step")], axis=1)
+    history.index = history.index.astype(int) + 1
+    history.index.name = "epoch"
+    return history, {
+        "epochs": epochs,
+        "max_epochs": int(arguments["max_epochs"]),
+        "stopped_early": epochs < int(arguments["max_epochs"]),
+        "seconds": round(time.monotonic() - start, 2),
+    }
+
+
+def _diverged(epoch: int) -> RefmapError:
+    return RefmapError(
+        f"Training diverged in epoch {epoch}: the loss is no longer a number. Lower learning_rate, or look at the query's counts."
+    )
