@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 import pickletools
 import re
 import struct
@@ -20,6 +21,7 @@ import tarfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -290,18 +292,23 @@ def _called(function: Any, args: tuple) -> Any:
 
 def _built(target: Any, state: Any) -> Any:
     """What `target` becomes when its pickled state is given to it."""
-    if isinstance(target, Named):
-        raise _Refused  # to change a class or a function is never part of a value
     if isinstance(target, np.dtype):
         return _built_dtype(target, state)
-    if isinstance(target, Inert):
-        if target.made_by == PARTIAL:
-            return _built_partial(target, state)
-        if isinstance(target.made_by, Named) and (target.made_by.module, target.made_by.name) in _RECONSTRUCT:
-            _, shape, dtype, fortran, data = state
-            return _array(shape, dtype, fortran, data)
-        target.state = state
-    return target  # attributes of a dictionary, such as a state dict's `_metadata`
+    if isinstance(target, dict):
+        return target  # its attributes, such as a state dict's `_metadata`
+    # To change a class, a function or an array that is whole already is never part of a value.
+    if not isinstance(target, Inert):
+        raise _Refused
+    maker = (target.made_by.module, target.made_by.name) if isinstance(target.made_by, Named) else None
+    if target.made_by == PARTIAL:
+        return _built_partial(target, state)
+    if maker in _RECONSTRUCT:
+        _, shape, dtype, fortran, data = state
+        return _array(shape, dtype, fortran, data)
+    if maker in (("numpy", "ndarray"), ("numpy", "dtype")):
+        raise _Refused  # numpy itself pickles arrays by `_reconstruct` alone
+    target.state = state
+    return target
 
 
 # -------------------------------------------------------------------------------------------------------------- the machine
@@ -498,7 +505,9 @@ class _Machine:
 
     def NEWOBJ_EX(self, _):
         function, args, keywords = self.take(3)
-        self.call(function, args) if not keywords else self.stack.append(Inert(function, (args, keywords)))
+        if keywords:  # nothing that a model holds is made so
+            self.odd.add(f"{self.origin(Inert(function, args))} (with keywords)")
+        self.call(function, args)
 
     def BUILD(self, _):
         target, state = self.take(2)
@@ -553,6 +562,7 @@ class _Bounded:
 
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file that torch wrote before 1.6
 _ZIP_START, _ZIP_END, _ZIP64_END = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06"
+_ZIP64_LOCATOR = b"PK\x06\x07"
 
 
 def _load(machine: _Machine, stream: BinaryIO | _Bounded, shown: str) -> Any:
@@ -615,10 +625,37 @@ def _check_zip(path: Path, archive: zipfile.ZipFile, shown: str) -> None:
     start = struct.unpack_from("<I", tail, len(tail) - 6)[0] if tail[-22:-18] == _ZIP_END else None
     if start == 0xFFFFFFFF and tail[:4] == _ZIP64_END:
         start = struct.unpack_from("<Q", tail, 48)[0]
+    # Python takes the zip64 record that stands before its locator, torch the one that the locator points to.
+    located = len(tail) == 98 and tail[-42:-38] == _ZIP64_LOCATOR
+    elsewhere = located and (tail[:4] != _ZIP64_END or struct.unpack_from("<Q", tail, 64)[0] != size - 98)
     names = [member.filename.lower() for member in archive.infolist()]
-    if start != archive.start_dir:
+    if start != archive.start_dir or elsewhere:
         raise RefmapError(f"{shown} has other data before or behind its zip, which torch.save never writes.")
     if sum(member.file_size for member in archive.infolist()) > size:
         raise RefmapError(f"{shown} is compressed or claims more than it holds, which torch.save never writes.")
     if len(set(names)) != len(names) or any(name.endswith("constants.pkl") for name in names):
         raise RefmapError(f"{shown} holds a program (TorchScript) or two members of one name, and not a saved model.")
+
+
+# ------------------------------------------------------------------------------------------------------------ the second lock
+
+
+class _AllowedUnpickler(pickle.Unpickler):
+    """Loads for real, and imports nothing but what is in `ALLOWED`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"it wants {module}.{name}, which it did not when it was inspected")
+        return super().find_class(module, name)
+
+
+def allowed_pickle() -> ModuleType:
+    """A stand-in for the module `pickle` by which an inspected file is loaded (``torch.load(pickle_module=...)``).
+
+    Should a file be read otherwise than it was inspected, or have changed in between, it still gets at nothing else.
+    """
+    module = ModuleType("allowed_pickle")
+    module.Unpickler = _AllowedUnpickler
+    module.load = lambda file, **options: _AllowedUnpickler(file, **options).load()
+    module.loads = lambda data, **options: _AllowedUnpickler(io.BytesIO(data), **options).load()
+    return module

@@ -7,13 +7,14 @@ import pickle
 import struct
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refmap.errors import RefmapError
-from refmap.pickles import Inert, Named, Tensor, read_pickle, read_torch
+from refmap.pickles import Inert, Named, Tensor, allowed_pickle, read_pickle, read_torch
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -228,6 +229,46 @@ def test_a_zip_bomb_is_refused(tmp_path):
         read_torch(path)
 
 
+def short(word):
+    return b"\x8c" + bytes([len(word)]) + word.encode()
+
+
+def _named(module, name):
+    return short(module) + short(name) + b"\x93"
+
+
+@pytest.mark.parametrize(
+    "data, wants",
+    [
+        # dtype.__new__(dtype, 'V8', copy=True): made by keywords, its state went unseen
+        (_named("numpy", "dtype") + short("V8") + b"\x85}" + short("copy") + b"\x88s\x92.", "numpy.dtype (with keywords)"),
+        # ndarray.__new__(ndarray, (0,)), then a state
+        (_named("numpy", "ndarray") + b"K\x00\x85\x85\x81N\x85b.", "numpy.ndarray (with a state"),
+    ],
+    ids=["keywords", "new array"],
+)
+def test_numpy_is_built_only_as_numpy_pickles_itself(tmp_path, data, wants):
+    (refused,) = read_bytes(tmp_path, b"\x80\x04" + data).refused
+    assert refused.startswith(wants)
+
+
+def test_an_array_is_built_once(tmp_path):
+    """Built a second time, it would change beneath what was checked in between."""
+    array = np.array([0, 4])
+    once, state = pickle.dumps(array, 2), pickle.dumps(array.__reduce__()[2], 2)[2:-1]
+    assert read_bytes(tmp_path, once).refused == []
+    (refused,) = read_bytes(tmp_path, once[:-1] + state + b"b.").refused
+    assert "with a state that it is never saved with" in refused
+
+
+def test_the_second_lock_lets_nothing_else_in(marker):
+    """A file that got past inspection still cannot import what is not allowed."""
+    with pytest.raises(pickle.UnpicklingError, match="it wants"):
+        allowed_pickle().loads(marker.attack)
+    assert not marker.path.exists()
+    np.testing.assert_array_equal(allowed_pickle().loads(pickle.dumps(np.arange(3))), [0, 1, 2])
+
+
 # --------------------------------------------------------------- a file that two readers would read in two different ways
 
 
@@ -242,6 +283,34 @@ def test_a_zip_with_a_shifted_directory_is_refused(tmp_path):
     harmless = torch_zip(tmp_path / "a.pt", tensor_pickle()).read_bytes()
     path = write(tmp_path / "model.pt", b"PK\x03\x04" + b"\0" * 60 + harmless)
     with pytest.raises(RefmapError, match="before or behind its zip|truncated or no file"):
+        read_torch(path)
+
+
+def test_a_zip_with_a_second_directory_behind_its_locator_is_refused(tmp_path, marker):
+    """Python reads the directory that the end names; torch follows the zip64 locator to the one in a member's comment."""
+
+    def record(data, name=b"model/data.pkl"):
+        return (
+            struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0)
+            + name
+            + data
+        )
+
+    def entry(data, offset, comment=b"", name=b"model/data.pkl"):
+        sizes = (zlib.crc32(data), len(data), len(data), len(name), 0, len(comment), 0, 0, 0, offset)
+        return struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 33, *sizes) + name + comment
+
+    harmless, files = tensor_pickle(), record(tensor_pickle()) + record(marker.attack)
+    hidden = entry(marker.attack, len(record(harmless)))
+    where = len(files) + len(entry(harmless, 0))
+    end64 = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, len(hidden), where)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, where + len(hidden), 1)
+    directory = entry(harmless, 0, comment=hidden + end64 + b"\0" * 8 + locator)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(directory), len(files), 0)
+    path = write(tmp_path / "model.pt", files + directory + end)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("model/data.pkl") == harmless
+    with pytest.raises(RefmapError, match="other data before or behind its zip"):
         read_torch(path)
 
 
@@ -299,10 +368,6 @@ def test_an_attack_is_named_and_not_run(tmp_path, marker, protocol):
     assert read_torch(torch_zip(tmp_path / "new.pt", attack)).refused == [marker.wants]
     assert read_torch(torch_legacy(tmp_path / "old.pt", attack)).refused == [marker.wants]
     assert read_torch(write(tmp_path / "plain.pt", attack)).refused == [marker.wants]
-
-
-def short(text):
-    return b"\x8c" + bytes([len(text)]) + text.encode()
 
 
 HOSTILE = {

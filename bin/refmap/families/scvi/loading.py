@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from ...errors import RefmapError
+from ...pickles import allowed_pickle
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -31,19 +33,27 @@ def model_class(name: str) -> type:
     raise RefmapError(f"The model is a {name}, which scvi-tools {scvi.__version__} does not have: update the environment.")
 
 
-def read_saved(folder: Path, kind: type) -> dict:
+def read_saved(folder: Path, kind: type, trusted: bool) -> dict:
     """Read a saved model, today's format or that of before 0.15, as ``model_state_dict``, ``var_names``, ``attr_dict``.
 
-    This runs the file's pickle: only a model that passed inspection, a card without a fault, may come here.
+    This runs the file's pickle: only a model that passed inspection, a card without a fault, may come here. Unless the
+    user vouched for it (`trusted`), it can import no more than inspection lets pass.
     """
     import torch
 
-    with tempfile.TemporaryDirectory() as scratch:
-        if not (folder / "model.pt").exists():
-            kind.convert_legacy_save(str(folder), scratch, overwrite=True)
-            folder = Path(scratch)
-        saved = torch.load(folder / "model.pt", map_location="cpu", weights_only=False)
-    _complete(saved)
+    unpickler = pickle if trusted else allowed_pickle()
+
+    def load(name: str) -> object:
+        return torch.load(folder / name, map_location="cpu", weights_only=False, pickle_module=unpickler)
+
+    if (folder / "model.pt").exists():
+        saved = load("model.pt")
+    else:
+        with open(folder / "attr.pkl", "rb") as stream:
+            attributes = unpickler.load(stream)
+        names = np.genfromtxt(folder / "var_names.csv", delimiter=",", dtype=str)
+        saved = {"model_state_dict": load("model_params.pt"), "var_names": names, "attr_dict": attributes}
+    _complete(saved, kind)
     return saved
 
 
@@ -80,14 +90,42 @@ def as_mudata(query: ad.AnnData, setup: dict, protein_key: str) -> mudata.MuData
     return result
 
 
-def _complete(saved: dict) -> None:
-    """Add what models of older versions lack and today's scvi-tools expects."""
+def _complete(saved: dict, kind: type) -> None:
+    """Add what models of older versions lack, and make text of categories that were numbers, as they are in a query."""
     import torch
+    from scvi.data._compat import registry_from_setup_dict
 
-    registry = saved["attr_dict"]["registry_"]
+    attributes = saved["attr_dict"]
+    if "scvi_setup_dict_" in attributes:
+        attributes["registry_"] = registry_from_setup_dict(
+            kind, attributes.pop("scvi_setup_dict_"), unlabeled_category=attributes.get("unlabeled_category_")
+        )
+    registry = attributes["registry_"]
     registry.setdefault("setup_method_name", "setup_anndata")
+    _categories_as_text(registry, attributes)
     state = saved["model_state_dict"]
     background = state.get("background_pro_alpha")
     # totalVI up to 1.1: scvi-tools' own conversion of old models fills in zeros as well.
     if background is not None and "log_per_batch_efficiency" not in state:
         state["log_per_batch_efficiency"] = torch.zeros_like(background)
+
+
+def _categories_as_text(registry: dict, attributes: dict) -> None:
+    fields = registry["field_registries"]
+
+    def text(values: object) -> np.ndarray:
+        return np.array([str(value) for value in values], dtype=object)
+
+    for name in ("batch", "labels"):
+        state = fields.get(name, {}).get("state_registry", {})
+        # Where the user named no column, scvi-tools has one of its own, which stays as it is.
+        if not str(state.get("original_key", "_scvi")).startswith("_scvi"):
+            state["categorical_mapping"] = text(state["categorical_mapping"])
+    mappings = fields.get("extra_categorical_covs", {}).get("state_registry", {}).get("mappings", {})
+    for key in mappings:
+        mappings[key] = text(mappings[key])
+    labels = fields.get("labels", {}).get("state_registry", {})
+    places = ((labels, "unlabeled_category"), (registry["setup_args"], "unlabeled_category"), (attributes, "unlabeled_category_"))
+    for holder, key in places:
+        if holder.get(key) is not None:
+            holder[key] = str(holder[key])

@@ -78,7 +78,7 @@ class Surgery:
             If scvi-tools cannot load the model.
         """
         kind = model_class(card["class_name"])
-        saved = read_saved(path, kind)
+        saved = read_saved(path, kind, card["trusted"])
         registry = saved["attr_dict"]["registry_"]
         old_sizes = category_sizes(registry)
         reference = {k: v.clone() for k, v in saved["model_state_dict"].items() if hasattr(v, "shape")}
