@@ -15,7 +15,7 @@ include { QC_MAPPING       } from './modules/qc_mapping'
 include { REPORT           } from './modules/report'
 include { VERDICT          } from './modules/verdict'
 
-include { announce ; codeVersion ; furthest ; given ; helpText ; located ; parse ; referenceSettings ; stamp ; toJson } from './modules/functions'
+include { announce ; codeVersion ; furthest ; given ; helpText ; located ; parameters ; parse ; referenceSettings ; stamp ; toJson ; training ; withoutTraining } from './modules/functions'
 
 workflow MAP {
     code = codeVersion()
@@ -26,10 +26,10 @@ workflow MAP {
         sheet = MAKE_DEMO.out.sheet
         atlas = MAKE_DEMO.out.atlas
     } else {
-        sheet = Channel.value(given(params.input))
-        atlas = params.reference ? Channel.value(given(params.reference)) : Channel.empty()
+        sheet = Channel.value(given('input'))
+        atlas = params.reference ? Channel.value(given('reference')) : Channel.empty()
     }
-    CHECK_INPUT(sheet, toJson(params), file("${projectDir}/nextflow_schema.json"), code)
+    CHECK_INPUT(sheet, toJson(parameters()), file("${projectDir}/nextflow_schema.json"), code)
 
     // Nothing is trained before the sheet is known to be right
     TRAIN_REFERENCE(
@@ -38,7 +38,7 @@ workflow MAP {
         code,
     )
 
-    // [model's name, row as JSON, query, id table, model]; a path that leads nowhere is []
+    // [model's name, row, query, id table, model]; a path that leads nowhere is []
     rows = CHECK_INPUT.out.mappings
         .splitText { line -> line.trim() }
         .combine(sheet.map { path -> [path] })
@@ -46,24 +46,23 @@ workflow MAP {
         .map { line, path, trained ->
             def row = parse(line)
             [
-                row.model ?: 'the reference trained in this run', line,
+                row.model ?: 'the reference trained in this run', row,
                 located(row.query, path), located(row.id_table, path), row.model ? located(row.model, path) : trained,
             ]
         }
 
     // Once a distinct model: [name, card]
-    INSPECT_MODEL(rows.map { name, _line, _query, _table, model -> [name, model, stamp(model)] }.unique(), code)
+    INSPECT_MODEL(rows.map { name, _row, _query, _table, model -> [name, model, stamp(model)] }.unique(), code)
 
     // [meta, row, query, id table, model, card]
     mappings = rows
         .combine(INSPECT_MODEL.out.card, by: 0)
-        .map { _name, line, query, table, model, card ->
-            def row = parse(line)
+        .map { _name, row, query, table, model, card ->
             def kind = parse(card.text)
             def id = "${row.dataset}~${row.file_id}".toString()
-            [[id: id, dataset: row.dataset, file_id: row.file_id, family: kind.family, env: kind.env], line, query, table, model, card]
+            [[id: id, dataset: row.dataset, file_id: row.file_id, family: kind.family, env: kind.env], row, query, table, model, card]
         }
-    CHECK_QUERY(mappings.map { meta, line, query, table, _model, card -> [meta, line, query, table, stamp(query), card] }, code)
+    CHECK_QUERY(mappings.map { meta, row, query, table, _model, card -> [meta, withoutTraining(row), query, table, stamp(query), card] }, code)
 
     // The gate: all faults are told at once, and nothing is trained before every query has been looked at
     plans = CHECK_QUERY.out.plan.map { meta, path -> [meta, path, parse(path.text)] }
@@ -74,14 +73,15 @@ workflow MAP {
         .filter { _meta, _path, plan -> !plan.faults }
         .combine(gate)
         .map { meta, path, _plan, _gate -> [meta, path] }
-        .join(mappings.map { meta, _line, query, table, model, card -> [meta, query, table, model, card] })
+        .join(mappings.map { meta, _row, query, table, model, card -> [meta, query, table, model, card] })
 
     ALIGN_GENES(ready.map { meta, plan, query, table, _model, card -> [meta, plan, query, table, card] }, code)
 
-    // [meta, plan, aligned, alignment, model, card]
+    // [meta, training as JSON, plan, aligned, alignment, model, card]
+    settings = mappings.map { meta, row, _query, _table, _model, _card -> [meta, training(row)] }
     TRAIN_SURGERY(
-        ready.join(ALIGN_GENES.out.aligned).map { meta, plan, _query, _table, model, card, aligned, alignment ->
-            [meta, plan, aligned, alignment, model, card]
+        settings.join(ready).join(ALIGN_GENES.out.aligned).map { meta, train, plan, _query, _table, model, card, aligned, alignment ->
+            [meta, train, plan, aligned, alignment, model, card]
         },
         code,
     )

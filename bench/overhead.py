@@ -69,7 +69,7 @@ def main() -> None:
             ),
             "TRAIN_SURGERY": (
                 "scvi",
-                "train_surgery.py --plan plan.json --aligned aligned.zarr --alignment alignment.json --model model --card card.json"
+                "train_surgery.py --plan plan.json --training row.json --aligned aligned.zarr --alignment alignment.json --model model --card card.json"
                 " --updated-model updated --embedding embedding.zarr --history history.csv --mapping mapping.json",
             ),
             "EXPORT_EMBEDDING": (

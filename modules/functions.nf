@@ -9,14 +9,27 @@ def toJson(value) {
     return groovy.json.JsonOutput.toJson(value)
 }
 
+// The parameters; the demo brings its own atlas, whose columns are known
+def parameters() {
+    return params.demo ? params + [reference_batch_key: 'batch', reference_labels_key: 'bulk_labels'] : params
+}
+
 // A file or folder that a parameter names
-def given(name) {
-    return name ? file(name, glob: false, checkIfExists: true) : []
+def given(parameter) {
+    def name = params[parameter]
+    if (!name) {
+        return []
+    }
+    def path = file(name, glob: false)
+    if (!path.exists()) {
+        error("--${parameter} is '${name}', where there is no file: check the path.")
+    }
+    return path
 }
 
 // What the training of a reference hangs on, and nothing else: another parameter must not train it again
 def referenceSettings() {
-    return toJson(params.findAll { name, _value -> name.startsWith('reference') || name in ['family', 'seed'] }.sort())
+    return toJson(parameters().findAll { name, _value -> name.startsWith('reference') || name in ['family', 'seed'] }.sort())
 }
 
 // A path of the sheet: from where the run was started, else from beside the sheet; [] where there is nothing
@@ -24,12 +37,27 @@ def located(name, sheet) {
     if (!name) {
         return []
     }
-    def here = file(name, glob: false)
-    if (here.exists()) {
-        return here
+    try {
+        def here = file(name, glob: false)
+        if (here.exists()) {
+            return here
+        }
+        def beside = sheet.resolveSibling(name)
+        return beside.exists() ? beside : []
+    } catch (Exception e) {
+        // A kind of URI that this Nextflow has no plugin for, or a place that it cannot reach: the row's fault alone
+        log.warn("${name} cannot be reached: ${e.message}")
+        return []
     }
-    def beside = sheet.resolveSibling(name)
-    return beside.exists() ? beside : []
+}
+
+// What surgery alone needs of a row, and the row without it: to train otherwise is no reason to align again
+def training(row) {
+    return toJson(row.subMap('train', 'seed', 'freeze_dropout').sort())
+}
+
+def withoutTraining(row) {
+    return toJson((row - row.subMap('train', 'seed', 'freeze_dropout')).sort())
 }
 
 // What tells one state of a folder from another; Nextflow itself looks no further than the folder's own date
@@ -39,7 +67,8 @@ def stamp(path) {
     }
     def facts = []
     path.eachFileRecurse { item ->
-        if (!item.isDirectory()) {
+        // A link that leads nowhere has neither size nor date
+        if (item.exists() && !item.isDirectory()) {
             facts << "${path.relativize(item)} ${item.size()} ${item.lastModified()}".toString()
         }
     }

@@ -17,7 +17,7 @@ from anndata.io import write_elem
 from scipy import sparse
 
 from .columns import model_obs
-from .counts import Values
+from .counts import Values, counts_elsewhere
 from .errors import RefmapError
 from .genes import Resolution, overlap_fault, overlap_warnings, resolve
 from .proteins import find_proteins, write_proteins
@@ -114,6 +114,8 @@ def align(
         proteins = _align_proteins(root, query, row, card) if card["proteins"] else None
     total, empty_cells = _align_matrix(root.create_group("X"), matrix, query, row, card, resolution, chunk_rows, progress)
 
+    if total == 0 and query.n_obs:
+        raise query.fault(f"has no count in any of the model's genes in {matrix.name}; {counts_elsewhere(query, row['layer'])}.")
     if proteins:
         warnings += proteins.pop("warnings")
     if empty_cells:

@@ -35,7 +35,7 @@ def check(path: Path | None, row: dict, card: dict, table_path: Path | None = No
 
 
 def _stopped(row: dict, fault: str) -> dict:
-    return {"row": row, "query": NOTHING_KNOWN, "batches": {}, "faults": [fault], "warnings": []}
+    return {"row": row, "query": NOTHING_KNOWN, "batches": {}, "covariates": {}, "faults": [fault], "warnings": []}
 
 
 def new_name(name: str, taken: set[str]) -> str:
@@ -67,6 +67,7 @@ class Check:
         self.faults: list[str] = []
         self.warnings: list[str] = list(card["warnings"])
         self.batches: dict[str, dict] = {}
+        self.new_levels: dict[str, list[str]] = {}
         self.table: list[tuple[str, str]] | None = None
         self.summary = {
             **NOTHING_KNOWN,
@@ -76,7 +77,7 @@ class Check:
         }
 
     def plan(self) -> dict:
-        """The JSON of the plan: row, query (its sizes), batches {value: {cells, name}}, faults, warnings."""
+        """The JSON of the plan: row, query (its sizes), batches {value: {cells, name}}, covariates {column: {new}}, faults, warnings."""
         for look in (
             self.cells, self.layer, self.genes, self.batch, self.labels, self.truth,
             self.categorical, self.continuous, self.size_factor, self.proteins, self.colors,
@@ -86,6 +87,7 @@ class Check:
             "row": self.row,
             "query": self.summary,
             "batches": self.batches,
+            "covariates": {column: {"new": levels} for column, levels in self.new_levels.items()},
             "faults": list(dict.fromkeys(self.faults)),
             "warnings": list(dict.fromkeys(self.warnings)),
         }
@@ -153,13 +155,13 @@ class Check:
                 self._fault(f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key.")
             return
         column = self.query.obs_column(key)
-        missing = int(column.isna().sum())
+        missing = int((as_text(column) == "").sum())
         if missing and not row["one_batch"]:
             self._fault(
                 f"has {missing:,} of {len(column):,} cells without a value in batch column '{key}': fill them, remove these cells, or set one_batch: true."
             )
-            column = column.dropna()
-        self._count_batches(as_text(column))
+        names = as_text(column)
+        self._count_batches(names if row["one_batch"] else names[names != ""])
 
     def _count_batches(self, values: np.ndarray) -> None:
         counts = Counter(values)
@@ -209,19 +211,32 @@ class Check:
         if self.row["truth_key"]:
             self.query.obs_column(self.row["truth_key"])
 
-    def _covariates(self, option: str, wanted: list[str]) -> list[str]:
-        """The query's columns for the model's covariates; none, with a fault, if their numbers differ."""
+    def _covariates(self, option: str, wanted: list[str]) -> dict[str, str]:
+        """The query's column for each of the model's covariates; none, with a fault, if they cannot be paired."""
         given = self.row[option]
         if len(given) != len(wanted):
             self._fault(
                 f"is given {len(given)} {option} ({listed(given)}) but the model has {len(wanted)} ({listed(wanted)}): name one column for each."
             )
-            return []
-        return list(pair_covariates(given, wanted).values())
+            return {}
+        if len(set(given)) != len(given):
+            self._fault(f"is given a column twice in {option} ({listed(given)}): name one column for each of {listed(wanted)}.")
+            return {}
+        return pair_covariates(given, wanted)
 
     def categorical(self) -> None:
-        for column in self._covariates("categorical_covariate_keys", list(self.card["categorical_covariates"])):
-            self._attempt(lambda column=column: self._complete(column))
+        known = self.card["categorical_covariates"]
+        for key, column in self._covariates("categorical_covariate_keys", list(known)).items():
+            self._attempt(lambda key=key, column=column: self._levels(column, known[key]))
+
+    def _levels(self, column: str, known: list[str]) -> None:
+        new = sorted(set(as_text(self._complete(column))) - {"", *known})
+        self.new_levels[column] = new
+        if new and known:
+            self.warnings.append(
+                f"query '{self.row['query']}', covariate column '{column}': {listed(new, 3)} "
+                f"{'is' if len(new) == 1 else 'are'} new to the model, which knows {listed(known, 3)}, and learned in surgery."
+            )
 
     def _complete(self, column: str) -> pd.Series:
         values = self.query.obs_column(column)
@@ -232,15 +247,24 @@ class Check:
             )
         return values
 
-    def _numeric(self, column: str) -> None:
+    def _numeric(self, column: str, positive: bool = False) -> None:
         values = self._complete(column)
         if not pd.api.types.is_numeric_dtype(values.dtype):
             self._fault(
-                f"has values in column '{column}' that are not numbers (such as '{values.iloc[0]}'): store it as numbers."
+                f"has values in column '{column}' that are not numbers (such as {listed(values.unique(), 3)}): store it as numbers."
+            )
+            return
+        wrong = np.isinf(values.to_numpy(float, na_value=np.nan))
+        if positive:
+            wrong |= values.to_numpy(float, na_value=np.nan) <= 0
+        if wrong.any():
+            self._fault(
+                f"has {int(wrong.sum()):,} cells whose value in column '{column}' is infinite{' or not above 0' if positive else ''} "
+                f"(such as {values[wrong].iloc[0]}): mend these or remove the cells."
             )
 
     def continuous(self) -> None:
-        for column in self._covariates("continuous_covariate_keys", self.card["continuous_covariates"]):
+        for column in self._covariates("continuous_covariate_keys", self.card["continuous_covariates"]).values():
             self._attempt(lambda column=column: self._numeric(column))
 
     def size_factor(self) -> None:
@@ -252,7 +276,7 @@ class Check:
                 f"The model was trained without size factors: size_factor_key '{given}' of query '{self.row['query']}' is not used."
             )
         elif given:
-            self._numeric(given)
+            self._numeric(given, positive=True)
 
     def proteins(self) -> None:
         if not self.card["proteins"]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 import zarr
 from anndata.io import read_elem, write_elem
 
@@ -65,6 +66,21 @@ def copy_query(query: Query, root: zarr.Group) -> None:
     for part in MAPPINGS:
         if part not in root:
             write_elem(root, part, {})
+    add_shared_obs(query, root)
+
+
+def add_shared_obs(query: Query, root: zarr.Group) -> None:
+    """Of several modalities: the columns of obs that they share and that the one copied lacks."""
+    columns = [text(column) for column in root["obs"].attrs["column-order"]]
+    for column in query.obs_columns:
+        if column not in columns:
+            values = query.obs_column(column)
+            # Text with gaps, which cells that another modality alone has leave, is written as categories.
+            values = values.astype("category") if values.dtype == object else values
+            extension = isinstance(values.dtype, pd.api.extensions.ExtensionDtype)
+            write_elem(root["obs"], column, values.array if extension else values.to_numpy())
+            columns.append(column)
+    root["obs"].attrs["column-order"] = columns
 
 
 def copy_prehistoric(query: Query, root: zarr.Group) -> None:

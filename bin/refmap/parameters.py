@@ -69,7 +69,7 @@ def must(spec: dict) -> str:
     words = KINDS[spec["type"]]
     if "minimum" in spec:
         words += f" from {spec['minimum']} to {spec['maximum']}" if "maximum" in spec else f" of {spec['minimum']} or more"
-    return f"{words}: {spec['description'].rstrip('.')}" if "pattern" in spec else words
+    return f"as its help says ({spec['description'].rstrip('.')})" if "pattern" in spec else words
 
 
 def _is_valid(value: Any, spec: dict) -> bool:

@@ -42,14 +42,17 @@ def match_proteins(query: Query, names: Sequence[str], wanted: Sequence[str]) ->
     loose = defaultdict(list)
     for column, name in enumerate(names):
         loose[plain(name)].append(column)
-    unique_in_model = pd.Series([plain(name) for name in wanted]).duplicated(keep=False)
+    alike_in_model = pd.Series([plain(name) for name in wanted]).duplicated(keep=False)
 
+    twice = sorted(name for name in wanted if list(names).count(name) > 1)
+    if twice:
+        raise query.fault(f"has more than one protein called {listed(twice)}: give each its own name.")
     source, guessed = np.full(len(wanted), -1, dtype=np.int64), []
     for index, name in enumerate(wanted):
         alike = loose.get(plain(name), [])
         if name in exact:
             source[index] = exact[name]
-        elif len(alike) == 1 and names[alike[0]] not in wanted and not unique_in_model[index]:
+        elif len(alike) == 1 and names[alike[0]] not in wanted and not alike_in_model[index]:
             source[index] = alike[0]
             guessed.append(f"{names[alike[0]]} as {name}")
     missing = [name for name, column in zip(wanted, source, strict=True) if column < 0]

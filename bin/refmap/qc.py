@@ -58,7 +58,8 @@ def describe_mapping(
     with Query(query, row["query"], row["modality"]) as source:
         cells = _read_cells(source, embedding, labels_key, row)
     truth = cells.columns.get(row["truth_key"])
-    batches = cells.columns[row["batch_key"]]
+    # A model without batches is mapped onto without a look at the query's.
+    batches = cells.columns.get(row["batch_key"], pd.Series("all cells", index=range(len(cells.latent))))
 
     output.mkdir(parents=True)
     shutil.copyfile(alignment, output / "alignment.json")
@@ -88,7 +89,8 @@ def _read_cells(source: Query, embedding: Path, labels_key: str | None, row: dic
         cells.probability = embedded.obs[f"{labels_key}_predicted_probability"].reset_index(drop=True)
         cells.classes = [str(name) for name in embedded.uns[f"{labels_key}_classes"]]
     for key in dict.fromkeys(key for key in (row["batch_key"], row["labels_key"], row["truth_key"]) if key):
-        cells.columns[key] = _text(source.obs_column(key))
+        if key != row["batch_key"] or key in source.obs_columns:
+            cells.columns[key] = _text(source.obs_column(key))
     for key in row["umap_colors"]:
         # A column that is not there was warned of before anything was trained.
         if key not in cells.columns and key in source.obs_columns:

@@ -169,7 +169,9 @@ class Matrix:
     def _dense_chunks(self, rows: int) -> Iterator[tuple[int, sparse.csr_matrix]]:
         step = max(1, BLOCK_VALUES // max(1, self.shape[1]))
         for start, stop in spans(self.shape[0], rows):
-            blocks = [sparse.csr_matrix(self.elem[at : min(at + step, stop)]) for at in range(start, stop, step)]
+            # scipy knows no float16.
+            dtype = np.float32 if self.dtype == np.float16 else self.dtype
+            blocks = [sparse.csr_matrix(self.elem[at : min(at + step, stop)], dtype=dtype) for at in range(start, stop, step)]
             yield start, sparse.vstack(blocks, format="csr")
 
     def _csc_chunks(self, rows: int) -> Iterator[tuple[int, sparse.csr_matrix]]:

@@ -207,7 +207,7 @@ def _figures(outcome: Outcome) -> dict:
         "epochs": outcome.epochs,
         "accuracy": outcome.accuracy,
         "probability": (record.get("predictions") or {}).get("mean_probability"),
-        "device": record.get("device") or (record.get("train") or {}).get("device"),
+        "device": record.get("device"),
         "warnings": len(outcome.warnings),
     }
     return {key: escape(value) if isinstance(value, str) else value for key, value in figures.items() if value is not None}

@@ -26,6 +26,7 @@ from .errors import RefmapError, nearest
 log = logging.getLogger(__name__)
 
 QUERY_SUFFIXES = (".h5ad", ".zarr", ".h5mu")
+EXPANDED = "$*?[]{}"
 # A name becomes part of file names (`<dataset>~<file_id>…`), which file systems limit to 255 bytes.
 LONGEST_NAME = 100
 
@@ -64,6 +65,13 @@ def _query(value: str) -> str:
     path = value.split("?")[0] if "://" in value else value
     if not path.rstrip("/").endswith(QUERY_SUFFIXES):
         raise ValueError("not a format that can be read")
+    return _path(value)
+
+
+def _path(value: str) -> str:
+    """Accept a path that Nextflow can link to: it leaves these characters to the shell, even where globs are off."""
+    if "://" not in value and any(character in EXPANDED for character in value):
+        raise ValueError("a shell would expand it")
     return _printable(value)
 
 
@@ -105,6 +113,10 @@ Name = Annotated[
 ]
 Text = Annotated[str, AfterValidator(_printable)]
 TEXT = Must("text on one line")
+PATH = Must(
+    f"a path without any of {' '.join(EXPANDED)}, which a shell would expand: rename it, or link to it under another name"
+)
+Link = Annotated[Annotated[str, AfterValidator(_path)] | None, PATH]
 Key = Annotated[Text | None, TEXT]
 Keys = Annotated[list[Text], BeforeValidator(_listed), Must("a name or a list of names")]
 Flag = Annotated[bool, Must("true or false")]
@@ -124,10 +136,10 @@ class Mapping(BaseModel):
     query: Annotated[
         str,
         AfterValidator(_query),
-        Must("a path or URI that ends in .h5ad, .zarr or .h5mu"),
+        Must(f"a path or URI that ends in .h5ad, .zarr or .h5mu, without any of {' '.join(EXPANDED)}"),
         Field(description="The query's counts: a path or URI of an .h5ad, .zarr or .h5mu."),
     ]
-    model: Annotated[Key, Field(description="The reference model, a folder or file; not needed when this run trains it.")] = None
+    model: Annotated[Link, Field(description="The reference model, a folder or file; not needed when this run trains it.")] = None
     batch_key: Annotated[Text, TEXT, Field(description="The column of the query's `obs` that holds its batches.")]
     labels_key: Annotated[Key, Field(description="The column of `obs` with labels that the model is given.")] = None
     truth_key: Annotated[
@@ -140,7 +152,7 @@ class Mapping(BaseModel):
         Field(description="Where the counts are: `X`, `raw` (`.raw.X`) or a layer, with or without `layers/`."),
     ] = "X"
     var_key: Annotated[Key, Field(description="The column of `var` with the gene ids; none: its index.")] = None
-    id_table: Annotated[Key, Field(description="A CSV or TSV of two columns that translates gene ids.")] = None
+    id_table: Annotated[Link, Field(description="A CSV or TSV of two columns that translates gene ids.")] = None
     modality: Annotated[Key, Field(description="The modality of an .h5mu that holds the counts; none: `rna`.")] = None
     protein_key: Annotated[
         Key, Field(description="Where the proteins are: a key of `obsm`, or the protein modality of an .h5mu.")

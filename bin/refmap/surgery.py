@@ -18,13 +18,15 @@ from .families import ModelFolder, by_name, trainer_of
 from .storage import write_zarr
 
 
-def map_query(plan: dict, card: dict, alignment: dict, model: Path, aligned: Path, out: dict[str, Path]) -> None:
+def map_query(plan: dict, training: dict, card: dict, alignment: dict, model: Path, aligned: Path, out: dict[str, Path]) -> None:
     """Map a query and write the updated model, the embedding, the history and the record of the mapping.
 
     Parameters
     ----------
     plan, card, alignment
         What is known of the mapping, of its model and of its genes.
+    training
+        ``train``: settings of the training, None for inference only; ``seed``; ``freeze_dropout``.
     model
         The reference's folder or file: the very files that the card describes.
     aligned
@@ -46,13 +48,13 @@ def map_query(plan: dict, card: dict, alignment: dict, model: Path, aligned: Pat
     warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch")
     query = ad.read_zarr(aligned)
     surgery_of = by_name(card["family"]).surgery()
-    surgery_of.seed(row["seed"])
-    surgery = surgery_of.prepare(folder.path, query, card, freeze_dropout=row["freeze_dropout"])
+    surgery_of.seed(training["seed"])
+    surgery = surgery_of.prepare(folder.path, query, card, freeze_dropout=training["freeze_dropout"])
     print(f"{card['class_name']} on {surgery.device}: {query.n_obs} cells, {query.n_vars} genes,", end=" ")
     print(f"{surgery.parameters_trainable} of {surgery.parameters_total} parameters to train")
 
     before = surgery.reference_sha256()
-    history, training = _train(surgery, row["train"])
+    history, trained = _train(surgery, training["train"])
     after = surgery.frozen_sha256()
     if before != after:
         raise RefmapError(
@@ -82,14 +84,15 @@ def map_query(plan: dict, card: dict, alignment: dict, model: Path, aligned: Pat
             "n_cells": query.n_obs,
             "n_genes": {key: alignment[key] for key in ("matched", "padded", "dropped", "summed")},
             "batches": _batches(plan, card),
-            "parameters": row,
-            "train": training,
+            "covariates": plan["covariates"],
+            "parameters": row | training,
+            "train": trained,
             "device": surgery.device,
             "parameters_total": surgery.parameters_total,
             "parameters_trainable": surgery.parameters_trainable,
             "frozen_sha256_before": before,
             "frozen_sha256_after": after,
-            "seed": row["seed"],
+            "seed": training["seed"],
             "versions": {"refmap": __version__, "python": platform.python_version(), **surgery.versions()},
             "predictions": predictions,
             # The alignment sees again some of what the plan saw.

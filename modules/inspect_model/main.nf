@@ -15,7 +15,7 @@ process INSPECT_MODEL {
     ${name}
     END_OF_NAME
 
-    inspect_model.py --model ${model ? 'model/*' : 'model'} --shown-as "\$(cat name.txt)" ${params.trust_models ? '--trust-models' : ''} --card card.json
+    inspect_model.py --model ${model ?: 'model'} --shown-as "\$(cat name.txt)" ${params.trust_models ? '--trust-models' : ''} --card card.json
     """
 
     stub:

@@ -1,7 +1,7 @@
 // What the report shows of one mapping: its figures, its pictures, its accuracy where the truth is known
 process QC_MAPPING {
     tag "${meta.id}"
-    publishDir "${params.outdir}/reference_mapping/qc/dataset~${meta.dataset}", mode: params.publish_dir_mode, pattern: "${meta.id}",
+    publishDir "${params.outdir}/reference_mapping/qc/dataset~${meta.dataset}", mode: params.publish_dir_mode, overwrite: true, pattern: "${meta.id}",
         saveAs: { _name -> "file_id~${meta.file_id}" }
 
     input:

@@ -3,7 +3,7 @@ process TRAIN_REFERENCE {
     label 'process_essential'
     label 'process_gpu'
     ext env: { env }
-    publishDir "${params.outdir}", mode: params.publish_dir_mode
+    publishDir "${params.outdir}", mode: params.publish_dir_mode, overwrite: true
 
     input:
     tuple path(atlas, stageAs: 'atlas'), val(stamp), val(env)

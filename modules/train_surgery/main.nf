@@ -3,10 +3,10 @@ process TRAIN_SURGERY {
     tag "${meta.id}"
     label 'process_gpu'
     ext env: { meta.env }
-    publishDir "${params.outdir}/reference_mapping/model/dataset~${meta.dataset}", mode: params.publish_dir_mode, pattern: 'file_id~*'
+    publishDir "${params.outdir}/reference_mapping/model/dataset~${meta.dataset}", mode: params.publish_dir_mode, overwrite: true, pattern: 'file_id~*'
 
     input:
-    tuple val(meta), path(plan), path(aligned), path(alignment), path(model, stageAs: 'model/*'), path(card)
+    tuple val(meta), val(training), path(plan), path(aligned), path(alignment), path(model, stageAs: 'model/*'), path(card)
     val code
 
     output:
@@ -16,9 +16,13 @@ process TRAIN_SURGERY {
 
     script:
     """
+    cat > training.json <<'END_OF_TRAINING'
+    ${training}
+    END_OF_TRAINING
+
     export OMP_NUM_THREADS=${task.cpus}
-    train_surgery.py --plan ${plan} --aligned ${aligned} --alignment ${alignment} --model model/* --card ${card} \\
-        --updated-model file_id~${meta.file_id} \\
+    train_surgery.py --plan ${plan} --training training.json --aligned ${aligned} --alignment ${alignment} \\
+        --model ${model} --card ${card} --updated-model file_id~${meta.file_id} \\
         --embedding embedding.zarr --history history.csv --mapping mapping.json --fault ${meta.id}.fault.json
     """
 

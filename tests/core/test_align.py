@@ -227,6 +227,26 @@ def test_rounding_noise_is_no_fraction():
     assert "1 NaN" in check_values(np.array([np.nan, 2]), "any")
 
 
+def test_a_query_without_a_single_count(tmp_path):
+    adata = make_query(MODEL)
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = adata.X * 0
+    adata.write_h5ad(tmp_path / "query")
+    with pytest.raises(
+        RefmapError, match="has no count in any of the model's genes in X; layers/counts looks like counts: set layer"
+    ):
+        run(tmp_path / "query", tmp_path / "aligned.zarr")
+
+
+def test_dense_values_of_half_precision(tmp_path):
+    adata = make_query(MODEL)
+    expected = adata.X.toarray()
+    adata.X = expected.astype(np.float16)
+    adata.write_h5ad(tmp_path / "query")
+    aligned, _ = run(tmp_path / "query", tmp_path / "aligned.zarr")
+    np.testing.assert_array_equal(aligned.X.toarray(), expected)
+
+
 def test_a_model_of_log_values_wants_no_counts(tmp_path):
     adata = make_query(MODEL)
     adata.write_h5ad(tmp_path / "counts")

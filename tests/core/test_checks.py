@@ -39,6 +39,7 @@ def test_a_good_query_has_a_plan(tmp_path):
             "n_proteins_found": None,
         },
         "batches": {name: {"cells": 3, "name": name} for name in ("d1", "d2", "d3")},
+        "covariates": {},
         "faults": [],
         "warnings": [],
     }
@@ -108,7 +109,19 @@ PROTEINS = make_card(proteins=["CD3", "CD4"], protein_key="adt")
         ),
         (
             with_age("young", "old", "old"), {"continuous_covariate_keys": ["age"]}, CONTINUOUS,
-            "has values in column 'age' that are not numbers (such as 'young'): store it as numbers.",
+            "has values in column 'age' that are not numbers (such as 'young', 'old'): store it as numbers.",
+        ),
+        (
+            with_age(1.0, np.inf, 2.0), {"continuous_covariate_keys": ["age"]}, CONTINUOUS,
+            "has 3 cells whose value in column 'age' is infinite (such as inf): mend these or remove the cells.",
+        ),
+        (
+            with_age(1.0, 0.0, 2.0), {"size_factor_key": "age"}, make_card(size_factor_key="size"),
+            "has 3 cells whose value in column 'age' is infinite or not above 0 (such as 0.0): mend these or remove the cells.",
+        ),
+        (
+            same, {"categorical_covariate_keys": ["donor", "donor"]}, CATEGORICAL,
+            "is given a column twice in categorical_covariate_keys ('donor', 'donor'): name one column for each of 'chip', 'site'.",
         ),
         (
             with_age(1.0, np.nan, 2.0), {"continuous_covariate_keys": ["age"]}, CONTINUOUS,
@@ -124,6 +137,22 @@ def test_each_fault(tmp_path, change, row, card, fault):
     adata.layers["counts"] = adata.X.copy()
     plan = plan_of(change(adata), tmp_path, card, **row)
     assert f"query 'data/q.h5ad' {fault}" in plan["faults"]
+
+
+def test_an_empty_batch_is_no_batch(tmp_path):
+    """What a table without a value becomes on its way through a CSV."""
+    adata = make_query(MODEL)
+    adata.obs["donor"] = ["", "d1", "d2"] * 3
+    (fault,) = plan_of(adata, tmp_path)["faults"]
+    assert "has 3 of 9 cells without a value in batch column 'donor'" in fault
+
+
+def test_new_levels_of_a_covariate_are_told(tmp_path):
+    adata = make_query(MODEL, chip=["v2", "V2", "v3"] * 3)
+    card = make_card(categorical_covariates={"chip": ["v2", "v3"]})
+    plan = plan_of(adata, tmp_path, card, categorical_covariate_keys=["chip"])
+    assert plan["faults"] == [] and plan["covariates"] == {"chip": {"new": ["V2"]}}
+    assert any("covariate column 'chip': 'V2' is new to the model" in warning for warning in plan["warnings"])
 
 
 def test_no_protein_of_the_model(tmp_path):

@@ -159,7 +159,7 @@ def test_what_was_there_moves_aside(adata, embedding, tmp_path):
 
 def test_a_modality_and_an_old_file(adata, embedding, tmp_path):
     with h5py.File(tmp_path / "m", "w") as file:
-        write_elem(file, "obs", pd.DataFrame(index=CELLS))
+        write_elem(file, "obs", pd.DataFrame({"visit": ["one", "two"] * 20, "rna:donor": 0}, index=CELLS[::-1]))
         write_elem(file.create_group("mod"), "rna", adata)
     x = adata.X
     with h5py.File(tmp_path / "old", "w") as file:
@@ -177,6 +177,8 @@ def test_a_modality_and_an_old_file(adata, embedding, tmp_path):
         assert_same(got.X, x)
         assert list(got.obs_names) == CELLS and got.obsm["X_emb"].shape == (40, 10)
     assert list(got.obs["donor"]) == ["a", "b"] * 20
+    # What the modalities share comes along, cell by cell.
+    assert list(anndata.read_zarr(tmp_path / "m.zarr").obs["visit"]) == ["two", "one"] * 20
 
 
 def test_cells_must_be_those_of_the_embedding(adata, embedding, tmp_path):

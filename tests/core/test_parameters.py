@@ -117,13 +117,13 @@ def test_the_defaults_are_valid():
         ({"family": "scVI"}, ['--family is "scVI", but must be one of scvi, scanvi, totalvi.']),
         (
             {"max_memory": "much"},
-            ['--max_memory is "much", but must be text: The most memory that one task asks for, such as 16.GB.'],
+            ['--max_memory is "much", but must be as its help says (The most memory that one task asks for, such as 16.GB).'],
         ),
         (
             {"input": "sheet.xlsx"},
             [
-                '--input is "sheet.xlsx", but must be text: '
-                "The queries: a samplesheet (.csv, .tsv) or scAtlasTb's DATASETS file (.yaml, .yml)."
+                '--input is "sheet.xlsx", but must be as its help says '
+                "(The queries: a samplesheet (.csv, .tsv) or scAtlasTb's DATASETS file (.yaml, .yml))."
             ],
         ),
         (

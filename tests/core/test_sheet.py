@@ -203,6 +203,7 @@ def test_a_csv_as_programs_save_it(read, text):
 
 
 WORDS = st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters=";"), min_size=1, max_size=8)
+PATHS = st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters=";$*?[]{}"), min_size=1, max_size=8)
 NAMES = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,12}", fullmatch=True)
 KEYS = st.lists(WORDS, max_size=3)
 
@@ -213,8 +214,8 @@ KEYS = st.lists(WORDS, max_size=3)
         {
             "dataset": NAMES,
             "file_id": NAMES,
-            "query": WORDS.map(lambda word: f"{word} {word}.h5ad"),
-            "model": WORDS,
+            "query": PATHS.map(lambda word: f"{word} {word}.h5ad"),
+            "model": PATHS,
             "batch_key": WORDS,
             "labels_key": st.none() | WORDS,
             "categorical_covariate_keys": KEYS,
@@ -405,7 +406,7 @@ NAME = "must be a name of at most 100 letters, digits, '.', '_' and '-' that doe
         (
             "query:data/x.loom",
             "row 2 (lung/donor_1): column 'query' is 'data/x.loom', "
-            "but must be a path or URI that ends in .h5ad, .zarr or .h5mu.",
+            "but must be a path or URI that ends in .h5ad, .zarr or .h5mu, without any of $ * ? [ ] { }.",
         ),
         (
             "max_epochs:-1",
@@ -563,7 +564,9 @@ def test_a_cell_may_not_hold_a_line_break(faults):
         ),
         (
             dataset({"donor_1": "preprocessing"}),
-            ["lung/donor_1: the path is 'preprocessing', but must be a path or URI that ends in .h5ad, .zarr or .h5mu."],
+            [
+                "lung/donor_1: the path is 'preprocessing', but must be a path or URI that ends in .h5ad, .zarr or .h5mu, without any of $ * ? [ ] { }."
+            ],
         ),
         (dataset({False: "x.h5ad"}), ["lung: a file_id is read as false; put it in quotes."]),
         (dataset({None: "x.h5ad"}), ["lung: a file_id is read as None; put it in quotes."]),
@@ -665,7 +668,7 @@ def test_what_all_files_of_a_dataset_share_is_told_once(faults):
     found = faults(DESIGN.replace("max_epochs: 100", "max_epochs: many").replace("donor_2.zarr", "donor_2"), ".yaml")
     assert found == [
         "lung/donor_1 and 1 more: key 'train_kwargs.max_epochs' is 'many', but must be a whole number of 0 or more.",
-        "lung/donor_2: the path is 'data/donor_2', but must be a path or URI that ends in .h5ad, .zarr or .h5mu.",
+        "lung/donor_2: the path is 'data/donor_2', but must be a path or URI that ends in .h5ad, .zarr or .h5mu, without any of $ * ? [ ] { }.",
     ]
 
 
@@ -713,3 +716,12 @@ def test_the_file_is_not_changed(tmp_path):
     path.write_text(DESIGN)
     read_sheet(path, DEFAULTS)
     assert path.read_text() == DESIGN
+
+
+@pytest.mark.parametrize("column", ["query", "model", "id_table"])
+@pytest.mark.parametrize("character", "$*?[]{}")
+def test_a_path_that_a_shell_would_expand_is_refused(read, column, character):
+    cells = {"dataset": "d", "file_id": "f", "query": "q.h5ad", "model": "m", "batch_key": "b", "id_table": "t.csv"}
+    cells[column] = f"a{character}b{cells[column]}"
+    with pytest.raises(RefmapError, match=f"column '{column}' is .*without any of"):
+        read("\n".join((",".join(cells), ",".join(cells.values()))))

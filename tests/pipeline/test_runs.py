@@ -127,7 +127,7 @@ def twelve(demo, demo_data, tmp_path_factory) -> Run:
     add("onto_file", good, reference / "model.pt")
     add("inference", good, train="false")
     add("one_batch", good, one_batch="true")
-    add("hostile", good, file="a b; touch pwned 'x' \"y\" $(touch pwned) `touch pwned`.h5ad")
+    add("hostile", good, file="a b; touch pwned 'x' \"y\" (z) & `touch pwned`.h5ad")
     for number in range(1, 5):
         add(f"plain_{number}", good)
     strange = good.copy()
@@ -264,8 +264,9 @@ def test_resume_does_again_exactly_what_changed(project, tmp_path):
         assert run.status == 0, run.printed
         return {name for name, status in run.tasks().items() if status != "CACHED"} - {"VERDICT", "REPORT"}
 
-    def stages(*ids):
-        steps = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "EXPORT_EMBEDDING", "QC_MAPPING")
+    steps = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "EXPORT_EMBEDDING", "QC_MAPPING")
+
+    def stages(*ids, steps=steps):
         return {f"{step} ({id})" for step in steps for id in ids}
 
     first = done()
@@ -273,6 +274,10 @@ def test_resume_does_again_exactly_what_changed(project, tmp_path):
     assert done("-resume") == set()
     # One row
     assert done("-resume", rows=[rows[0], "d,b,q.zarr,model,b,counts\n"]) == {"CHECK_INPUT"} | stages("d~b")
+    # Another training: nothing is aligned again, and what is published is this run's
+    assert done("-resume", "--max_epochs", "7") == {"CHECK_INPUT"} | stages("d~a", "d~b", steps=steps[2:])
+    assert done("-resume", "--max_epochs", "100") == set()
+    assert json.loads((tmp_path / "out" / "pipeline_info" / "parameters.json").read_text())["max_epochs"] == 100
     # What stands inside a query's or a model's folder, whose own date stays
     folder = os.stat(tmp_path / "model").st_mtime_ns
     (tmp_path / "model" / "model.pt").write_text("another")

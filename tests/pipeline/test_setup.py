@@ -159,14 +159,15 @@ def test_an_environment_of_another_user_is_used_with_caches_elsewhere(tree, offl
     assert ran.stdout == f"{tmp_path}/refmap-{os.getuid()}/numba\n"
 
 
-def test_the_same_lock_twice_costs_milliseconds():
-    """Every task pays for this: the environment of these tests is ready, so nothing may be started but a checksum."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        assert shell(". containers/activate core").returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.2
+def test_a_ready_environment_is_not_built_again(tmp_path):
+    """Every task pays for this: where the lock is the one that was built, the builder is not even started."""
+    shutil.copytree(ROOT / "containers", tmp_path / "containers")
+    (tmp_path / "containers/build").write_text("#!/bin/sh\nexit 9\n")
+    envs = os.environ.get("REFMAP_ENVS", f"{ROOT}/.tools/envs")
+    assert shell(". containers/activate core", cwd=tmp_path, REFMAP_ENVS=envs).returncode == 0
+    with open(tmp_path / "containers/core/requirements.lock", "a") as stream:
+        stream.write("# changed\n")
+    assert shell(". containers/activate core", cwd=tmp_path, REFMAP_ENVS=envs).returncode != 0
 
 
 def test_modules_are_compiled_whatever_the_caller_says():
@@ -197,10 +198,8 @@ def test_a_second_setup_does_nothing():
     """These tests run after `make setup`: what it made is left as it was, and nothing is said."""
     stamps = [ROOT / ".tools/envs" / env / "lock.sha256" for env in ("core", "scvi")]
     before = [stamp.stat().st_mtime_ns for stamp in stamps]
-    start = time.perf_counter()
     ran = shell("make --no-print-directory setup")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
-    assert time.perf_counter() - start < 3
     assert [stamp.stat().st_mtime_ns for stamp in stamps] == before
 
 

@@ -76,7 +76,8 @@ def map_cells(adata, model: Path, folder: Path, **row) -> Mapped:
         alignment = align(opened, row, card, plan, folder / "aligned.zarr")
     out = {"model": folder / "updated", "embedding": folder / "embedding.zarr"}
     out |= {"history": folder / "history.csv", "record": folder / "mapping.json"}
-    map_query(plan, card, alignment, model, folder / "aligned.zarr", out)
+    training = {key: row[key] for key in ("train", "seed", "freeze_dropout")}
+    map_query(plan, training, card, alignment, model, folder / "aligned.zarr", out)
     return Mapped(folder)
 
 
@@ -377,7 +378,7 @@ def test_training_that_diverges_is_said(scvi_model, query, tmp_path):
 def test_a_model_that_changed_since_inspection_is_not_loaded(scvi_model, query, tmp_path):
     card = inspect_model(scvi_model, "atlas").to_json() | {"sha256": "0" * 64}
     with pytest.raises(RefmapError, match="'atlas' changed after it was inspected"):
-        map_query({"row": ROW, "warnings": []}, card, {}, scvi_model, tmp_path, {})
+        map_query({"row": ROW, "warnings": []}, {}, card, {}, scvi_model, tmp_path, {})
 
 
 @pytest.mark.parametrize("family", ["scvi", "scanvi", "totalvi"])

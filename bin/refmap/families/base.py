@@ -122,9 +122,11 @@ class ModelFolder:
         return None
 
     def sha256(self) -> str:
-        """The SHA-256 of the names, sizes and bytes of all the model's files."""
+        """The SHA-256 of the names, sizes and bytes of all the model's files, but not of data saved beside it."""
         digest = hashlib.sha256()
         for name in self.files():
+            if name.endswith((".h5ad", ".h5mu")):
+                continue
             path = self.path / name
             digest.update(f"{name}\0{path.stat().st_size}\0".encode())
             with open(path, "rb") as stream:

@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...errors import RefmapError
+
 if TYPE_CHECKING:
     import torch
 
@@ -37,13 +39,25 @@ class Growth:
         Index that takes the reference's tensor out of the grown one, values in place and shape unchanged.
     trainable
         Mask of the grown tensor's shape: what surgery may move.
-    silent
-        Mask of the same shape: columns of a category that had none in the reference, kept at zero.
+    blocks
+        For each covariate that has columns: its columns in the grown tensor, and in the reference's. None where the
+        tensor does not grow by columns of covariates.
     """
 
     place: tuple
     trainable: torch.Tensor
-    silent: torch.Tensor | None = None
+    blocks: list[tuple[slice, slice]] | None = None
+
+    def lay_out(self, old: torch.Tensor, new: torch.Tensor) -> None:
+        """Put the reference's values where they belong in the grown tensor.
+
+        A new category starts as the mean of the reference's, so that an embedding does not hang on random numbers
+        before there is any training, nor where there is none. The only category of a covariate has no column in the
+        reference: it gets zeros, which is what it was trained with, and so do those beside it.
+        """
+        for grown, held in self.blocks or ():
+            new[..., grown] = old[..., held].mean(dim=-1, keepdim=True) if held.stop > held.start else 0
+        new[self.place] = old.to(new)
 
 
 def _grow_by_size(old: torch.Tensor, new: torch.Tensor) -> Growth:
@@ -63,27 +77,31 @@ def _grow_by_category(old: torch.Tensor, new: torch.Tensor, old_sizes: list[int]
     # scvi-tools gives a covariate of one category no column.
     old_widths, new_widths = ([n if n > 1 else 0 for n in sizes] for sizes in (old_sizes, new_sizes))
     inputs = new.shape[-1] - sum(new_widths)
-    columns, silent_columns = list(range(inputs)), []
+    columns, blocks = list(range(inputs)), []
     trainable = torch.zeros(new.shape, dtype=torch.bool)
-    start = inputs
+    start = old_start = inputs
     for size, old_width, new_width in zip(old_sizes, old_widths, new_widths, strict=True):
         columns += range(start, start + old_width)
-        if new_width and not old_width:
-            silent_columns += range(start, start + size)
+        blocks.append((slice(start, start + new_width), slice(old_start, old_start + old_width)))
         trainable[..., start + size : start + new_width] = True
-        start += new_width
-    silent = torch.zeros(new.shape, dtype=torch.bool)
-    silent[..., silent_columns] = True
-    return Growth((..., torch.tensor(columns, dtype=torch.long)), trainable, silent)
+        start, old_start = start + new_width, old_start + old_width
+    return Growth((..., torch.tensor(columns, dtype=torch.long)), trainable, blocks)
 
 
 def growth_of(module: torch.nn.Module, reference: dict, old_sizes: list[int], new_sizes: list[int]) -> dict[str, Growth]:
-    """Work out where each tensor of `reference` lies in `module`, grown from `old_sizes` to `new_sizes` categories."""
+    """Work out where each tensor of `reference` lies in `module`, grown from `old_sizes` to `new_sizes` categories.
+
+    Raises
+    ------
+    RefmapError
+        If a layer grew in a way that no one-hot explains: its columns would be read for others.
+    """
     from scvi.nn import FCLayers
 
     state = module.state_dict()
     by_category = {}
-    for prefix, layers in module.named_modules():
+    # A module may stand in two places under two names: SysVI's prior holds its encoder.
+    for prefix, layers in module.named_modules(remove_duplicate=False):
         if not isinstance(layers, FCLayers):
             continue
         for end in range(1, len(new_sizes) + 1):
@@ -105,4 +123,6 @@ def growth_of(module: torch.nn.Module, reference: dict, old_sizes: list[int], ne
             layer = int(name.removeprefix(f"{prefix}.fc_layers.Layer ").split(".")[0])
             if layers.inject_into_layer(layer) and new.shape[-1] - old.shape[-1] == widths[1] - widths[0]:
                 growths[name] = _grow_by_category(old, new, before, after)
+        if ".fc_layers." in name and old.shape != new.shape and growths[name].blocks is None:
+            raise RefmapError(f"The model's layer '{name}' grew in a way that refmap does not know: it cannot be mapped onto.")
     return growths

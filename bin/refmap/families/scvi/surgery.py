@@ -118,10 +118,7 @@ class Surgery:
         """Put the reference's values where they belong in the grown model."""
         state = self.model.module.state_dict()
         for name, growth in self.growths.items():
-            if growth.silent is None:
-                continue
-            state[name][growth.place] = self.reference[name].to(state[name])
-            state[name][growth.silent.to(state[name].device)] = 0
+            growth.lay_out(self.reference[name], state[name])
         self.model.module.load_state_dict(state)
 
     def _freeze(self) -> None:
