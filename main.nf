@@ -29,7 +29,7 @@ workflow MAP {
         sheet = Channel.value(given('input'))
         atlas = params.reference ? Channel.value(given('reference')) : Channel.empty()
     }
-    CHECK_INPUT(sheet, toJson(parameters()), file("${projectDir}/nextflow_schema.json"), code)
+    CHECK_INPUT(sheet, toJson(parameters().sort()), file("${projectDir}/nextflow_schema.json"), code)
 
     // Nothing is trained before the sheet is known to be right
     TRAIN_REFERENCE(

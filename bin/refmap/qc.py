@@ -72,7 +72,7 @@ def describe_mapping(
         confusion.to_csv(output / "confusion.csv")
         plots.draw_confusion(confusion, _name(row), output / "confusion.png")
     write_json(output / "mapping.json", record)
-    _draw(cells, row, output)
+    _draw(cells, row, record["seed"], output)
 
 
 def _read_cells(source: Query, embedding: Path, labels_key: str | None, row: dict) -> Cells:
@@ -161,11 +161,11 @@ def confusion_table(truth: pd.Series, predicted: pd.Series) -> pd.DataFrame:
     return table.reindex(columns=columns, fill_value=0)
 
 
-def _draw(cells: Cells, row: dict, output: Path) -> None:
+def _draw(cells: Cells, row: dict, seed: int, output: Path) -> None:
     n = len(cells.latent)
-    drawn = np.random.default_rng(row["seed"]).permutation(n)[:MOST_CELLS_DRAWN]
+    drawn = np.random.default_rng(seed).permutation(n)[:MOST_CELLS_DRAWN]
     latent = cells.latent[drawn]
-    position = plots.umap(latent, row["seed"]) if n >= plots.FEWEST_FOR_UMAP else plots.first_two(latent)
+    position = plots.umap(latent, seed) if n >= plots.FEWEST_FOR_UMAP else plots.first_two(latent)
     what = _caption(n, len(drawn))
     panels = {title: values.iloc[drawn].reset_index(drop=True) for title, values in _panels(cells, row).items()}
     labels = [title for title in panels if title == PREDICTED or title.startswith(("given label", "true label"))]

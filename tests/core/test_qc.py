@@ -47,10 +47,10 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
         embedding.write_zarr(folder / "embedding.zarr")
 
     row = {
-        **{"dataset": "pbmc", "file_id": "d.1", "query": "data/query.h5ad", "modality": None, "seed": 0},
+        **{"dataset": "pbmc", "file_id": "d.1", "query": "data/query.h5ad", "modality": None},
         **{"batch_key": "donor", "labels_key": None, "truth_key": "cell_type", "umap_colors": [], **changes},
     }
-    record = {"predictions": {"labels_key": "label"} if predicts else None, "warnings": ["first"], "n_cells": n}
+    record = {"predictions": {"labels_key": "label"} if predicts else None, "warnings": ["first"], "n_cells": n, "seed": 0}
     for name, content in {"plan": {"row": row}, "alignment": {"matched": 2}, "mapping": record}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "history.csv").write_text("epoch,elbo_train\n1,2.5\n")
