@@ -276,7 +276,7 @@ def test_resume_does_again_exactly_what_changed(project, tmp_path):
     assert done("-resume", rows=[rows[0], "d,b,q.zarr,model,b,counts\n"]) == {"CHECK_INPUT"} | stages("d~b")
     # Another training: nothing is aligned again, and what is published is this run's
     assert done("-resume", "--max_epochs", "7") == {"CHECK_INPUT"} | stages("d~a", "d~b", steps=steps[2:])
-    assert done("-resume", "--max_epochs", "100") == set()
+    assert done("-resume", "--max_epochs", "100") <= {"CHECK_INPUT"}  # which sees a sheet that was written anew
     assert json.loads((tmp_path / "out" / "pipeline_info" / "parameters.json").read_text())["max_epochs"] == 100
     # What stands inside a query's or a model's folder, whose own date stays
     folder = os.stat(tmp_path / "model").st_mtime_ns
