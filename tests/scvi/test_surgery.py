@@ -339,6 +339,9 @@ def test_inference_only_trains_nothing(scvi_model, query, tmp_path):
     mapped = map_cells(query, scvi_model, tmp_path / "m", train=None)
     assert mapped.record["train"] is None
     assert len(mapped.history) == 0
+    # New batches start as the mean of the reference's: no random number has a say.
+    other = map_cells(query, scvi_model, tmp_path / "other", train=None, seed=1)
+    np.testing.assert_array_equal(other.latent, mapped.latent)
 
 
 def test_one_line_an_epoch_and_the_device(scvi_model, query, tmp_path, capsys):
