@@ -254,9 +254,10 @@ class Check:
                 f"has values in column '{column}' that are not numbers (such as {listed(values.unique(), 3)}): store it as numbers."
             )
             return
-        wrong = np.isinf(values.to_numpy(float, na_value=np.nan))
+        numbers = values.to_numpy(float, na_value=np.nan)
+        wrong = np.isinf(numbers)
         if positive:
-            wrong |= values.to_numpy(float, na_value=np.nan) <= 0
+            wrong |= numbers <= 0
         if wrong.any():
             self._fault(
                 f"has {int(wrong.sum()):,} cells whose value in column '{column}' is infinite{' or not above 0' if positive else ''} "
