@@ -33,12 +33,12 @@ workflow MAP {
 
     // Nothing is trained before the sheet is known to be right
     TRAIN_REFERENCE(
-        atlas.combine(CHECK_INPUT.out.trainer).map { path, env -> [path, stamp(path), env.text.trim()] },
+        atlas.combine(CHECK_INPUT.out.trainer).map { path, env -> [path, stamp(path), given('reference_gmt'), env.text.trim()] },
         referenceSettings(),
         code,
     )
 
-    // [model's name, row, query, id table, model]; a path that leads nowhere is []
+    // [model's name, row, query, id table, GMT, model]; a path that leads nowhere is []
     rows = CHECK_INPUT.out.mappings
         .splitText { line -> line.trim() }
         .combine(sheet.map { path -> [path] })
@@ -47,50 +47,53 @@ workflow MAP {
             def row = parse(line)
             [
                 row.model ?: 'the reference trained in this run', row,
-                located(row.query, path), located(row.id_table, path), row.model ? located(row.model, path) : trained,
+                located(row.query, path), located(row.id_table, path), located(row.gmt, path), row.model ? located(row.model, path) : trained,
             ]
         }
 
     // Once a distinct model: [name, card]
-    INSPECT_MODEL(rows.map { name, _row, _query, _table, model -> [name, model, stamp(model)] }.unique(), code)
+    INSPECT_MODEL(rows.map { name, _row, _query, _table, _gmt, model -> [name, model, stamp(model)] }.unique(), code)
 
-    // [meta, row, query, id table, model, card]
+    // [meta, row, query, id table, GMT, model, card]
     mappings = rows
         .combine(INSPECT_MODEL.out.card, by: 0)
-        .map { _name, row, query, table, model, card ->
+        .map { _name, row, query, table, gmt, model, card ->
             def kind = parse(card.text)
             def id = "${row.dataset}~${row.file_id}".toString()
-            [[id: id, dataset: row.dataset, file_id: row.file_id, family: kind.family, env: kind.env], row, query, table, model, card]
+            [[id: id, dataset: row.dataset, file_id: row.file_id, family: kind.family, env: kind.env], row, query, table, gmt, model, card]
         }
-    CHECK_QUERY(mappings.map { meta, row, query, table, _model, card -> [meta, withoutTraining(row), query, table, stamp(query), card] }, code)
+    CHECK_QUERY(
+        mappings.map { meta, row, query, table, gmt, _model, card -> [meta, withoutTraining(row), query, table, gmt, stamp(query), card] },
+        code,
+    )
 
     // The gate: all faults are told at once, and nothing is trained before every query has been looked at
     plans = CHECK_QUERY.out.plan.map { meta, path -> [meta, path, parse(path.text)] }
     gate = plans.map { meta, _path, plan -> [meta, plan] }.toList().map { all -> announce(all) }
 
-    // [meta, plan, query, id table, model, card]
+    // [meta, plan, query, id table, GMT, model, card]
     ready = plans
         .filter { _meta, _path, plan -> !plan.faults }
         .combine(gate)
         .map { meta, path, _plan, _gate -> [meta, path] }
-        .join(mappings.map { meta, _row, query, table, model, card -> [meta, query, table, model, card] })
+        .join(mappings.map { meta, _row, query, table, gmt, model, card -> [meta, query, table, gmt, model, card] })
 
-    ALIGN_GENES(ready.map { meta, plan, query, table, _model, card -> [meta, plan, query, table, card] }, code)
+    ALIGN_GENES(ready.map { meta, plan, query, table, _gmt, _model, card -> [meta, plan, query, table, card] }, code)
 
-    // [meta, training as JSON, plan, aligned, alignment, model, card]
-    settings = mappings.map { meta, row, _query, _table, _model, _card -> [meta, training(row)] }
+    // [meta, training as JSON, plan, aligned, alignment, model, card, GMT]
+    settings = mappings.map { meta, row, _query, _table, _gmt, _model, _card -> [meta, training(row)] }
     TRAIN_SURGERY(
-        settings.join(ready).join(ALIGN_GENES.out.aligned).map { meta, train, plan, _query, _table, model, card, aligned, alignment ->
-            [meta, train, plan, aligned, alignment, model, card]
+        settings.join(ready).join(ALIGN_GENES.out.aligned).map { meta, train, plan, _query, _table, gmt, model, card, aligned, alignment ->
+            [meta, train, plan, aligned, alignment, model, card, gmt]
         },
         code,
     )
 
-    // [meta, plan, query, embedding, history, record]
+    // [meta, plan, query, embedding, history, record, results]
     mapped = ready
-        .map { meta, plan, query, _table, _model, _card -> [meta, plan, query] }
+        .map { meta, plan, query, _table, _gmt, _model, _card -> [meta, plan, query] }
         .join(TRAIN_SURGERY.out.mapped)
-    EXPORT_EMBEDDING(mapped.map { meta, plan, query, embedding, _history, _record -> [meta, plan, query, embedding] }, code)
+    EXPORT_EMBEDDING(mapped.map { meta, plan, query, embedding, _history, _record, _results -> [meta, plan, query, embedding] }, code)
     QC_MAPPING(mapped.join(ALIGN_GENES.out.aligned.map { meta, _aligned, alignment -> [meta, alignment] }), code)
 
     // One page over all mappings, those that failed included

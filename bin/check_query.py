@@ -16,11 +16,12 @@ from refmap.cli import INPUT, OUTPUT, command, read_json, write_json
 )
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--id-table", type=INPUT, help="Pairs of gene ids: CSV or TSV of two columns.")
+@click.option("--gmt", type=INPUT, help="Gene programmes for the model to learn: GMT.")
 @click.option("--output", type=OUTPUT, required=True, help="Write the plan, with all faults and warnings, to this JSON file.")
-def check_query(row: Path, query: Path | None, card: Path, id_table: Path | None, output: Path) -> None:
+def check_query(row: Path, query: Path | None, card: Path, id_table: Path | None, gmt: Path | None, output: Path) -> None:
     """Find all faults of a mapping that can be told from the query's metadata, and name its batches. No matrix is read."""
     row = read_json(row)
-    plan = check(query, row, read_json(card), id_table)
+    plan = check(query, row, read_json(card), id_table, gmt)
     for level in ("faults", "warnings"):
         for sentence in plan[level]:
             print(f"{row['dataset']}/{row['file_id']}: {level[:-1]}: {sentence}", file=sys.stderr)

@@ -15,10 +15,13 @@ from refmap.qc import describe_mapping
 @click.option("--mapping", required=True, type=INPUT, help="The record of the mapping (JSON).")
 @click.option("--history", required=True, type=INPUT, help="The training's curves (CSV).")
 @click.option("--embedding", required=True, type=INPUT, help="The embedded cells (zarr).")
+@click.option("--results", required=True, type=INPUT, help="The tables of what else the family found: a folder.")
 @click.option("--output", required=True, type=OUTPUT, help="Folder to make.")
-def main(plan: Path, query: Path, alignment: Path, mapping: Path, history: Path, embedding: Path, output: Path) -> None:
+def main(
+    plan: Path, query: Path, alignment: Path, mapping: Path, history: Path, embedding: Path, results: Path, output: Path
+) -> None:
     """Write the label composition, the score and the pictures of one mapping to a folder, beside its records."""
-    describe_mapping(read_json(plan), query, alignment, mapping, history, embedding, output)
+    describe_mapping(read_json(plan), query, alignment, mapping, history, embedding, results, output)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,16 @@ from refmap.surgery import map_query
 @click.option("--alignment", type=INPUT, required=True, help="What was matched, padded and dropped: JSON.")
 @click.option("--model", type=INPUT, required=True, help="The reference: the model's folder or file.")
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
+@click.option("--gmt", type=INPUT, help="Gene programmes to learn: GMT.")
 @click.option("--updated-model", type=OUTPUT, required=True, help="Write the updated model to this folder.")
 @click.option("--embedding", type=OUTPUT, required=True, help="Write embedding and predictions to this AnnData zarr.")
 @click.option("--history", type=OUTPUT, required=True, help="Write the training history to this CSV file.")
 @click.option("--mapping", type=OUTPUT, required=True, help="Write the record of the mapping to this JSON file.")
-def train_surgery(plan, training, aligned, alignment, model, card, updated_model, embedding, history, mapping) -> None:
+@click.option("--results", type=OUTPUT, required=True, help="Write what else the family finds, as tables, to this folder.")
+def train_surgery(plan, training, aligned, alignment, model, card, gmt, updated_model, embedding, history, mapping, results) -> None:
     """Grow the reference by the query's new batches, train these and nothing else, and embed the query."""
-    out = {"model": updated_model, "embedding": embedding, "history": history, "record": mapping}
-    map_query(read_json(plan), read_json(training), read_json(card), read_json(alignment), model, aligned, out)
+    out = {"model": updated_model, "embedding": embedding, "history": history, "record": mapping, "results": results}
+    map_query(read_json(plan), read_json(training), read_json(card), read_json(alignment), model, aligned, out, gmt)
 
 
 if __name__ == "__main__":

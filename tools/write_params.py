@@ -11,6 +11,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bin"))
 
+from refmap.families import FAMILIES  # noqa: E402
+from refmap.options import Option  # noqa: E402
 from refmap.parameters import groups, load_schema  # noqa: E402
 from refmap.sheet import FIELDS, YAML_ONLY  # noqa: E402
 
@@ -50,8 +52,37 @@ def parameter_row(name: str, spec: dict) -> list[str]:
 def column_row(name: str) -> list[str]:
     field = FIELDS[name]
     where = "YAML" if name in YAML_ONLY else "CSV, YAML"
-    default = "**required**" if field.is_required() else default_text(field.default) if field.default != [] else ""
+    default = "**required**" if field.is_required() else default_text(field.default) if field.default not in ([], {}) else ""
     return [f"`{name}`", where, default, field.description]
+
+
+def option_row(whose: str, name: str, option: Option) -> list[str]:
+    kind = "one of " + ", ".join(f"`{choice}`" for choice in option.choices) if option.choices else option.kind
+    return [whose, f"`{name}`", kind, default_text(option.default), option.about]
+
+
+def options_text() -> list[str]:
+    """Return the section on what single families can do."""
+    head = ["family", "option", "type", "default", "what it is"]
+    mapping = [option_row(family.name, *option) for family in FAMILIES for option in family.options.items()]
+    training = [
+        option_row(f"`{name}`", *option)
+        for family in FAMILIES
+        for name, kind in family.trains.items()
+        for option in kind.options.items()
+    ]
+    return [
+        "",
+        "## Options of the families",
+        "",
+        "What a row of the sheet may set in `options`:",
+        "",
+        *table(head, mapping),
+        "",
+        "What `--reference_options` may set:",
+        "",
+        *table(head, training),
+    ]
 
 
 def docs_text(schema: dict) -> str:
@@ -59,7 +90,7 @@ def docs_text(schema: dict) -> str:
     lines = [
         "# Parameters",
         "",
-        "<!-- Written by tools/write_params.py from nextflow_schema.json and bin/refmap/sheet.py -->",
+        "<!-- Written by tools/write_params.py from nextflow_schema.json, bin/refmap/sheet.py and bin/refmap/families -->",
         "",
         "Given as `--max_epochs 50`, or in a file: `-params-file params.yaml`. Where no default stands there is none.",
     ]
@@ -76,6 +107,7 @@ def docs_text(schema: dict) -> str:
         "The columns of the CSV, in any order (several names in a cell are parted by `;`), which are also keys of the YAML.",
         "",
         *table(["name", "in", "default", "what it is"], [column_row(name) for name in FIELDS]),
+        *options_text(),
     ]
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,7 @@ from anndata.io import write_elem
 from scipy import sparse
 
 from .columns import model_obs
-from .counts import Values, counts_elsewhere
+from .counts import Values, counts_elsewhere, looks_like_counts, normalize
 from .errors import RefmapError
 from .genes import Resolution, overlap_fault, overlap_warnings, resolve
 from .proteins import find_proteins, write_proteins
@@ -112,7 +112,10 @@ def align(
         for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
             write_elem(root, empty, {})
         proteins = _align_proteins(root, query, row, card) if card["proteins"] else None
-    total, empty_cells = _align_matrix(root.create_group("X"), matrix, query, row, card, resolution, chunk_rows, progress)
+    normalization = card["normalization"] if card["input"] == "lognorm" and looks_like_counts(matrix) else None
+    total, empty_cells = _align_matrix(
+        root.create_group("X"), matrix, query, row, card, normalization, resolution, chunk_rows, progress
+    )
 
     if total == 0 and query.n_obs:
         raise query.fault(f"has no count in any of the model's genes in {matrix.name}; {counts_elsewhere(query, row['layer'])}.")
@@ -121,6 +124,12 @@ def align(
     if empty_cells:
         warnings.append(
             f"query '{query.shown_as}' has {empty_cells:,} cells without a count in the model's genes: they are kept."
+        )
+    if normalization:
+        genes = "the model's genes" if normalization.get("genes") == "model" else "all genes"
+        warnings.append(
+            f"query '{query.shown_as}' holds counts in {matrix.name}, and the model wants log-normalised values: they were "
+            f"normalised as the reference was, log1p of counts per {normalization['target_sum']:,.0f} over {genes}."
         )
     padded = [gene for gene, found in zip(card["genes"], resolution.found, strict=True) if not found]
     return {
@@ -137,6 +146,7 @@ def align(
         "versions_stripped": resolution.stripped,
         "translated": resolution.translated,
         "total_counts": total,
+        "normalization": normalization,
         "proteins": proteins,
         "warnings": warnings,
     }
@@ -156,22 +166,28 @@ def _align_matrix(
     query: Query,
     row: dict,
     card: dict,
+    normalization: dict | None,
     resolution: Resolution,
     chunk_rows: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[float, int]:
-    """Write X by chunks of cells; return the sum of its values and the number of cells without any."""
+    """Write X by chunks of cells; return the sum of the values before `normalization`, and the number of cells without any."""
     shape = (query.n_obs, len(card["genes"]))
     writer = CsrWriter(group, shape, min(matrix.most_values, shape[0] * shape[1]))
-    values = Values(query, matrix, row["layer"], card["input"])
+    wants = "counts" if normalization else card["input"]
+    values = Values(query, matrix, row["layer"], wants)
     total, empty_cells = 0.0, 0
     for start, chunk in matrix.chunks(chunk_rows):
         values.check(start, chunk)
-        if card["input"] == "counts" and chunk.dtype.kind == "f":
+        if wants == "counts" and chunk.dtype.kind == "f":
             np.rint(chunk.data, out=chunk.data)
         aligned = project(chunk, resolution)
-        writer.append(aligned)
         total += float(aligned.data.sum(dtype=np.float64))
+        if normalization:
+            counted = aligned if normalization.get("genes") == "model" else chunk
+            totals = np.asarray(counted.sum(axis=1, dtype=np.float64)).ravel()
+            aligned = normalize(aligned, totals, normalization["target_sum"])
+        writer.append(aligned)
         empty_cells += int((np.diff(aligned.indptr) == 0).sum())
         if progress:
             progress(start + chunk.shape[0], query.n_obs)

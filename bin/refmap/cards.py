@@ -26,6 +26,9 @@ def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = 
         family = recognise(folder)
         card = family.card(folder)
         card.model, card.family, card.env = shown, family.name, family.env
+        card.options = {name: option.to_json() for name, option in family.options.items()}
+        for fact, value in folder.facts.items():
+            setattr(card, fact, value)
     except RefmapError as error:
         card.fault = str(error)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # contents that no library writes

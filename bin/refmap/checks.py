@@ -9,19 +9,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .columns import pair_covariates
+from .columns import pair_covariates, pair_labels
 from .errors import RefmapError
+from .families import by_name
 from .genes import Resolution, overlap_fault, overlap_warnings, read_id_table, resolve
+from .gmt import read_gmt
+from .options import Option, read_options
 from .proteins import find_proteins
 from .query import Query, as_text, listed
 
+# What a mapping adds to the query's obs for each label column that its model predicts.
+MADE_OF_PREDICTIONS = ("predicted", "predicted_uncertainty", "predicted_probability")
 NOTHING_KNOWN = dict.fromkeys(("format", "n_cells", "n_genes", "n_genes_found", "n_model_genes", "n_proteins_found"))
 
 
-def check(path: Path | None, row: dict, card: dict, table_path: Path | None = None) -> dict:
+def check(path: Path | None, row: dict, card: dict, table_path: Path | None = None, gmt_path: Path | None = None) -> dict:
     """Check a mapping by its metadata alone and return its plan (see :class:`Check`).
 
-    `path` is where the query lies, which the user calls `row['query']`; None if it does not exist.
+    `path` is where the query lies, which the user calls `row['query']`; None if it does not exist. So are `table_path` and
+    `gmt_path`, of `row['id_table']` and `row['gmt']`.
     """
     if card["fault"]:
         return _stopped(row, card["fault"])
@@ -29,13 +35,14 @@ def check(path: Path | None, row: dict, card: dict, table_path: Path | None = No
         return _stopped(row, f"query file '{row['query']}' does not exist.")
     try:
         with Query(path, row["query"], row["modality"]) as query:
-            return Check(query, row, card, table_path).plan()
+            return Check(query, row, card, table_path, gmt_path).plan()
     except RefmapError as error:
         return _stopped(row, str(error))
 
 
 def _stopped(row: dict, fault: str) -> dict:
-    return {"row": row, "query": NOTHING_KNOWN, "batches": {}, "covariates": {}, "faults": [fault], "warnings": []}
+    nothing = {"query": NOTHING_KNOWN, "batches": {}, "covariates": {}, "options": {}}
+    return {"row": row, **nothing, "faults": [fault], "warnings": []}
 
 
 def new_name(name: str, taken: set[str]) -> str:
@@ -62,12 +69,13 @@ def name_batches(values: list[str], row: dict, card: dict) -> dict[str, str]:
 class Check:
     """One mapping's checks. Each appends to `faults` or `warnings`; none stops the others."""
 
-    def __init__(self, query: Query, row: dict, card: dict, table_path: Path | None):
-        self.query, self.row, self.card, self.table_path = query, row, card, table_path
+    def __init__(self, query: Query, row: dict, card: dict, table_path: Path | None, gmt_path: Path | None):
+        self.query, self.row, self.card, self.table_path, self.gmt_path = query, row, card, table_path, gmt_path
         self.faults: list[str] = []
         self.warnings: list[str] = list(card["warnings"])
         self.batches: dict[str, dict] = {}
         self.new_levels: dict[str, list[str]] = {}
+        self.options: dict[str, object] = {}
         self.table: list[tuple[str, str]] | None = None
         self.summary = {
             **NOTHING_KNOWN,
@@ -77,10 +85,14 @@ class Check:
         }
 
     def plan(self) -> dict:
-        """The JSON of the plan: row, query (its sizes), batches {value: {cells, name}}, covariates {column: {new}}, faults, warnings."""
+        """The JSON of the plan.
+
+        Row, query (its sizes), batches {value: {cells, name}}, covariates {column: {new}}, options (typed, with their
+        defaults), faults, warnings.
+        """
         for look in (
             self.cells, self.layer, self.genes, self.batch, self.labels, self.truth,
-            self.categorical, self.continuous, self.size_factor, self.proteins, self.colors,
+            self.categorical, self.continuous, self.size_factor, self.proteins, self.programs, self.family, self.colors,
         ):  # fmt: skip
             self._attempt(look)
         return {
@@ -88,6 +100,7 @@ class Check:
             "query": self.summary,
             "batches": self.batches,
             "covariates": {column: {"new": levels} for column, levels in self.new_levels.items()},
+            "options": self.options,
             "faults": list(dict.fromkeys(self.faults)),
             "warnings": list(dict.fromkeys(self.warnings)),
         }
@@ -96,7 +109,7 @@ class Check:
         try:
             look()
         except RefmapError as error:
-            self.faults.append(str(error))
+            self.faults += str(error).splitlines()
 
     def _fault(self, found: str) -> None:
         self.faults.append(str(self.query.fault(found)))
@@ -176,35 +189,42 @@ class Check:
         self.batches = {value: {"cells": cells, "name": names[value]} for value, cells in counts.items()}
 
     def labels(self) -> None:
-        key, known = self.row["labels_key"], self.card["labels"]
-        if not key:
+        given, known = self.row["labels_keys"], self.card["labels"]
+        if not given:
             return
-        column = self.query.obs_column(key)
-        if not self.card["labels_key"]:
+        for key in given:
+            self.query.obs_column(key)
+        if not known:
             self.warnings.append(
-                f"The model was trained without labels: labels_key '{key}' of query '{self.row['query']}' is not used."
+                f"The model was trained without labels: labels_key {listed(given)} of query '{self.row['query']}' is not used."
             )
             return
-        if key == self.row["truth_key"]:
+        if len(given) > len(known) or len(set(given)) != len(given):
+            self._fault(f"is given the labels columns {listed(given)} but the model has {listed(known)}: name at most one for each.")
+            return
+        if self.row["truth_key"] in given:
             self.warnings.append(
-                f"labels_key and truth_key are both '{key}': the accuracy is that on labels which the model was given."
+                f"labels_key and truth_key are both '{self.row['truth_key']}': the accuracy is that on labels which the model was given."
             )
         if self.card["unlabeled_category"] is not None:
-            self._known_labels(key, as_text(column), known)
+            for key, column in pair_labels(given, list(known)).items():
+                self._known_labels(column, known[key])
 
-    def _known_labels(self, key: str, labels: np.ndarray, known: list[str]) -> None:
+    def _known_labels(self, key: str, known: list[str]) -> None:
+        labels = as_text(self.query.obs_column(key))
         given = (labels != "") & (labels != self.card["unlabeled_category"])
-        usable = given & np.isin(labels, known)
-        unknown = Counter(labels[given & ~usable])
+        unknown = Counter(labels[given & ~np.isin(labels, known)])
+        usable = given if self.card["takes_new_labels"] else given & np.isin(labels, known)
         where = f"query '{self.row['query']}', labels column '{key}'"
         if unknown:
+            fate = "learned as new" if self.card["takes_new_labels"] else "taken as unlabeled"
             self.warnings.append(
                 f"{where}: {sum(unknown.values()):,} cells have labels that the model does not know "
-                f"({listed(unknown, 3)}), and are taken as unlabeled."
+                f"({listed(unknown, 3)}), and are {fate}."
             )
         if not usable.any():
-            self.warnings.append(f"{where}: no cell has a label that the model knows, so all are taken as unlabeled.")
-        elif usable.all():
+            self.warnings.append(f"{where}: no cell has a label that the model can use, so all are taken as unlabeled.")
+        elif usable.all() and self.card["predicts"]:
             self.warnings.append(f"{where}: every cell is labeled, so no prediction is independent of what was given.")
 
     def truth(self) -> None:
@@ -286,8 +306,29 @@ class Check:
         self.summary["n_proteins_found"] = len(self.card["proteins"]) - len(match.missing)
         self.warnings += match.warnings
 
+    def programs(self) -> None:
+        row = self.row
+        if not row["gmt"]:
+            return
+        if not self.card["takes_gmt"]:
+            self.warnings.append(f"The model learns no gene programmes: gmt '{row['gmt']}' is not used.")
+        elif self.gmt_path is None:
+            raise RefmapError(f"gmt '{row['gmt']}' does not exist.")
+        else:
+            read_gmt(self.gmt_path, row["gmt"])
+
+    def family(self) -> None:
+        """What the model's family takes as options, and what else it cannot do of this mapping."""
+        known = {name: Option(**option) for name, option in self.card["options"].items()}
+        self.options = read_options(self.row["options"], known, f"{self.card['class_name']} models")
+        for name, option in known.items():
+            if option.kind == "column" and self.options[name]:
+                self.query.obs_column(self.options[name])
+        if self.card["family"]:
+            self.faults += by_name(self.card["family"]).faults(self.row, self.card, self.options)
+
     def colors(self) -> None:
-        made = [f"{self.card['labels_key']}_predicted", f"{self.card['labels_key']}_predicted_probability"]
+        made = [f"{key}_{what}" for key in self.card["labels"] for what in MADE_OF_PREDICTIONS]
         missing = [color for color in self.row["umap_colors"] if color not in [*self.query.obs_columns, *made]]
         if missing:
             self.warnings.append(

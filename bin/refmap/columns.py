@@ -19,6 +19,13 @@ def pair_covariates(row_keys: Sequence[str], model_keys: Sequence[str]) -> dict[
     return {key: key if key in row_keys else next(rest) for key in model_keys}
 
 
+def pair_labels(row_keys: Sequence[str], model_keys: Sequence[str]) -> dict[str, str]:
+    """The query's column for each of the model's label columns: of the same name, else the next in order; no more than there are."""
+    rest = iter([key for key in row_keys if key not in model_keys])
+    pairs = {key: key if key in row_keys else next(rest, None) for key in model_keys}
+    return {key: column for key, column in pairs.items() if column}
+
+
 def unlabeled(card: dict) -> str:
     return UNLABELED if card["unlabeled_category"] is None else card["unlabeled_category"]
 
@@ -28,8 +35,9 @@ def model_obs(query: Query, row: dict, card: dict, plan: dict) -> pd.DataFrame:
     obs = pd.DataFrame(index=pd.Index(query.obs_names, dtype=object))
     if card["batch_key"]:
         obs[card["batch_key"]] = pd.Categorical(_batches(query, row, plan))
-    if card["labels_key"]:
-        obs[card["labels_key"]] = pd.Categorical(_labels(query, row, card))
+    given = pair_labels(row["labels_keys"], list(card["labels"]))
+    for key in card["labels"]:
+        obs[key] = pd.Categorical(_labels(query, given.get(key), card["labels"][key], card))
     for key, column in pair_covariates(row["categorical_covariate_keys"], card["categorical_covariates"]).items():
         obs[key] = pd.Categorical(as_text(query.obs_column(column)))
     for key, column in pair_covariates(row["continuous_covariate_keys"], card["continuous_covariates"]).items():
@@ -46,13 +54,13 @@ def _batches(query: Query, row: dict, plan: dict) -> np.ndarray:
     return np.array([names[value] for value in as_text(query.obs_column(row["batch_key"]))], dtype=object)
 
 
-def _labels(query: Query, row: dict, card: dict) -> np.ndarray:
-    """The query's labels. One that is missing, or that a classifier cannot know, is the unlabeled category."""
-    if not row["labels_key"]:
+def _labels(query: Query, column: str | None, known: list[str], card: dict) -> np.ndarray:
+    """The query's labels. One that is missing, or that the model cannot make use of, is the unlabeled category."""
+    if not column:
         return np.full(query.n_obs, unlabeled(card), dtype=object)
-    labels = as_text(query.obs_column(row["labels_key"]))
+    labels = as_text(query.obs_column(column))
     usable = labels != ""
-    if card["unlabeled_category"] is not None:
-        usable &= np.isin(labels, card["labels"])
+    if card["unlabeled_category"] is not None and not card["takes_new_labels"]:
+        usable &= np.isin(labels, known)
     labels[~usable] = unlabeled(card)
     return labels

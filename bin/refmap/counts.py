@@ -11,6 +11,19 @@ from .query import Matrix, Query, layer_name
 FRACTION = 1e-6
 
 
+def normalize(aligned: sparse.csr_matrix, totals: np.ndarray, target_sum: float) -> sparse.csr_matrix:
+    """log1p of counts (cells x genes) scaled so that each cell's total (cells) becomes `target_sum`; empty cells stay empty."""
+    scale = np.divide(target_sum, totals, out=np.zeros(len(totals)), where=totals > 0)
+    logged = np.log1p(aligned.data * np.repeat(scale, np.diff(aligned.indptr)))
+    return sparse.csr_matrix((logged.astype(np.float32), aligned.indices, aligned.indptr), shape=aligned.shape)
+
+
+def looks_like_counts(matrix: Matrix) -> bool:
+    """Whether the first values of a matrix are counts; a matrix without any is not taken for one of counts."""
+    values = matrix.sample()
+    return bool(values.any()) and check_values(values, "counts") is None
+
+
 def check_values(values: np.ndarray, wants: str) -> str | None:
     """What is wrong with values of a matrix for a model that wants 'counts', 'lognorm' or 'any': a phrase, or None."""
     if values.dtype.kind in "iub":
@@ -32,8 +45,7 @@ def counts_elsewhere(query: Query, layer: str) -> str:
     fixes = []
     for other in query.layers:
         if other != layer:
-            values = query.matrix(other).sample()
-            if values.any() and check_values(values, "counts") is None:
+            if looks_like_counts(query.matrix(other)):
                 fixes.append(f"{layer_name(other)} looks like counts: set layer: {other}")
     return "; ".join(fixes) or "no other layer looks like counts: give a query with raw counts"
 
@@ -63,5 +75,6 @@ class Values:
         if self.wants == "lognorm" and self.only_whole and any_value:
             raise self.query.fault(
                 f"holds only whole numbers in {self.matrix.name}, but the model wants log-normalised values: "
-                "set layer to one that holds log1p of counts scaled per cell."
+                "set layer to one that holds log1p of counts scaled per cell, or say how its counts were normalised in a file "
+                "refmap.yaml beside the model, such as: normalization: {target_sum: 10000, genes: all}."
             )

@@ -152,9 +152,10 @@ def copy_numbers(query: Query, source: h5py.Dataset | zarr.Array, parent: zarr.G
 
 def add_results(query: Query, root: zarr.Group, result: zarr.Group, row: dict) -> None:
     """Add the columns and arrays of the embedding; what the query had under their names stays as `<name>_query`."""
-    for name in result["obsm"]:
-        _move_aside(query, root["obsm"], name)
-        write_elem(root["obsm"], name, read_elem(result["obsm"][name]))
+    for part in ("obsm", "obsp"):
+        for name in result[part] if part in result else ():
+            _move_aside(query, root[part], name)
+            write_elem(root[part], name, read_elem(result[part][name]))
     columns = [text(column) for column in root["obs"].attrs["column-order"]]
     for name in result["obs"].attrs["column-order"]:
         moved = _move_aside(query, root["obs"], name)
@@ -187,5 +188,5 @@ def provenance(result: zarr.Group, row: dict) -> dict:
     }
     for name, value in uns.items():
         if name.endswith("_classes"):
-            found |= {"labels_key": name.removesuffix("_classes"), "classes": np.asarray(value, dtype=object)}
+            found.setdefault("classes", {})[name.removesuffix("_classes")] = np.asarray(value, dtype=object)
     return found

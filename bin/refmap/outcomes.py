@@ -65,6 +65,16 @@ class Outcome:
         return (self.record.get("accuracy") or {}).get("accuracy")
 
     @property
+    def uncertainty(self) -> float | None:
+        """The mean over the cells, of the first label column that the model predicts."""
+        return next((sums["mean_uncertainty"] for sums in (self.record.get("predictions") or {}).values()), None)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long training took; 0 where nothing was trained."""
+        return (self.record.get("train") or {"seconds": 0})["seconds"] if self.record else None
+
+    @property
     def warnings(self) -> list[str]:
         """Every warning once, in the order in which they came up."""
         sources = (self.card, self.plan, self.alignment, self.record)

@@ -11,10 +11,9 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from .errors import RefmapError, nearest
+from .families import reference_options, trainable
 
 KINDS = {"boolean": "true or false", "integer": "a whole number", "number": "a number", "string": "text"}
-# What a family cannot be trained without.
-NEEDED_BY_FAMILY = {"scanvi": "reference_labels_key", "totalvi": "reference_protein_key"}
 
 
 def load_schema(path: str | Path) -> dict:
@@ -95,7 +94,13 @@ def _contradictions(given: dict[str, Any]) -> Iterator[str]:
     if not (given.get("input") or given.get("demo") or given.get("reference")):
         yield "--input is missing: give a sheet, --demo for the bundled queries, or --reference to train a model only."
     if given.get("reference") or given.get("demo"):
-        family = given.get("family")
-        for name in filter(None, ("reference_batch_key", NEEDED_BY_FAMILY.get(family))):
+        kind = trainable().get(given.get("family"))
+        if kind is None:
+            return  # said as a value that the parameter cannot have
+        for name in kind.needs:
             if not given.get(name):
-                yield f"--{name} is missing: a {family} reference cannot be trained without it."
+                yield f"--{name} is missing: a {given['family']} reference cannot be trained without it."
+        try:
+            reference_options(given)
+        except RefmapError as error:
+            yield from str(error).splitlines()

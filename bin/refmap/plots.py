@@ -127,7 +127,7 @@ def draw_cells(
     position: np.ndarray,
     panels: dict[str, pd.Series],
     alike: Collection[str],
-    probabilities: Collection[str],
+    shares: Collection[str],
     title: str,
     path: Path,
 ) -> None:
@@ -135,7 +135,7 @@ def draw_cells(
 
     Numbers get a colour bar; anything else a legend, the most frequent first, numbered in the picture where colours
     alone would not tell so many apart. Panels named in `alike` share their categories, and so number and colour them alike;
-    those named in `probabilities` are coloured from 0 to 1, so that mappings can be compared.
+    those named in `shares` are coloured from 0 to 1, so that mappings can be compared.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -154,13 +154,13 @@ def draw_cells(
             # Smaller with more cells, and flat: thousands of vector points would choke the PDF.
             dots = {"s": float(np.clip(6000 / len(position), 1.5, 30)), "linewidths": 0, "rasterized": True}
             if pd.api.types.is_numeric_dtype(values.dtype):
-                limits = (0, 1) if name in probabilities else (None, None)
+                limits = (0, 1) if name in shares else (None, None)
                 _draw_numbers(axis, side, position, values.to_numpy(float, na_value=np.nan), limits, dots)
             else:
                 order = together if name in alike else ranked(values).index
                 _draw_categories(axis, side, position, values, list(order), dots)
         figure.suptitle(title, fontsize=10, fontweight="bold")
-        _save_png(figure, path.with_suffix(".png"))
+        save_png(figure, path.with_suffix(".png"))
         figure.savefig(path.with_suffix(".pdf"), dpi=200)
 
 
@@ -255,10 +255,10 @@ def draw_confusion(table: pd.DataFrame, name: str, path: Path) -> None:
             for (i, j), count in np.ndenumerate(table.to_numpy()):
                 if count:
                     axis.text(j, i, count, ha="center", va="center", fontsize=7, color="white" if share[i, j] > 0.5 else "black")
-        _save_png(figure, path)
+        save_png(figure, path)
 
 
-def _save_png(figure, path: Path) -> None:
+def save_png(figure, path: Path) -> None:
     """Save at 110 dots an inch in 256 colours: a report of 200 mappings carries 200 of these."""
     from io import BytesIO
 

@@ -14,11 +14,12 @@ from . import plots
 from .cli import read_json, write_json
 from .errors import RefmapError
 from .query import Query, as_text
+from .results import Mapped, draw_results
 
 MOST_CELLS_DRAWN = 50_000
 MISSING = "missing"
 PREDICTED = "predicted label"
-PROBABILITY = "probability of the predicted label"
+UNCERTAINTY = "uncertainty of the predicted label"
 
 
 @dataclass
@@ -26,21 +27,23 @@ class Cells:
     """The query's cells, all of them and in its order.
 
     latent         float array (cells x latent dimensions)
-    predicted      the model's label of each cell, or None for a model that predicts none
-    probability    that label's probability
+    labels_key     the column of labels that is shown and scored, or None for a model that predicts none
+    predicted      the model's label of each cell
+    uncertainty    that label's
     classes        the labels that the model knows
     columns        the obs columns of the query that are asked for: key -> values
     """
 
     latent: np.ndarray
+    labels_key: str | None = None
     predicted: pd.Series | None = None
-    probability: pd.Series | None = None
+    uncertainty: pd.Series | None = None
     classes: list[str] = field(default_factory=list)
     columns: dict[str, pd.Series] = field(default_factory=dict)
 
 
 def describe_mapping(
-    plan: dict, query: Path, alignment: Path, mapping: Path, history: Path, embedding: Path, output: Path
+    plan: dict, query: Path, alignment: Path, mapping: Path, history: Path, embedding: Path, results: Path, output: Path
 ) -> None:
     """Write the folder `output` of one mapping.
 
@@ -49,25 +52,27 @@ def describe_mapping(
     composition.json              labels by batch
     umap.png, umap.pdf            the cells, coloured by what is known of them
     confusion.csv, confusion.png  where the truth is known and the model predicts: true labels x predicted ones
+    and what the family found beside the cells, as tables and pictures: see `refmap.results`
 
     Raises RefmapError when the query cannot be read, or is not the one that was embedded.
     """
     row = plan["row"]
     record = read_json(mapping)
-    labels_key = (record.get("predictions") or {}).get("labels_key")
+    embedded = ad.read_zarr(embedding)
+    output.mkdir(parents=True)
     with Query(query, row["query"], row["modality"]) as source:
-        cells = _read_cells(source, embedding, labels_key, row)
+        cells = _read_cells(source, embedded, row)
+        draw_results(Mapped(embedded, source, plan, record, results, output, _name(row)))
     truth = cells.columns.get(row["truth_key"])
     # A model without batches is mapped onto without a look at the query's.
     batches = cells.columns.get(row["batch_key"], pd.Series("all cells", index=range(len(cells.latent))))
 
-    output.mkdir(parents=True)
     shutil.copyfile(alignment, output / "alignment.json")
     shutil.copyfile(history, output / "history.csv")
-    write_json(output / "composition.json", _composition(*_labels(cells, row, labels_key), batches))
+    write_json(output / "composition.json", _composition(*_labels(cells, row), batches))
     record["accuracy"] = None
     if truth is not None and cells.predicted is not None:
-        record["accuracy"] = {"truth_key": row["truth_key"], **score(truth, cells.predicted, cells.classes)}
+        record["accuracy"] = {"truth_key": row["truth_key"], "labels_key": cells.labels_key, **score(truth, cells.predicted, cells.classes)}
         confusion = confusion_table(truth, cells.predicted)
         confusion.to_csv(output / "confusion.csv")
         plots.draw_confusion(confusion, _name(row), output / "confusion.png")
@@ -75,8 +80,7 @@ def describe_mapping(
     _draw(cells, row, record["seed"], output)
 
 
-def _read_cells(source: Query, embedding: Path, labels_key: str | None, row: dict) -> Cells:
-    embedded = ad.read_zarr(embedding)
+def _read_cells(source: Query, embedded: ad.AnnData, row: dict) -> Cells:
     names = np.asarray(embedded.obs_names, dtype=object)
     if len(names) != source.n_obs or not (names == source.obs_names).all():
         raise RefmapError(
@@ -84,11 +88,7 @@ def _read_cells(source: Query, embedding: Path, labels_key: str | None, row: dic
             "the file changed during the run, so run again with -resume."
         )
     cells = Cells(latent=np.asarray(embedded.obsm["X_emb"], dtype=np.float32))
-    if labels_key is not None:
-        cells.predicted = _text(embedded.obs[f"{labels_key}_predicted"])
-        cells.probability = embedded.obs[f"{labels_key}_predicted_probability"].reset_index(drop=True)
-        cells.classes = [str(name) for name in embedded.uns[f"{labels_key}_classes"]]
-    for key in dict.fromkeys(key for key in (row["batch_key"], row["labels_key"], row["truth_key"]) if key):
+    for key in dict.fromkeys(key for key in (row["batch_key"], *row["labels_keys"], row["truth_key"]) if key):
         if key != row["batch_key"] or key in source.obs_columns:
             cells.columns[key] = _text(source.obs_column(key))
     for key in row["umap_colors"]:
@@ -96,7 +96,25 @@ def _read_cells(source: Query, embedding: Path, labels_key: str | None, row: dic
         if key not in cells.columns and key in source.obs_columns:
             values = source.obs_column(key)
             cells.columns[key] = values if _is_number(values) else _text(values)
+    _choose_prediction(cells, embedded, row)
     return cells
+
+
+def _choose_prediction(cells: Cells, embedded: ad.AnnData, row: dict) -> None:
+    """Of several label columns that the model predicts, take the one that knows most of the true labels, else the main one."""
+    classes = {
+        key.removesuffix("_classes"): [str(name) for name in values]
+        for key, values in embedded.uns.items()
+        if key.endswith("_classes")
+    }
+    if not classes:
+        return
+    truth = cells.columns.get(row["truth_key"], pd.Series(dtype=object))
+    main_first = sorted(classes, key=lambda key: list(embedded.obs).index(f"{key}_predicted"))
+    key = max(main_first, key=lambda key: int(truth.isin(classes[key]).sum()))
+    cells.labels_key, cells.classes = key, classes[key]
+    cells.predicted = _text(embedded.obs[f"{key}_predicted"])
+    cells.uncertainty = embedded.obs[f"{key}_predicted_uncertainty"].reset_index(drop=True)
 
 
 def _is_number(values: pd.Series) -> bool:
@@ -113,11 +131,11 @@ def _name(row: dict) -> str:
     return f"{row['dataset']}/{row['file_id']}"
 
 
-def _labels(cells: Cells, row: dict, labels_key: str | None) -> tuple[str | None, str | None, pd.Series | None]:
+def _labels(cells: Cells, row: dict) -> tuple[str | None, str | None, pd.Series | None]:
     """Return (where labels come from, their key, the labels): the best that is known, the model's word first."""
     if cells.predicted is not None:
-        return "predicted", f"{labels_key}_predicted", cells.predicted
-    for source, key in (("labels", row["labels_key"]), ("truth", row["truth_key"])):
+        return "predicted", f"{cells.labels_key}_predicted", cells.predicted
+    for source, key in (("labels", next(iter(row["labels_keys"]), None)), ("truth", row["truth_key"])):
         if key:
             return source, key, cells.columns[key]
     return None, None, None
@@ -169,7 +187,7 @@ def _draw(cells: Cells, row: dict, seed: int, output: Path) -> None:
     what = _caption(n, len(drawn))
     panels = {title: values.iloc[drawn].reset_index(drop=True) for title, values in _panels(cells, row).items()}
     labels = [title for title in panels if title == PREDICTED or title.startswith(("given label", "true label"))]
-    plots.draw_cells(position, panels, labels, [PROBABILITY], f"{_name(row)}: {what}", output / "umap")
+    plots.draw_cells(position, panels, labels, [UNCERTAINTY], f"{_name(row)}: {what}", output / "umap")
 
 
 def _caption(n: int, drawn: int) -> str:
@@ -183,8 +201,8 @@ def _panels(cells: Cells, row: dict) -> dict[str, pd.Series]:
     panels = {}
     if cells.predicted is not None:
         panels[PREDICTED] = cells.predicted
-        panels[PROBABILITY] = cells.probability
-    roles = {row["batch_key"]: "batch", row["labels_key"]: "given label", row["truth_key"]: "true label"}
+        panels[UNCERTAINTY] = cells.uncertainty
+    roles = {row["batch_key"]: "batch", **dict.fromkeys(row["labels_keys"], "given label"), row["truth_key"]: "true label"}
     for key, values in cells.columns.items():
         panels[f"{roles[key]} ({key})" if key in roles else key] = values
     return panels

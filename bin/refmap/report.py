@@ -26,6 +26,7 @@ COLUMNS = [
     "genes_found",
     "gene_overlap",
     "epochs",
+    "seconds",
     "accuracy",
     "warnings",
     "embedding",
@@ -72,6 +73,7 @@ def index_line(outcome: Outcome) -> list:
         outcome.genes and outcome.genes[0],
         _rounded(outcome.overlap),
         outcome.epochs,
+        outcome.seconds,
         _rounded(outcome.accuracy),
         " | ".join(outcome.warnings),
         *outcome.paths(),
@@ -88,7 +90,7 @@ def summary(outcomes: list[Outcome], outdir: str) -> str:
     failed = [outcome for outcome in outcomes if not outcome.mapped]
     shown = outcomes[:MOST_IN_SUMMARY]
     lines = [f"{_plural(len(outcomes), 'mapping')}: {len(outcomes) - len(failed)} mapped, {len(failed)} failed", ""]
-    lines += _aligned([("mapping", "status", "cells", "genes", "epochs", "accuracy", "where"), *map(_summary_cells, shown)])
+    lines += _aligned([("mapping", "status", "family", "cells", "genes", "epochs", "seconds", "accuracy", "where"), *map(_summary_cells, shown)])
     if len(outcomes) > len(shown):
         lines.append(f"... and {len(outcomes) - len(shown):,} more")
     lines += [
@@ -111,9 +113,11 @@ def _summary_cells(outcome: Outcome) -> tuple[str, ...]:
     return (
         outcome.name,
         "mapped" if outcome.mapped else "FAILED",
+        outcome.record.get("family") or outcome.card.get("family") or "-",
         "-" if outcome.n_cells is None else f"{outcome.n_cells:,}",
         "-" if outcome.genes is None else "{:,}/{:,}".format(*outcome.genes),
         "-" if outcome.epochs is None else str(outcome.epochs),
+        "-" if outcome.seconds is None else f"{outcome.seconds:.0f}",
         "-" if outcome.accuracy is None else f"{outcome.accuracy:.3f}",
         outcome.paths()[0],
     )
@@ -122,7 +126,7 @@ def _summary_cells(outcome: Outcome) -> tuple[str, ...]:
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Align columns of text: figures to the right, all else to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    figures = range(2, 6)
+    figures = range(3, 8)
 
     def line(row: tuple[str, ...]) -> str:
         cells = zip(row, widths, strict=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cli import read_json, write_json
+from .results import PICTURES
 
 if TYPE_CHECKING:
     from .outcomes import Outcome
@@ -38,6 +39,8 @@ CURVES = (
     "validation_loss",
 )
 MOST_CURVES = 5
+# The pictures of a mapping, and what each shows.
+SHOWN = {"umap.png": "UMAP", "confusion.png": "confusion matrix", **PICTURES}
 RED, AMBER, GREEN, GREY, BLUE = "#d9534f", "#e69f00", "#009e73", "#9e9e9e", "#0072b2"
 
 
@@ -154,6 +157,7 @@ def mappings(outcomes: list[Outcome]) -> dict:
     headers = {
         "status": _header("Status", "", bgcols={"mapped": f"{GREEN}44", "failed": f"{RED}aa"}, scale=False),
         "stage": _header("Failed at", "The stage at which it stopped", scale=False),
+        "family": _header("Family", "The family of the reference model", scale=False),
         "model": _header("Model", "The class of the reference model", scale=False),
         "cells": _header("Cells", "Cells of the query", scale=False, format="{:,.0f}"),
         "genes": _header(
@@ -170,7 +174,8 @@ def mappings(outcomes: list[Outcome]) -> dict:
         "accuracy": _header(
             "Accuracy", "Share of cells predicted right, where the truth is known", min=0, max=1, scale="Blues", format="{:.3f}"
         ),
-        "probability": _header("Mean probability", "Of the predicted label", min=0, max=1, scale="Purples", format="{:.3f}"),
+        "uncertainty": _header("Mean uncertainty", "Of the predicted label", min=0, max=1, scale="Purples", format="{:.3f}"),
+        "seconds": _header("Seconds", "Of training", scale=False, format="{:,.0f}"),
         "device": _header("Device", "What it was trained on", scale=False),
         "warnings": _header("Warnings", "How many", scale=False, format="{:,.0f}"),
     }
@@ -200,13 +205,15 @@ def _figures(outcome: Outcome) -> dict:
     figures = {
         "status": "mapped" if outcome.mapped else "failed",
         "stage": outcome.stage or None,
+        "family": record.get("family") or outcome.card.get("family"),
         "model": record.get("class_name") or outcome.card.get("class_name"),
         "cells": outcome.n_cells,
         "genes": None if outcome.overlap is None else round(100 * outcome.overlap, 2),
         "batches": len(record["batches"]["new"]) if record else None,
         "epochs": outcome.epochs,
         "accuracy": outcome.accuracy,
-        "probability": (record.get("predictions") or {}).get("mean_probability"),
+        "uncertainty": outcome.uncertainty,
+        "seconds": outcome.seconds,
         "device": record.get("device"),
         "warnings": len(outcome.warnings),
     }
@@ -349,7 +356,7 @@ def pictures(mapped: list[Outcome]) -> dict | None:
     unfolded = " open" if len(shown) <= MOST_UNFOLDED else ""
     blocks = []
     for outcome in shown[:MOST_PICTURES]:
-        images = [_image(outcome, name) for name in ("umap.png", "confusion.png") if (outcome.folder / name).exists()]
+        images = [_image(outcome, name, what) for name, what in SHOWN.items() if (outcome.folder / name).exists()]
         blocks.append(f"<details{unfolded}><summary><strong>{escape(outcome.name)}</strong></summary>{''.join(images)}</details>")
     if len(shown) > MOST_PICTURES:
         blocks.append(
@@ -358,15 +365,14 @@ def pictures(mapped: list[Outcome]) -> dict | None:
         )
     return {
         "section_name": "Pictures",
-        "description": "UMAP of each query's own embedding, and its cells by true and predicted label where the truth is "
-        "known. Batches that lie apart, or labels that lie scattered, are signs of a mapping that did not work.",
+        "description": "UMAP of each query's own embedding, its cells by true and predicted label where the truth is known, "
+        "and what else its family of models finds. Batches that lie apart, or labels that lie scattered, are signs of a mapping that did not work.",
         "plot_type": "html",
         "data": "".join(blocks),
     }
 
 
-def _image(outcome: Outcome, name: str) -> str:
-    what = "UMAP" if name == "umap.png" else "confusion matrix"
+def _image(outcome: Outcome, name: str, what: str) -> str:
     return (
         f'<img src="picture:{outcome.id}/{name}" alt="{what} of {escape(outcome.name)}"'
         ' style="max-width: 100%; background: white; display: block; margin: 0.5em 0">'

@@ -22,6 +22,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from .errors import RefmapError, nearest
+from .options import parse_options
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,14 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _options(value: Any) -> Any:
+    """Accept `name=value;name=value`, or a mapping; each family says which names there are."""
+    options = parse_options(value) if isinstance(value, str) else value
+    if not isinstance(options, dict) or not all(isinstance(option, (str, bool)) for option in options.values()):
+        raise ValueError("no options")
+    return {name: json.dumps(option) if isinstance(option, bool) else option for name, option in options.items()}
+
+
 def _plan(value: dict | None) -> dict | None:
     """Give the numbers in a mapping of plain text their type back; refuse the one argument that would unfreeze the model."""
     if value is None:
@@ -141,7 +150,9 @@ class Mapping(BaseModel):
     ]
     model: Annotated[Link, Field(description="The reference model, a folder or file; not needed when this run trains it.")] = None
     batch_key: Annotated[Text, TEXT, Field(description="The column of the query's `obs` that holds its batches.")]
-    labels_key: Annotated[Key, Field(description="The column of `obs` with labels that the model is given.")] = None
+    labels_key: Annotated[
+        Keys, Field(description="The column of `obs` with labels that the model is given; several for a model of several.")
+    ] = []
     truth_key: Annotated[
         Key, Field(description="The column of `obs` that predictions are scored with; the model never sees it.")
     ] = None
@@ -163,6 +174,13 @@ class Mapping(BaseModel):
     continuous_covariate_keys: Annotated[
         Keys, Field(description="Columns of `obs` for the model's continuous covariates, in its order.")
     ] = []
+    gmt: Annotated[Link, Field(description="A GMT file of gene programmes for the model to learn in surgery (expiMap).")] = None
+    options: Annotated[
+        dict[str, str],
+        BeforeValidator(_options),
+        Must("options of the model's family: name=value, parted by ';' (in YAML also a mapping of names to values)"),
+        Field(description="What the model's family can do beyond that: `name=value;name=value`, see the family's page."),
+    ] = {}
     size_factor_key: Annotated[Key, Field(description="The column of `obs` with the cells' size factors.")] = None
     one_batch: Annotated[Choice, Field(description="Whether all cells count as one new batch; none: `--one_batch`.")] = None
     freeze_dropout: Annotated[Flag, Field(description="Whether dropout in the frozen layers is off in training.")] = True
@@ -211,7 +229,7 @@ class Mapping(BaseModel):
 
 
 FIELDS = Mapping.model_fields
-LISTS = ("categorical_covariate_keys", "continuous_covariate_keys", "umap_colors")
+LISTS = ("labels_key", "categorical_covariate_keys", "continuous_covariate_keys", "umap_colors")
 # Settings of training with a default among the pipeline's parameters, then those that are left to the model's library.
 TRAIN_DEFAULTS = ("max_epochs", "early_stopping", "check_val_every_n_epoch", "early_stopping_patience")
 YAML_ONLY = (
@@ -226,7 +244,7 @@ COLUMNS = tuple(name for name in FIELDS if name not in YAML_ONLY)
 
 # --- where the keys stand in the YAML -------------------------------------------------------------------------------------
 
-EXTRA_KEYS = ("truth_key", "id_table", "modality", "protein_key", "one_batch", "min_gene_overlap")
+EXTRA_KEYS = ("truth_key", "id_table", "modality", "protein_key", "gmt", "options", "one_batch", "min_gene_overlap")
 SETTING_KEYS = ("model", "layer", "var_key", "umap_colors", *EXTRA_KEYS)
 MODEL_KEYS = (
     "batch_key",
@@ -403,7 +421,9 @@ def _row(mapping: Mapping, defaults: dict[str, Any]) -> dict:
 
     train = {name: value(name) for name in TRAIN_DEFAULTS}
     train |= {name: given[name] for name in TRAIN_OPTIONS if given[name] is not None}
-    row = {name: given[name] for name in COLUMNS if name not in ("train", *TRAIN_KEYS)}
+    # What may be several is named so behind the sheet.
+    names = {"labels_key": "labels_keys"}
+    row = {names.get(name, name): given[name] for name in COLUMNS if name not in ("train", *TRAIN_KEYS)}
     row |= {name: value(name) for name in ("one_batch", "min_gene_overlap")}
     row["train"] = train if given["train"] and train["max_epochs"] > 0 else None
     return row | {name: defaults[name] for name in ("seed", "warn_gene_overlap")}

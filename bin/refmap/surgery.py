@@ -12,14 +12,26 @@ import numpy as np
 import pandas as pd
 
 from . import __version__
+from .cards import inspect_model
 from .cli import remove, write_json
 from .errors import RefmapError
 from .families import ModelFolder, by_name, trainer_of
+from .families.base import Prediction, Settings, Surgery
+from .options import defaults as option_defaults
 from .storage import write_zarr
 
 
-def map_query(plan: dict, training: dict, card: dict, alignment: dict, model: Path, aligned: Path, out: dict[str, Path]) -> None:
-    """Map a query and write the updated model, the embedding, the history and the record of the mapping.
+def map_query(
+    plan: dict,
+    training: dict,
+    card: dict,
+    alignment: dict,
+    model: Path,
+    aligned: Path,
+    out: dict[str, Path],
+    gmt: Path | None = None,
+) -> None:
+    """Map a query and write the updated model, the embedding, the history, the record and what else the family finds.
 
     Parameters
     ----------
@@ -32,7 +44,9 @@ def map_query(plan: dict, training: dict, card: dict, alignment: dict, model: Pa
     aligned
         The aligned query, AnnData zarr: cells x the model's genes.
     out
-        Paths to write: ``model``, ``embedding``, ``history``, ``record``.
+        Paths to write: ``model``, ``embedding``, ``history``, ``record``, and the folder ``results``.
+    gmt
+        Where the GMT file lies that the plan's row names.
 
     Raises
     ------
@@ -45,11 +59,12 @@ def map_query(plan: dict, training: dict, card: dict, alignment: dict, model: Pa
     if folder.sha256() != card["sha256"]:
         raise RefmapError(f"The model '{card['model']}' changed after it was inspected: run again with -resume.")
     # The libraries' advice to programmers would bury the line an epoch.
-    warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch")
+    warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
     query = ad.read_zarr(aligned)
     surgery_of = by_name(card["family"]).surgery()
     surgery_of.seed(training["seed"])
-    surgery = surgery_of.prepare(folder.path, query, card, freeze_dropout=training["freeze_dropout"])
+    settings = Settings(training["freeze_dropout"], training["seed"], plan["options"], gmt)
+    surgery = surgery_of.prepare(folder.path, query, card, settings)
     print(f"{card['class_name']} on {surgery.device}: {query.n_obs} cells, {query.n_vars} genes,", end=" ")
     print(f"{surgery.parameters_trainable} of {surgery.parameters_total} parameters to train")
 
@@ -64,9 +79,11 @@ def map_query(plan: dict, training: dict, card: dict, alignment: dict, model: Pa
     latent = surgery.embed()
     if not np.isfinite(latent).all():
         raise RefmapError(f"The embedding of '{row['query']}' holds values that are no numbers: lower learning_rate.")
-    embedding, predictions = _embedding(query, latent, surgery.predict(), card["labels_key"])
-
+    embedding, predictions = _embedding(query, latent, surgery.predict())
     embedding.uns["refmap"] = {key: card[key] for key in ("model", "family", "class_name")} | {"model_sha256": card["sha256"]}
+    surgery.annotate(embedding)
+    out["results"].mkdir()
+    surgery.write_results(out["results"])
     history.to_csv(out["history"])
     write_zarr(embedding, out["embedding"])
     surgery.save(out["model"])
@@ -85,7 +102,7 @@ def map_query(plan: dict, training: dict, card: dict, alignment: dict, model: Pa
             "n_genes": {key: alignment[key] for key in ("matched", "padded", "dropped", "summed")},
             "batches": _batches(plan, card),
             "covariates": plan["covariates"],
-            "parameters": row | training,
+            "parameters": row | training | {"options": plan["options"]},
             "train": trained,
             "device": surgery.device,
             "parameters_total": surgery.parameters_total,
@@ -114,26 +131,29 @@ def _train(surgery, settings: dict | None) -> tuple[pd.DataFrame, dict | None]:
     return surgery.train(settings, log=print)
 
 
-def _embedding(
-    query: ad.AnnData, latent: np.ndarray, probabilities: pd.DataFrame | None, labels_key: str | None
-) -> tuple[ad.AnnData, dict | None]:
+def _embedding(query: ad.AnnData, latent: np.ndarray, predictions: dict[str, Prediction]) -> tuple[ad.AnnData, dict]:
     """Put the latent and the model's predictions into an AnnData without genes; sum the predictions up."""
     result = ad.AnnData(obs=pd.DataFrame(index=query.obs_names.astype(object)), obsm={"X_emb": latent})
-    if probabilities is None:
-        return result, None
-    classes = [str(name) for name in probabilities.columns]
-    values = probabilities.to_numpy(dtype=np.float32)
-    best = values.argmax(axis=1)
-    result.obs[f"{labels_key}_predicted"] = pd.Categorical.from_codes(best, categories=classes)
-    result.obs[f"{labels_key}_predicted_probability"] = values.max(axis=1)
-    result.obsm[f"{labels_key}_probabilities"] = values
-    result.uns[f"{labels_key}_classes"] = np.array(classes, dtype=object)
-    counts = result.obs[f"{labels_key}_predicted"].value_counts()
-    return result, {
-        "labels_key": labels_key,
-        "counts": {name: int(n) for name, n in counts.items() if n},
-        "mean_probability": float(values.max(axis=1).mean()),
-    }
+    sums = {}
+    for key, prediction in predictions.items():
+        add_prediction(result, key, prediction)
+        counts = result.obs[f"{key}_predicted"].value_counts()
+        sums[key] = {
+            "counts": {name: int(n) for name, n in counts.items() if n},
+            "mean_uncertainty": float(prediction.uncertainty.mean()),
+        }
+    return result, sums
+
+
+def add_prediction(result: ad.AnnData, key: str, prediction: Prediction) -> None:
+    """Add what a model says of the label column `key` to an AnnData of the query's cells."""
+    beyond = sorted(set(prediction.labels) - set(prediction.classes))
+    result.obs[f"{key}_predicted"] = pd.Categorical(prediction.labels, categories=[*prediction.classes, *beyond])
+    result.obs[f"{key}_predicted_uncertainty"] = prediction.uncertainty.astype(np.float32)
+    result.uns[f"{key}_classes"] = np.array(prediction.classes, dtype=object)
+    if prediction.probabilities is not None:
+        result.obs[f"{key}_predicted_probability"] = prediction.probabilities.max(axis=1)
+        result.obsm[f"{key}_probabilities"] = prediction.probabilities
 
 
 def _batches(plan: dict, card: dict) -> dict:
@@ -146,8 +166,17 @@ def _batches(plan: dict, card: dict) -> dict:
     }
 
 
-def train_reference(settings: dict, aligned: Path, folder: Path, log=print) -> None:
-    """Train a reference that is ready for surgery from aligned counts; see the families for what `settings` hold.
+def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path | None = None, log=print) -> None:
+    """Train a reference that is ready for surgery; see the families for what `settings` hold.
+
+    Parameters
+    ----------
+    aligned
+        AnnData zarr: cells x genes, as :func:`refmap.reference.align_reference` writes it.
+    folder
+        Where the model goes.
+    embedding
+        Where the latent of the reference's own cells goes, if it is wanted: AnnData zarr, obsm ``X_emb``, obs as aligned.
 
     Raises
     ------
@@ -158,5 +187,17 @@ def train_reference(settings: dict, aligned: Path, folder: Path, log=print) -> N
     work = folder.with_name(folder.name + ".part")
     remove(work)
     family.train_reference(ad.read_zarr(aligned), settings, work, log)
+    if embedding:
+        cells = ad.read_zarr(aligned)
+        latent = embed_reference(cells.copy(), work, settings["seed"])
+        write_zarr(ad.AnnData(obs=cells.obs, obsm={"X_emb": latent}), embedding)
     remove(folder)
     shutil.move(work, folder)
+
+
+def embed_reference(cells: ad.AnnData, folder: Path, seed: int) -> np.ndarray:
+    """Return the latent of aligned cells whose batches a model knows: float32, cells x latent dimensions."""
+    card = inspect_model(folder)
+    surgery_of: type[Surgery] = by_name(card.family).surgery()
+    surgery_of.seed(seed)
+    return surgery_of.prepare(folder, cells, card.to_json(), Settings(seed=seed, options=option_defaults(card.options))).embed()

@@ -3,7 +3,7 @@ process CHECK_QUERY {
     tag "${meta.id}"
 
     input:
-    tuple val(meta), val(row), path(query, stageAs: 'query'), path(id_table, stageAs: 'id_table'), val(stamp), path(card)
+    tuple val(meta), val(row), path(query, stageAs: 'query'), path(id_table, stageAs: 'id_table'), path(gmt, stageAs: 'gmt'), val(stamp), path(card)
     val code
 
     output:
@@ -16,7 +16,7 @@ process CHECK_QUERY {
     END_OF_ROW
 
     check_query.py --row row.json ${query ? '--query query' : ''} ${id_table ? '--id-table id_table' : ''} \\
-        --card ${card} --output ${meta.id}.plan.json
+        ${gmt ? '--gmt gmt' : ''} --card ${card} --output ${meta.id}.plan.json
     """
 
     stub:

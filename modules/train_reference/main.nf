@@ -6,7 +6,7 @@ process TRAIN_REFERENCE {
     publishDir "${params.outdir}", mode: params.publish_dir_mode, overwrite: true
 
     input:
-    tuple path(atlas, stageAs: 'atlas'), val(stamp), val(env)
+    tuple path(atlas, stageAs: 'atlas'), val(stamp), path(gmt, stageAs: 'gmt'), val(env)
     val settings
     val code
 
@@ -20,7 +20,7 @@ process TRAIN_REFERENCE {
     END_OF_SETTINGS
 
     export OMP_NUM_THREADS=${task.cpus}
-    train_reference.py --atlas atlas --settings settings.json --model reference_model
+    train_reference.py --atlas atlas --settings settings.json ${gmt ? '--gmt gmt' : ''} --model reference_model
     """
 
     stub:

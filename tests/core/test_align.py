@@ -17,31 +17,24 @@ from refmap.checks import check
 from refmap.columns import pair_covariates
 from refmap.counts import check_values
 from refmap.errors import RefmapError
+from refmap.families import ModelCard
 from refmap.genes import read_id_table, resolve
 from refmap.query import Query
+from rows import ROW
 from scipy import sparse
 
 MODEL = [f"ENSG{i:011d}" for i in range(12)]
 
 
 def make_row(**changes):
-    row = {
-        "dataset": "lung", "file_id": "donor_1", "query": "data/q.h5ad", "model": "models/m", "batch_key": "donor",
-        "labels_key": None, "truth_key": None, "layer": "X", "var_key": None, "id_table": None, "modality": None,
-        "protein_key": None, "categorical_covariate_keys": [], "continuous_covariate_keys": [], "size_factor_key": None,
-        "one_batch": False, "umap_colors": [], "seed": 0, "min_gene_overlap": 0.1, "warn_gene_overlap": 0.8,
-    }  # fmt: skip
-    return row | changes
+    return ROW | {"query": "data/q.h5ad", "model": "models/m", "warn_gene_overlap": 0.8} | changes
 
 
 def make_card(**changes):
-    card = {
-        "model": "models/m", "family": "scvi", "class_name": "SCVI", "genes": MODEL, "input": "counts", "batch_key": "batch",
-        "batches": ["r1", "r2"], "fixed_batches": False, "labels_key": None, "labels": [], "unlabeled_category": None, "categorical_covariates": {},
-        "continuous_covariates": [], "size_factor_key": None, "layer": None, "protein_key": None, "proteins": [],
-        "warnings": [], "fault": None,
-    }  # fmt: skip
-    return card | changes
+    card = ModelCard(
+        "models/m", family="scvi", class_name="SCVI", genes=MODEL, batch_key="batch", batches=["r1", "r2"], predicts=True
+    )
+    return card.to_json() | changes
 
 
 def make_query(genes, cells=9, seed=0, **obs):
@@ -311,11 +304,11 @@ def test_columns_stand_under_the_models_keys(tmp_path):
     adata.obs["donor"] = ["r1", "new", "r2"] * 3
     adata.write_h5ad(tmp_path / "query")
     card = make_card(
-        labels_key="cell_type", labels=["B", "NK"], unlabeled_category="Unknown", categorical_covariates={"chip": ["1"], "assay": ["v2"]},
+        labels={"cell_type": ["B", "NK"]}, unlabeled_category="Unknown", categorical_covariates={"chip": ["1"], "assay": ["v2"]},
         continuous_covariates=["years"], size_factor_key="sf",
     )  # fmt: skip
     row = make_row(
-        labels_key="type",
+        labels_keys=["type"],
         categorical_covariate_keys=["assay", "lane"],
         continuous_covariate_keys=["age"],
         size_factor_key="depth",
@@ -327,7 +320,7 @@ def test_columns_stand_under_the_models_keys(tmp_path):
     assert list(obs["chip"]) == ["1", "2", "3"] * 3 and list(obs["assay"]) == ["v2", "v3", "v3"] * 3
     assert list(obs["years"]) == list(range(9)) and list(obs["sf"]) == list(adata.obs["depth"])
 
-    obs = run(tmp_path / "query", tmp_path / "b.zarr", row | {"one_batch": True, "labels_key": None}, card)[0].obs
+    obs = run(tmp_path / "query", tmp_path / "b.zarr", row | {"one_batch": True, "labels_keys": []}, card)[0].obs
     assert set(obs["batch"]) == {"lung.donor_1"} and set(obs["cell_type"]) == {"Unknown"}
 
 

@@ -77,19 +77,23 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "version": "1.0.4",
         "genes": GENES,
         "input": "counts",
+        "normalization": None,
         "batch_key": "donor",
         "batches": ["d1", "d2"],
         "fixed_batches": False,
-        "labels_key": "cell_type",
-        "labels": ["B", "T"],
+        "labels": {"cell_type": ["B", "T"]},
         "unlabeled_category": "?",
+        "takes_new_labels": False,
         "categorical_covariates": {"sex": ["f", "m"]},
         "continuous_covariates": ["age"],
         "size_factor_key": "size",
         "layer": "counts",
         "protein_key": None,
         "proteins": [],
+        "takes_gmt": False,
         "n_latent": 7,
+        "latent_names": [],
+        "options": {},
         "predicts": False,
         "surgery_ready": True,
         "trusted": False,
@@ -172,7 +176,7 @@ def test_a_model_without_a_batch_column(tmp_path):
     fields["field_registries"]["batch"] = category("_scvi_batch", [0])
     fields["field_registries"]["labels"] = category("_scvi_labels", [0])
     card = inspect_model(save(tmp_path / "m", {"registry_": fields, "init_params_": READY}))
-    assert (card.batch_key, card.batches, card.labels_key, card.labels) == (None, [], None, [])
+    assert (card.batch_key, card.batches, card.labels) == (None, [], {})
     assert not card.surgery_ready and "without a batch column" in card.warnings[0]
 
 
@@ -252,7 +256,7 @@ def test_a_setup_dictionary_from_before_the_registry(tmp_path):
     assert card.fault is None
     assert (card.class_name, card.version, card.layer, card.n_latent) == ("SCANVI", "0.9.1", "counts", 7)
     assert (card.batch_key, card.batches) == ("dataset", ["a", "b"])
-    assert (card.labels_key, card.labels, card.unlabeled_category) == ("ann", ["T"], "unlabeled")
+    assert (card.labels, card.unlabeled_category) == ({"ann": ["T"]}, "unlabeled")
     assert (card.categorical_covariates, card.continuous_covariates) == ({"sex": ["f", "m"]}, ["age"])
     assert (card.protein_key, card.proteins) == ("adt", ["CD3", "CD19"])
 

@@ -40,6 +40,7 @@ def test_a_good_query_has_a_plan(tmp_path):
         },
         "batches": {name: {"cells": 3, "name": name} for name in ("d1", "d2", "d3")},
         "covariates": {},
+        "options": {},
         "faults": [],
         "warnings": [],
     }
@@ -96,7 +97,7 @@ PROTEINS = make_card(proteins=["CD3", "CD4"], protein_key="adt")
             with_gap, {}, None,
             "has 2 of 9 cells without a value in batch column 'donor': fill them, remove these cells, or set one_batch: true.",
         ),
-        (same, {"labels_key": "typ"}, None, "has no obs column 'typ': its columns are 'donor'."),
+        (same, {"labels_keys": ["typ"]}, None, "has no obs column 'typ': its columns are 'donor'."),
         (same, {"truth_key": "typ"}, None, "has no obs column 'typ': its columns are 'donor'."),
         (same, {"var_key": "gene_id"}, None, "has no var column 'gene_id' (var_key): its columns are none."),
         (
@@ -165,7 +166,7 @@ def test_no_protein_of_the_model(tmp_path):
 def test_all_faults_at_once(tmp_path):
     plan = plan_of(
         make_query(["a", "b"]), tmp_path, make_card(size_factor_key="size"),
-        layer="counts", batch_key="lane", labels_key="type", truth_key="truth", id_table="ids.csv",
+        layer="counts", batch_key="lane", labels_keys=["type"], truth_key="truth", id_table="ids.csv",
     )  # fmt: skip
     assert [fault.removeprefix("query 'data/q.h5ad' ")[:34] for fault in plan["faults"]] == [
         "has no layer 'counts': set layer t",
@@ -207,12 +208,12 @@ def test_one_batch_needs_no_column(tmp_path):
 
 def test_warnings(tmp_path):
     adata = make_query(MODEL[:8], type=["B", "odd", "strange"] * 3, all=["B"] * 9)
-    card = make_card(labels_key="cell_type", labels=["B"], unlabeled_category="Unknown", warnings=["The model is old."])
+    card = make_card(labels={"cell_type": ["B"]}, unlabeled_category="Unknown", warnings=["The model is old."])
     plan = plan_of(
         adata,
         tmp_path,
         card,
-        labels_key="type",
+        labels_keys=["type"],
         truth_key="type",
         umap_colors=["donor", "phase", "cell_type_predicted"],
     )
@@ -224,8 +225,8 @@ def test_warnings(tmp_path):
         "query 'data/q.h5ad', labels column 'type': 6 cells have labels that the model does not know ('odd', 'strange'), and are taken as unlabeled.",
         "query 'data/q.h5ad' has no obs column for umap_colors 'phase': left out of the plots.",
     ]
-    assert "every cell is labeled" in plan_of(adata, tmp_path, card, labels_key="all")["warnings"][-1]
-    assert "no cell has a label" in plan_of(adata, tmp_path, card | {"labels": ["T"]}, labels_key="all")["warnings"][-1]
+    assert "every cell is labeled" in plan_of(adata, tmp_path, card, labels_keys=["all"])["warnings"][-1]
+    assert "no cell has a label" in plan_of(adata, tmp_path, card | {"labels": {"cell_type": ["T"]}}, labels_keys=["all"])["warnings"][-1]
     assert "trained without batches" in plan_of(adata, tmp_path, make_card(batch_key=None))["warnings"][-1]
 
 

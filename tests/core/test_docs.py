@@ -174,6 +174,7 @@ def demo_run(tmp_path_factory):
         )
         best = probabilities.argmax(axis=1)
         embedding.obs["bulk_labels_predicted"] = pd.Categorical.from_codes(best, categories=classes)
+        embedding.obs["bulk_labels_predicted_uncertainty"] = 1 - probabilities.max(axis=1)
         embedding.obs["bulk_labels_predicted_probability"] = probabilities.max(axis=1)
         write_zarr(embedding, folder / "embedding.zarr")
         outcome = Outcome(row)

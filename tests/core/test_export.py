@@ -121,7 +121,7 @@ def test_comes_back_whole(adata, embedding, tmp_path, monkeypatch):
         assert_same(query.obsm.pop("X_emb"), got.obsm.pop("X_emb_query"))
         assert_same(result.obsm["cell_type_probabilities"], got.obsm.pop("cell_type_probabilities"))
         assert_same(result.obs, got.obs[list(result.obs)])
-        assert got.uns.pop("refmap")["labels_key"] == "cell_type"
+        assert got.uns.pop("refmap")["classes"].keys() == {"cell_type"}
         got.obs = got.obs.drop(columns=list(result.obs))
         for part in ("X", "obs", "var"):
             assert_same(getattr(query, part), getattr(got, part), part)
@@ -154,7 +154,7 @@ def test_what_was_there_moves_aside(adata, embedding, tmp_path):
     assert set(got.obs["cell_type_predicted_query"]) == {"before"} and set(got.obs["cell_type_predicted"]) == {"B", "T"}
     assert got.obsm["X_emb_query"].shape == (40, 1) and (got.obsm["X_emb_query_query"] == 1).all()
     assert got.obsm["X_emb"].shape == (40, 10)
-    assert list(got.uns["refmap"]["classes"]) == ["B", "T"]
+    assert list(got.uns["refmap"]["classes"]["cell_type"]) == ["B", "T"]
 
 
 def test_a_modality_and_an_old_file(adata, embedding, tmp_path):

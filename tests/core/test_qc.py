@@ -41,18 +41,19 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
     predicted = np.where(np.arange(n) % 10 == 0, (kind + 1) % 3, kind)
     if predicts:
         embedding.obs["label_predicted"] = pd.Categorical.from_codes(predicted, CLASSES)
-        embedding.obs["label_predicted_probability"] = rng.uniform(0.5, 1, size=n)
+        embedding.obs["label_predicted_uncertainty"] = rng.uniform(0, 0.5, size=n)
         embedding.uns["label_classes"] = np.array(CLASSES, dtype=object)
     with ad.settings.override(zarr_write_format=2):
         embedding.write_zarr(folder / "embedding.zarr")
 
     row = {
         **{"dataset": "pbmc", "file_id": "d.1", "query": "data/query.h5ad", "modality": None},
-        **{"batch_key": "donor", "labels_key": None, "truth_key": "cell_type", "umap_colors": [], **changes},
+        **{"batch_key": "donor", "labels_keys": [], "truth_key": "cell_type", "umap_colors": [], **changes},
     }
-    record = {"predictions": {"labels_key": "label"} if predicts else None, "warnings": ["first"], "n_cells": n, "seed": 0}
+    record = {"predictions": {"label": {"mean_uncertainty": 0.1}} if predicts else {}, "warnings": ["first"], "n_cells": n, "seed": 0}
     for name, content in {"plan": {"row": row}, "alignment": {"matched": 2}, "mapping": record}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "results").mkdir()
     (folder / "history.csv").write_text("epoch,elbo_train\n1,2.5\n")
     return SimpleNamespace(
         folder=folder,
@@ -74,6 +75,7 @@ def describe(mapping, output):
         folder / "mapping.json",
         folder / "history.csv",
         folder / "embedding.zarr",
+        folder / "results",
         output,
     )
     return output
@@ -171,6 +173,7 @@ def test_command_writes_a_fault_and_no_folder(tmp_path):
     given |= {"query": str(mapping.folder / "query.h5ad"), "history": str(mapping.folder / "history.csv")}
     given |= {
         "embedding": str(mapping.folder / "embedding.zarr"),
+        "results": str(mapping.folder / "results"),
         "output": str(tmp_path / "out"),
         "fault": str(tmp_path / "fault.json"),
     }
@@ -206,7 +209,7 @@ def test_at_most_so_many_cells_are_drawn(tmp_path, monkeypatch):
     mapping = make_mapping(tmp_path / "in", n=50)
     describe(mapping, tmp_path / "out")
     assert drawn.pop("title") == "pbmc/d.1: UMAP of 20 cells, drawn at random from 50"
-    assert list(drawn) == ["predicted label", "probability of the predicted label", "batch (donor)", "true label (cell_type)"]
+    assert list(drawn) == ["predicted label", "uncertainty of the predicted label", "batch (donor)", "true label (cell_type)"]
     assert all(len(values) == 20 for values in drawn.values())
     # The same cells in every panel, in the same order.
     chosen = np.random.default_rng(0).permutation(50)[:20]

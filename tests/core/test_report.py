@@ -44,10 +44,10 @@ def write_qc(folder, row, matched=900, accuracy=0.875, epochs=40, more_warnings=
         "class_name": "SCANVI",
         "n_cells": 1200,
         "batches": {"new": ["d1", "d2"]},
-        "train": {"epochs": epochs} if epochs else None,
+        "train": {"epochs": epochs, "seconds": 12.34} if epochs else None,
         "device": "cpu",
         "versions": {"refmap": "0.1.0", "scvi-tools": "1.5.1"},
-        "predictions": {"labels_key": "label", "mean_probability": 0.9},
+        "predictions": {"label": {"mean_uncertainty": 0.1}},
         "accuracy": None if accuracy is None else {"accuracy": accuracy},
         "warnings": list(more_warnings),
     }
@@ -152,6 +152,7 @@ def test_index_has_a_line_a_mapping(report):
                 "900",
                 "0.9",
                 "40",
+                "12.34",
                 "0.875",
                 "a <i>mild</i> one",
             ],
@@ -162,10 +163,10 @@ def test_index_has_a_line_a_mapping(report):
         [
             *["lung", "b", "failed", "CHECK_QUERY"],
             "has 3 of the model's genes: its ids look like '<b>ENSG</b>'. | has no obs column 'donor'.",
-            *["b.h5ad", trained, "scvi", "SCANVI", "1200", "3", "0.003", "", "", "", "", "", ""],
+            *["b.h5ad", trained, "scvi", "SCANVI", "1200", "3", "0.003", *[""] * 7],
         ],
         [
-            *["gut", "c", "mapped", "", "", "c.h5ad", "old", "scvi", "SCANVI", "1200", "300", "0.3", "0", ""],
+            *["gut", "c", "mapped", "", "", "c.h5ad", "old", "scvi", "SCANVI", "1200", "300", "0.3", "0", "0", ""],
             f"{NO_COVARIATES} | {FEW_GENES}",
             "reference_mapping/dataset~gut/file_id~c.zarr",
             "reference_mapping/model/dataset~gut/file_id~c",
@@ -183,7 +184,7 @@ def test_index_has_a_line_a_mapping(report):
                 "scvi",
                 "SCANVI",
             ],
-            *["1200", "900", "0.9", "", "", "", "", "", ""],
+            *["1200", "900", "0.9", *[""] * 7],
         ],
         [
             "gut",
@@ -198,14 +199,9 @@ def test_index_has_a_line_a_mapping(report):
             "1200",
             "900",
             "0.9",
-            "",
-            "",
-            "",
-            "",
-            "",
-            "",
+            *[""] * 7,
         ],
-        ["gut", "f", "failed", "INSPECT_MODEL", crashed.replace("TRAIN_SURGERY", "INSPECT_MODEL"), "f.h5ad", "other", *[""] * 11],
+        ["gut", "f", "failed", "INSPECT_MODEL", crashed.replace("TRAIN_SURGERY", "INSPECT_MODEL"), "f.h5ad", "other", *[""] * 12],
     ]
 
 
@@ -219,13 +215,13 @@ def test_summary_is_a_table_and_a_block_of_failures(report):
         == """\
 6 mappings: 2 mapped, 4 failed
 
-mapping  status  cells      genes  epochs  accuracy  where
-lung/a   mapped  1,200  900/1,000      40     0.875  reference_mapping/dataset~lung/file_id~a.zarr
-lung/b   FAILED  1,200    3/1,000       -         -
-gut/c    mapped  1,200  300/1,000       0         -  reference_mapping/dataset~gut/file_id~c.zarr
-gut/d.1  FAILED  1,200  900/1,000       -         -
-gut/e    FAILED  1,200  900/1,000       -         -
-gut/f    FAILED      -          -       -         -
+mapping  status  family  cells      genes  epochs  seconds  accuracy  where
+lung/a   mapped  scvi    1,200  900/1,000      40       12     0.875  reference_mapping/dataset~lung/file_id~a.zarr
+lung/b   FAILED  scvi    1,200    3/1,000       -        -         -
+gut/c    mapped  scvi    1,200  300/1,000       0        0         -  reference_mapping/dataset~gut/file_id~c.zarr
+gut/d.1  FAILED  scvi    1,200  900/1,000       -        -         -
+gut/e    FAILED  scvi    1,200  900/1,000       -        -         -
+gut/f    FAILED  -           -          -       -        -         -
 
 Paths are relative to results.
 Report: multiqc/multiqc_report.html    Index: reference_mapping/mappings.csv
@@ -336,8 +332,8 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
     sections = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
     (table,) = sections["refmap_mappings_mqc.json"]["data"]
     assert table["lung/a"] == {
-        **{"status": "mapped", "model": "SCANVI", "cells": 1200, "genes": 90.0, "batches": 2, "epochs": 40},
-        **{"accuracy": 0.875, "probability": 0.9, "device": "cpu", "warnings": 1},
+        **{"status": "mapped", "family": "scvi", "model": "SCANVI", "cells": 1200, "genes": 90.0, "batches": 2, "epochs": 40},
+        **{"seconds": 12.34, "accuracy": 0.875, "uncertainty": 0.1, "device": "cpu", "warnings": 1},
     }
     assert table["gut/f"] == {"status": "failed", "stage": "INSPECT_MODEL", "warnings": 0}
     model, query = sections["refmap_genes_mqc.json"]["data"]

@@ -8,6 +8,7 @@ import string
 from pathlib import Path
 
 import pytest
+import rows
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,26 +27,10 @@ DEFAULTS = {
     "warn_gene_overlap": 0.8,
 }
 TRAIN = {"max_epochs": 100, "early_stopping": True, "check_val_every_n_epoch": 5, "early_stopping_patience": 5}
-ROW = {
-    "dataset": "lung",
-    "file_id": "donor_1",
+ROW = rows.ROW | {
     "query": "data/donor_1.h5ad",
     "model": "models/hlca",
-    "batch_key": "donor",
-    "labels_key": None,
-    "truth_key": None,
-    "layer": "X",
-    "var_key": None,
-    "id_table": None,
-    "modality": None,
-    "protein_key": None,
-    "categorical_covariate_keys": [],
-    "continuous_covariate_keys": [],
-    "size_factor_key": None,
-    "one_batch": False,
-    "freeze_dropout": True,
     "min_gene_overlap": 0.2,
-    "umap_colors": [],
     "train": TRAIN,
     "seed": 7,
     "warn_gene_overlap": 0.8,
@@ -119,7 +104,7 @@ def test_a_csv_of_the_required_columns_gives_all_keys(read):
 
 
 def test_the_designs_example(read):
-    shared = ROW | {"layer": "counts", "var_key": "gene_id", "labels_key": "cell_type", "umap_colors": ["donor"]}
+    shared = ROW | {"layer": "counts", "var_key": "gene_id", "labels_keys": ["cell_type"], "umap_colors": ["donor"]}
     assert read(DESIGN, ".yaml") == [shared, shared | {"file_id": "donor_2", "query": "data/donor_2.zarr"}]
 
 
@@ -135,7 +120,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "query": "my data/it's; (here).h5mu",
         "model": 'models/a "b", c',
         "batch_key": "donor",
-        "labels_key": "cell type",
+        "labels_key": "cell type;fine",
         "truth_key": "truth",
         "layer": "raw/X",
         "var_key": "gene_id",
@@ -144,6 +129,8 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "protein_key": "adt",
         "categorical_covariate_keys": "a; b",
         "continuous_covariate_keys": "age",
+        "gmt": "programs.gmt",
+        "options": "shots = 2;groups=cell type",
         "size_factor_key": "sf",
         "one_batch": "TRUE",
         "freeze_dropout": "false",
@@ -162,9 +149,11 @@ def test_every_setting_can_be_given_in_a_csv(read):
     csv.writer(text).writerows([cells.keys(), cells.values()])
     assert read(text.getvalue()) == [
         {
-            **{name: cells[name] for name in COLUMNS[: COLUMNS.index("size_factor_key") + 1]},
+            **{name: cells[name] for name in COLUMNS[: COLUMNS.index("size_factor_key") + 1] if name != "labels_key"},
             "layer": "raw",
+            "labels_keys": ["cell type", "fine"],
             "categorical_covariate_keys": ["a", "b"],
+            "options": {"shots": "2", "groups": "cell type"},
             "continuous_covariate_keys": ["age"],
             "one_batch": True,
             "freeze_dropout": False,
@@ -217,8 +206,9 @@ KEYS = st.lists(WORDS, max_size=3)
             "query": PATHS.map(lambda word: f"{word} {word}.h5ad"),
             "model": PATHS,
             "batch_key": WORDS,
-            "labels_key": st.none() | WORDS,
+            "labels_keys": KEYS,
             "categorical_covariate_keys": KEYS,
+            "options": st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), WORDS, max_size=3),
             "umap_colors": KEYS,
             "one_batch": st.booleans(),
             "freeze_dropout": st.booleans(),
@@ -238,7 +228,8 @@ KEYS = st.lists(WORDS, max_size=3)
 )
 def test_a_row_written_to_csv_and_read_back_is_itself(tmp_path_factory, changes):
     row = ROW | changes
-    cells = {name: row[name] for name in COLUMNS if name in row} | (row["train"] or {})
+    cells = {name: row[name] for name in COLUMNS if name in row} | {"labels_key": row["labels_keys"]} | (row["train"] or {})
+    cells["options"] = [f"{name}={value}" for name, value in row["options"].items()]
     cells["train"] = row["train"] is not None
     cells = {name: ";".join(cell) if isinstance(cell, list) else cell for name, cell in cells.items()}
     path = tmp_path_factory.getbasetemp() / "round_trip.csv"

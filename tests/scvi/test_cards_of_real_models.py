@@ -52,10 +52,10 @@ def test_the_card_says_what_the_loaded_model_says(saved, cells, name):
     assert card.surgery_ready == (getattr(model.module, "encode_covariates", None) is True or name == "SysVI")
     assert bool(card.fault) == bool(CLASSES[name].unfit) and card.warnings == []
     if card.predicts:
-        assert card.labels == list(model.predict(soft=True).columns)
-        assert (card.labels_key, card.unlabeled_category) == ("bulk_labels", model.unlabeled_category_)
+        assert card.labels == {"bulk_labels": list(model.predict(soft=True).columns)}
+        assert card.unlabeled_category == model.unlabeled_category_
     else:
-        assert (card.labels_key, card.labels, card.unlabeled_category) == (None, [], None)
+        assert (card.labels, card.unlabeled_category) == ({}, None)
     if "protein_expression_obsm_key" in RECIPES[name][0]:
         assert card.protein_key == "protein_expression"
         assert card.proteins == list(cells.obsm["protein_expression"].columns)
@@ -131,8 +131,8 @@ def test_layers_size_factors_and_labels_without_an_unlabeled_one(cells, tmp_path
     adata.obs["size"] = np.asarray(adata.X.sum(axis=1)).ravel()
     setup = {"layer": "counts", "size_factor_key": "size", "labels_key": "bulk_labels"}
     card = inspect_model(save_model("SCVI", adata, tmp_path / "m", setup))
-    assert (card.layer, card.size_factor_key, card.labels_key) == ("counts", "size", "bulk_labels")
-    assert card.unlabeled_category is None and "Unknown" in card.labels and len(card.labels) == 11
+    assert (card.layer, card.size_factor_key, list(card.labels)) == ("counts", "size", ["bulk_labels"])
+    assert card.unlabeled_category is None and "Unknown" in card.labels["bulk_labels"] and len(card.labels["bulk_labels"]) == 11
 
 
 def test_a_model_saved_with_its_minified_data(cells, tmp_path):
@@ -154,4 +154,4 @@ def test_an_scanvi_made_from_an_scvi(cells, tmp_path):
     model.save(str(tmp_path / "m"))
     card = inspect_model(tmp_path / "m")
     assert (card.class_name, card.predicts, card.surgery_ready, card.n_latent) == ("SCANVI", True, True, 5)
-    assert len(card.labels) == 10 and card.unlabeled_category == "Unknown"
+    assert len(card.labels["bulk_labels"]) == 10 and card.unlabeled_category == "Unknown"

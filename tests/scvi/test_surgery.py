@@ -15,33 +15,8 @@ from refmap.checks import check
 from refmap.errors import RefmapError
 from refmap.query import Query
 from refmap.surgery import map_query, train_reference
+from rows import ROW
 from small_models import input_of, model_class, save_model, small_cells
-
-ROW = {
-    "dataset": "lung",
-    "file_id": "donor_1",
-    "query": "donor_1.h5ad",
-    "model": "atlas",
-    "batch_key": "donor",
-    "labels_key": None,
-    "truth_key": None,
-    "layer": "X",
-    "var_key": None,
-    "id_table": None,
-    "modality": None,
-    "protein_key": None,
-    "categorical_covariate_keys": [],
-    "continuous_covariate_keys": [],
-    "size_factor_key": None,
-    "one_batch": False,
-    "freeze_dropout": True,
-    "train": {"max_epochs": 3, "early_stopping": True, "check_val_every_n_epoch": 1},
-    "umap_colors": [],
-    "seed": 0,
-    "min_gene_overlap": 0.1,
-    "warn_gene_overlap": 0.5,
-}
-
 
 @pytest.fixture(scope="session")
 def query(pbmc, cells):
@@ -75,7 +50,7 @@ def map_cells(adata, model: Path, folder: Path, **row) -> Mapped:
     with Query(folder / "query.h5ad", row["query"]) as opened:
         alignment = align(opened, row, card, plan, folder / "aligned.zarr")
     out = {"model": folder / "updated", "embedding": folder / "embedding.zarr"}
-    out |= {"history": folder / "history.csv", "record": folder / "mapping.json"}
+    out |= {"history": folder / "history.csv", "record": folder / "mapping.json", "results": folder / "results"}
     training = {key: row[key] for key in ("train", "seed", "freeze_dropout")}
     map_query(plan, training, card, alignment, model, folder / "aligned.zarr", out)
     return Mapped(folder)
@@ -223,13 +198,14 @@ def test_predictions_are_the_models_own(scanvi_model, query, tmp_path):
     np.testing.assert_allclose(mapped.embedding.obsm["bulk_labels_probabilities"], expected, atol=1e-5)
     assert list(obs["bulk_labels_predicted"]) == list(expected.idxmax(axis=1))
     np.testing.assert_allclose(obs["bulk_labels_predicted_probability"], expected.max(axis=1), atol=1e-5)
-    assert sum(mapped.record["predictions"]["counts"].values()) == query.n_obs
+    np.testing.assert_allclose(obs["bulk_labels_predicted_uncertainty"], 1 - expected.max(axis=1), atol=1e-5)
+    assert sum(mapped.record["predictions"]["bulk_labels"]["counts"].values()) == query.n_obs
 
 
 def test_labels_that_the_model_does_not_know_add_no_class(scanvi_model, query, tmp_path):
     adata = query.copy()
     adata.obs["type"] = ["Dendritic" if i % 2 else "Martian" for i in range(adata.n_obs)]
-    mapped = map_cells(adata, scanvi_model, tmp_path / "m", labels_key="type")
+    mapped = map_cells(adata, scanvi_model, tmp_path / "m", labels_keys=["type"])
     assert "Martian" not in mapped.embedding.uns["bulk_labels_classes"]
     assert any("Martian" in sentence for sentence in mapped.record["warnings"])
 
@@ -302,7 +278,7 @@ def test_categories_that_are_numbers(column, cells, query, tmp_path):
     model = save_model(
         "SCANVI", numbered, tmp_path / "model", setup | {"unlabeled_category": -1 if column == "bulk_labels" else "Unknown"}
     )
-    options = {"categorical_covariate_keys": ["chemistry"], "batch_key": "batch", "labels_key": "bulk_labels"}
+    options = {"categorical_covariate_keys": ["chemistry"], "batch_key": "batch", "labels_keys": ["bulk_labels"]}
     mapped = map_cells(adata, model, tmp_path / "m", **options)
     assert mapped.latent.shape == (query.n_obs, 5)
     text = numbered.copy()
@@ -390,7 +366,7 @@ def test_a_trained_reference_is_ready_for_surgery(family, cells, query, tmp_path
         "family": family,
         "seed": 0,
         "batch_key": "batch",
-        "labels_key": "bulk_labels" if family == "scanvi" else None,
+        "labels_keys": ["bulk_labels"] if family == "scanvi" else [],
         "unlabeled_category": "Unknown",
         "categorical_covariate_keys": ["chemistry"],
         "continuous_covariate_keys": [],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..errors import RefmapError
-from .base import Family, ModelCard, ModelFolder
+from ..options import parse_options, read_options
+from .base import Family, ModelCard, ModelFolder, Trainable
 from .scvi import ScviFamily
 
 FAMILIES: list[Family] = [ScviFamily()]
@@ -16,7 +17,7 @@ _KNOWN_BY_SIGHT = {
     "scGen": {"x_dim_", "z_dim_", "dr_rate_"},
 }
 
-__all__ = ["FAMILIES", "Family", "ModelCard", "ModelFolder", "by_name", "recognise", "trainer_of"]
+__all__ = ["FAMILIES", "Family", "ModelCard", "ModelFolder", "by_name", "recognise", "reference_options", "trainable", "trainer_of"]
 
 
 def by_name(name: str) -> Family:
@@ -24,9 +25,26 @@ def by_name(name: str) -> Family:
     return next(family for family in FAMILIES if family.name == name)
 
 
+def trainable() -> dict[str, Trainable]:
+    """What can be trained, by its value of ``--family``."""
+    return {name: kind for family in FAMILIES for name, kind in family.trains.items()}
+
+
 def trainer_of(reference: str) -> Family:
     """The family that trains references of this kind, such as ``scanvi``."""
     return next(family for family in FAMILIES if reference in family.trains)
+
+
+def reference_options(settings: dict) -> dict:
+    """The options of a reference's family, typed, from the parameters. Raises RefmapError, a line a fault."""
+    family = settings["family"]
+    try:
+        given = parse_options(settings.get("reference_options") or "")
+    except ValueError:
+        raise RefmapError(
+            f"--reference_options is '{settings['reference_options']}', but must be options as name=value, parted by ';'."
+        ) from None
+    return read_options(given, trainable()[family].options, f"a {family} reference")
 
 
 def recognise(folder: ModelFolder) -> Family:

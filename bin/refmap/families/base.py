@@ -7,12 +7,17 @@ half, `Surgery`, is imported only inside the family's own environment.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import RefmapError
+import numpy as np
+
+from ..errors import RefmapError, nearest
+from ..options import Option
 from ..pickles import Contents, read_pickle, read_torch
 
 
@@ -31,19 +36,25 @@ class ModelCard:
     sha256: str | None = None  # of all files of the folder
     genes: list[str] = field(default_factory=list)  # in the model's order
     input: str = "counts"  # what X must hold: "counts", "lognorm" or "any"
+    # How counts become its "lognorm": log1p of counts scaled to `target_sum` a cell, whose total is that of `genes`: "all" of
+    # the query's, or the "model"'s. None where nobody knows.
+    normalization: dict | None = None
     batch_key: str | None = None
     batches: list[str] = field(default_factory=list)
     fixed_batches: bool = False  # it takes no batches but these
-    labels_key: str | None = None
-    labels: list[str] = field(default_factory=list)  # without the unlabeled one
+    labels: dict[str, list[str]] = field(default_factory=dict)  # by column, the main one first; without the unlabeled one
     unlabeled_category: str | None = None
+    takes_new_labels: bool = False  # labels that it does not know mean something to its surgery
     categorical_covariates: dict[str, list[str]] = field(default_factory=dict)
     continuous_covariates: list[str] = field(default_factory=list)
     size_factor_key: str | None = None
     layer: str | None = None
     protein_key: str | None = None
     proteins: list[str] = field(default_factory=list)
+    takes_gmt: bool = False  # its surgery can learn the gene programmes of a GMT file
     n_latent: int | None = None
+    latent_names: list[str] = field(default_factory=list)  # where each latent dimension has a meaning
+    options: dict[str, dict] = field(default_factory=dict)  # what a mapping may set: see `options.Option`
     predicts: bool = False  # it has a classifier for its labels
     surgery_ready: bool = False  # its encoder sees the batch, so surgery can move the query's cells
     trusted: bool = False  # the user said that its pickles may be run
@@ -57,6 +68,60 @@ class ModelCard:
     @classmethod
     def from_json(cls, card: dict) -> ModelCard:
         return cls(**card)
+
+
+# Facts that the files of some families lack, and that a user, or refmap itself, puts beside them.
+FACTS = "refmap.yaml"
+_KINDS_OF_FACTS: dict[str, type] = {
+    "genes": list,
+    "input": str,
+    "normalization": dict,
+    "batch_key": str,
+    "batches": list,
+    "labels": dict,
+    "unlabeled_category": str,
+    "latent_names": list,
+}
+
+
+def write_facts(folder: Path, **facts: Any) -> None:
+    """Write `refmap.yaml` beside a model's files: facts of `ModelCard` that they do not hold."""
+    unknown = set(facts) - set(_KINDS_OF_FACTS)
+    if unknown:
+        raise TypeError(f"no facts: {unknown}")
+    # JSON is YAML, and no environment needs more to write it.
+    (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def read_facts(path: Path, shown: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RefmapError(f"{shown} is not YAML that can be read ({' '.join(str(error).split())}).") from None
+    if not isinstance(facts, dict):
+        raise RefmapError(f"{shown} is no mapping: give facts of the model such as 'genes' or 'normalization', key by key.")
+    for name, value in facts.items():
+        kind = _KINDS_OF_FACTS.get(name)
+        if kind is None:
+            raise RefmapError(f"{shown} has an unknown key '{name}'.{nearest(name, _KINDS_OF_FACTS)}")
+        if not isinstance(value, kind):
+            words = {list: "a list", str: "text", dict: "a mapping"}[kind]
+            raise RefmapError(f"{shown} has {value!r} as '{name}', which must be {words}.")
+    if "normalization" in facts:
+        _check_normalization(facts["normalization"], shown)
+    return {name: texts(value) if isinstance(value, list) else value for name, value in facts.items()}
+
+
+def _check_normalization(normalization: dict, shown: str) -> None:
+    target, genes = normalization.get("target_sum"), normalization.get("genes", "all")
+    number = isinstance(target, (int, float)) and not isinstance(target, bool) and target > 0
+    if set(normalization) - {"target_sum", "genes"} or not number or genes not in ("all", "model"):
+        raise RefmapError(
+            f"{shown} has {normalization} as 'normalization', which must hold target_sum, a number above 0, and may hold genes: "
+            "'all' (a cell's total is that of all its genes) or 'model' (that of the model's genes)."
+        )
 
 
 class ModelFolder:
@@ -106,6 +171,17 @@ class ModelFolder:
             value = value.get(key) if isinstance(value, dict) else None
         return {} if value is None else value
 
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What `refmap.yaml` beside the model's files says of it, in the terms of `ModelCard`; empty where there is none.
+
+        Raises
+        ------
+        RefmapError
+            If it is no YAML, or holds a key that is no fact, or a fact of another type.
+        """
+        return read_facts(self.path / FACTS, self.show(FACTS)) if self.has(FACTS) else {}
+
     def globals(self) -> list[str]:
         """What the pickles read so far would import."""
         return sorted({name for contents in self._contents.values() for name in contents.names})
@@ -135,7 +211,59 @@ class ModelFolder:
         return digest.hexdigest()
 
 
-class Surgery(Protocol):
+@dataclass
+class Prediction:
+    """What a model says of one label column of the query's cells.
+
+    Attributes
+    ----------
+    classes
+        The labels that it knows.
+    labels
+        The label of each cell. It may lie outside of `classes`, where the model rejects a cell or answers higher up in a hierarchy.
+    uncertainty
+        Float32, a value a cell: 0 is certain; the scale is the family's own.
+    probabilities
+        Float32, cells x classes; None for a model that gives no probabilities.
+    """
+
+    classes: list[str]
+    labels: np.ndarray
+    uncertainty: np.ndarray
+    probabilities: np.ndarray | None = None
+
+    @classmethod
+    def of_probabilities(cls, classes: Iterable, probabilities: np.ndarray) -> Prediction:
+        """The most probable label of each cell; its uncertainty is what is missing to a probability of 1."""
+        classes = texts(classes)
+        values = np.asarray(probabilities, dtype=np.float32)
+        labels = np.array(classes, dtype=object)[values.argmax(axis=1)]
+        return cls(classes, labels, 1 - values.max(axis=1), values)
+
+
+@dataclass
+class Settings:
+    """How one mapping's surgery is to be done.
+
+    Attributes
+    ----------
+    freeze_dropout
+        Whether dropout is off during surgery.
+    seed
+        Of the mapping; `Surgery.seed` was called with it.
+    options
+        The family's own, by name and of their type, defaults filled in.
+    gmt
+        A GMT file of gene programmes, for a card with `takes_gmt`.
+    """
+
+    freeze_dropout: bool = True
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    gmt: Path | None = None
+
+
+class Surgery:
     """A reference with room for a query's new batches, everything that it holds frozen; lives in the family's environment."""
 
     device: str  # what it trains on
@@ -144,38 +272,72 @@ class Surgery(Protocol):
     warnings: list[str]  # sentences for the user
 
     @classmethod
-    def prepare(cls, path: Path, query: Any, card: dict, freeze_dropout: bool) -> Surgery:
+    def prepare(cls, path: Path, query: Any, card: dict, settings: Settings) -> Surgery:
         """Load the reference at `path` and grow it.
 
         `query` is the aligned AnnData: cells x model genes, in the model's order, with obs under the model's keys.
         Raises `RefmapError` where the model cannot be loaded.
         """
+        raise NotImplementedError
 
     def train(self, settings: dict, log: Callable = print) -> tuple[Any, dict]:
         """Train what is new, on the query alone: the history (a row an epoch) and what to record of the training."""
+        raise NotImplementedError
 
-    def embed(self) -> Any:
+    def embed(self) -> np.ndarray:
         """The query's latent representation: float32, cells x n_latent, in the query's order."""
+        raise NotImplementedError
 
-    def predict(self) -> Any:
-        """The probability of each label (a table of cells x labels), or None for a model that does not predict."""
+    def predict(self) -> dict[str, Prediction]:
+        """What the model says of each label column; empty for a model that does not predict."""
+        return {}
+
+    def annotate(self, result: Any) -> None:
+        """Add to the query's AnnData (cells x 0) what else the mapping found of the cells: in obs, obsm, obsp or uns."""
+
+    def write_results(self, folder: Path) -> None:
+        """Write to an empty folder what the mapping found beside the cells: tables that `refmap.results` knows how to draw."""
 
     def save(self, folder: Path) -> None:
         """Save the grown model as a reference for a next mapping."""
+        raise NotImplementedError
 
     def reference_sha256(self) -> str:
         """The hash of the reference's parameters as its file holds them."""
+        raise NotImplementedError
 
     def frozen_sha256(self) -> str:
         """The hash of the same parameters where they lie in the grown model."""
+        raise NotImplementedError
 
     @staticmethod
     def seed(seed: int) -> None:
         """Make what follows repeatable."""
+        raise NotImplementedError
 
     @staticmethod
     def versions() -> dict[str, str]:
         """The versions of the libraries that do the work."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A kind of reference that a family can train.
+
+    Attributes
+    ----------
+    needs
+        The pipeline's parameters that it cannot be trained without.
+    options
+        What `--reference_options` may set, by name.
+    input
+        What it is trained on, "counts" or "lognorm", given the options.
+    """
+
+    needs: tuple[str, ...] = ("reference_batch_key",)
+    options: dict[str, Option] = field(default_factory=dict)
+    input: Callable[[dict], str] = lambda options: "counts"
 
 
 class Family(Protocol):
@@ -183,13 +345,18 @@ class Family(Protocol):
 
     name: str
     env: str  # the folder below containers/ with the environment that its surgery needs
-    trains: tuple[str, ...]  # what `train_reference` can be asked to train
+    options: dict[str, Option] = {}  # what a row of the sheet may set under `options`
+    trains: dict[str, Trainable]  # what `train_reference` can be asked to train, by its value of `--family`
 
     def recognise(self, folder: ModelFolder) -> bool:
         """Whether the folder holds a model of this family."""
 
     def card(self, folder: ModelFolder) -> ModelCard:
         """Describe the model. Raises `RefmapError` where it cannot be described or mapped onto."""
+
+    def faults(self, row: dict, card: dict, options: dict) -> list[str]:
+        """What of a mapping the family cannot do, a sentence each, beyond what the card tells."""
+        return []
 
     def surgery(self) -> type[Surgery]:
         """Import the half that needs the family's environment."""

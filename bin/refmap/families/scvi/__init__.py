@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base import ModelCard, ModelFolder
+from ..base import Family, ModelCard, ModelFolder, Trainable
 from .card import is_scvi, scvi_card
 
 if TYPE_CHECKING:
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from .surgery import Surgery
 
 
-class ScviFamily:
+class ScviFamily(Family):
     name = "scvi"
     env = "scvi"
-    trains = ("scvi", "scanvi", "totalvi")
+    trains = {
+        "scvi": Trainable(),
+        "scanvi": Trainable(needs=("reference_batch_key", "reference_labels_key")),
+        "totalvi": Trainable(needs=("reference_batch_key", "reference_protein_key")),
+    }
 
     def recognise(self, folder: ModelFolder) -> bool:
         return is_scvi(folder)

@@ -176,14 +176,13 @@ def _describe_fields(card: ModelCard, registry: dict, setup: dict) -> None:
         key = state(field).get("original_key")
         return None if key is None or str(key).startswith("_scvi") else str(key)
 
-    card.batch_key, card.labels_key = original("batch"), original("labels")
+    card.batch_key = original("batch")
     if card.batch_key:
         card.batches = texts(state("batch").get("categorical_mapping"))
-    if card.labels_key:
-        unlabeled = state("labels").get("unlabeled_category")
-        card.unlabeled_category = _text(unlabeled)
+    if labels_key := original("labels"):
+        card.unlabeled_category = _text(state("labels").get("unlabeled_category"))
         labels = texts(state("labels").get("categorical_mapping"))
-        card.labels = [label for label in labels if label != card.unlabeled_category]
+        card.labels = {labels_key: [label for label in labels if label != card.unlabeled_category]}
     mappings = state("extra_categorical_covs").get("mappings") or {}
     card.categorical_covariates = {str(key): texts(values) for key, values in mappings.items()}
     card.continuous_covariates = texts(state("extra_continuous_covs").get("columns"))

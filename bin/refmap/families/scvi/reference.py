@@ -26,7 +26,7 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
     reference
         Counts, cells x genes, with the obs columns (and proteins in obsm) that `settings` name.
     settings
-        ``family``, ``batch_key``, ``labels_key``, ``unlabeled_category``, ``categorical_covariate_keys``,
+        ``family``, ``batch_key``, ``labels_keys``, ``unlabeled_category``, ``categorical_covariate_keys``,
         ``continuous_covariate_keys``, ``protein_key``, ``n_latent``, ``n_layers``, ``max_epochs``, ``seed``.
     folder
         Where the model goes.
@@ -58,7 +58,7 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
         )
         run_training(model, _settings(epochs), log)
     else:
-        labels = {"labels_key": settings["labels_key"]} if family == "scanvi" else {}
+        labels = {"labels_key": settings["labels_keys"][0]} if family == "scanvi" else {}
         scvi.model.SCVI.setup_anndata(reference, **setup, **labels)
         model = scvi.model.SCVI(reference, **shape, n_layers=settings["n_layers"], **SURGERY_READY)
         run_training(model, _settings(epochs), log)

@@ -6,7 +6,6 @@ mask, and its hash is taken from its file and again from the grown model after t
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,9 @@ import numpy as np
 import pandas as pd
 
 from ...errors import RefmapError
+from .. import base
+from ..base import Prediction, Settings
+from ..freezing import device_of, mask_gradients, sha256, versions
 from .growth import Growth, category_sizes, growth_of
 from .loading import as_mudata, model_class, read_saved
 from .training import run_training, training_arguments
@@ -31,7 +33,7 @@ COUNTERS = "num_batches_tracked"
 
 
 @dataclass
-class Surgery:
+class Surgery(base.Surgery):
     """A reference of scvi-tools grown by a query, and what is needed to prove it unmoved.
 
     Attributes
@@ -58,7 +60,7 @@ class Surgery:
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
-    def prepare(cls, path: Path, query: ad.AnnData, card: dict, freeze_dropout: bool) -> Surgery:
+    def prepare(cls, path: Path, query: ad.AnnData, card: dict, settings: Settings) -> Surgery:
         """Grow the reference at `path` by the batches and covariate categories that are new in `query`.
 
         Parameters
@@ -69,8 +71,8 @@ class Surgery:
             Aligned query: cells x the model's genes in the model's order, obs columns under the model's keys.
         card
             The model's card.
-        freeze_dropout
-            Whether dropout is off during surgery.
+        settings
+            Of the mapping; scvi-tools has no options of its own.
 
         Raises
         ------
@@ -94,7 +96,7 @@ class Surgery:
         with tempfile.TemporaryDirectory() as folder:
             torch.save(saved, Path(folder) / "model.pt")
             try:
-                model = kind.load_query_data(query, folder, freeze_dropout=freeze_dropout, freeze_batchnorm_decoder=True)
+                model = kind.load_query_data(query, folder, freeze_dropout=settings.freeze_dropout, freeze_batchnorm_decoder=True)
             except torch.OutOfMemoryError:  # no fault of the model's: a machine with more memory may do it
                 raise
             except (RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -107,7 +109,7 @@ class Surgery:
             model,
             reference,
             growths,
-            label_key=card["labels_key"] if card["predicts"] else None,
+            label_key=next(iter(card["labels"])) if card["predicts"] else None,
             retrained=None if observed else LIBRARY_ENCODER,
         )
         surgery._lay_out()
@@ -131,9 +133,7 @@ class Surgery:
             if idle or growth is None or not growth.trainable.any():
                 parameter.requires_grad = False
                 continue
-            parameter.requires_grad = True
-            mask = growth.trainable.to(parameter.device)
-            parameter.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient.device))
+            mask_gradients(parameter, growth.trainable)
 
     @property
     def parameters_total(self) -> int:
@@ -150,12 +150,12 @@ class Surgery:
 
     def reference_sha256(self) -> str:
         """Hash the reference's tensors as its file holds them."""
-        return _sha256({name: tensor for name, tensor in self.reference.items() if self._frozen(name)})
+        return sha256({name: tensor for name, tensor in self.reference.items() if self._frozen(name)})
 
     def frozen_sha256(self) -> str:
         """Hash the same tensors as the grown model holds them: equal to :meth:`reference_sha256` if nothing moved."""
         state = self.model.module.state_dict()
-        return _sha256({name: state[name][self.growths[name].place] for name in self.reference if self._frozen(name)})
+        return sha256({name: state[name][self.growths[name].place] for name in self.reference if self._frozen(name)})
 
     def _frozen(self, name: str) -> bool:
         return name in self.growths and not self._retrained(name) and not name.endswith(COUNTERS)
@@ -166,10 +166,7 @@ class Surgery:
     @property
     def device(self) -> str:
         """``cpu``, or the name of the GPU that the model is on."""
-        import torch
-
-        device = next(self.model.module.parameters()).device
-        return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+        return device_of(self.model.module)
 
     def train(self, settings: dict, log=print) -> tuple[pd.DataFrame, dict]:
         """Train what the query added; return the history (a row an epoch) and what to record of the training.
@@ -187,13 +184,14 @@ class Surgery:
         self.model.is_trained_ = True
         return np.asarray(self.model.get_latent_representation(), dtype=np.float32)
 
-    def predict(self) -> pd.DataFrame | None:
-        """Return the model's own probabilities of its labels, cells x labels, or None if it has no classifier."""
+    def predict(self) -> dict[str, Prediction]:
+        """Return the word of the model's classifier, if it has one."""
         if self.label_key is None:
-            return None
+            return {}
         probabilities = self.model.predict(soft=True)
         # TOTALANVI and others give (probabilities, attributions).
-        return probabilities[0] if isinstance(probabilities, tuple) else probabilities
+        table = probabilities[0] if isinstance(probabilities, tuple) else probabilities
+        return {self.label_key: Prediction.of_probabilities(table.columns, table.to_numpy())}
 
     def save(self, folder: Path) -> None:
         """Write the grown model: a reference for the next mapping."""
@@ -209,15 +207,4 @@ class Surgery:
     @staticmethod
     def versions() -> dict[str, str]:
         """Return the versions of the libraries that decide a result."""
-        from importlib.metadata import version
-
-        return {name: version(name) for name in ("scvi-tools", "torch", "lightning", "anndata", "numpy")}
-
-
-def _sha256(tensors: dict) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
+        return versions("scvi-tools", "torch", "lightning", "anndata", "numpy")

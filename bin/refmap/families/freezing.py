@@ -1,0 +1,58 @@
+"""What every family does to keep a reference as it is, and to prove it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def mask_gradients(parameter: torch.nn.Parameter, trainable: torch.Tensor) -> None:
+    """Let surgery move the marked values of a parameter, by a mask of its shape, and none of the others.
+
+    An optimiser with weight decay would move them all the same: there must be none.
+    """
+    parameter.requires_grad = bool(trainable.any())
+    if parameter.requires_grad and not trainable.all():
+        mask = trainable.to(parameter.device)
+        parameter.register_hook(lambda gradient: gradient * mask.to(gradient.device))
+
+
+def sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hash the names, shapes, types and values of tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def device_of(module: torch.nn.Module) -> str:
+    """``cpu``, or the name of the GPU that a module is on."""
+    import torch
+
+    device = next(module.parameters()).device
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def seed_everything(seed: int) -> None:
+    """Fix the random numbers of Python, NumPy and torch."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of the packages that decide a result."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in packages}

@@ -1,0 +1,28 @@
+"""A row of a sheet as the pipeline has it, for tests that map."""
+
+ROW = {
+    "dataset": "lung",
+    "file_id": "donor_1",
+    "query": "donor_1.h5ad",
+    "model": "atlas",
+    "batch_key": "donor",
+    "labels_keys": [],
+    "truth_key": None,
+    "layer": "X",
+    "var_key": None,
+    "id_table": None,
+    "modality": None,
+    "protein_key": None,
+    "categorical_covariate_keys": [],
+    "continuous_covariate_keys": [],
+    "gmt": None,
+    "options": {},
+    "size_factor_key": None,
+    "one_batch": False,
+    "freeze_dropout": True,
+    "min_gene_overlap": 0.1,
+    "umap_colors": [],
+    "train": {"max_epochs": 3, "early_stopping": True, "check_val_every_n_epoch": 1, "early_stopping_patience": 5},
+    "seed": 0,
+    "warn_gene_overlap": 0.5,
+}

@@ -1,0 +1,110 @@
+"""Train references and map queries as the pipeline does, the alignment in the environment `core` and the rest in this one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from refmap.errors import RefmapError
+from refmap.surgery import map_query, train_reference
+from rows import ROW
+
+HERE = Path(__file__).resolve().parent
+REFERENCE = {
+    "reference": "atlas.h5ad",
+    "seed": 0,
+    "reference_batch_key": "batch",
+    "reference_labels_key": "bulk_labels",
+    "reference_layer": "X",
+    "reference_var_key": None,
+    "reference_protein_key": None,
+    "reference_unlabeled_category": "Unknown",
+    "reference_categorical_covariate_keys": None,
+    "reference_continuous_covariate_keys": None,
+    "reference_max_epochs": 3,
+    "reference_n_latent": 5,
+    "reference_n_layers": 1,
+    "reference_options": None,
+}
+
+
+@lru_cache
+def _aligner() -> subprocess.Popen:
+    script = f". '{HERE.parents[1]}/containers/activate' core && exec python '{HERE}/aligner.py'"
+    return subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _ask(**asked) -> dict:
+    aligner = _aligner()
+    print(json.dumps(asked), file=aligner.stdin, flush=True)
+    answer = json.loads(aligner.stdout.readline())
+    if "error" in answer:
+        raise RefmapError(answer["error"])
+    return answer
+
+
+def train(family: str, cells: ad.AnnData, folder: Path, gmt: Path | None = None, embedding: Path | None = None, **settings) -> Path:
+    """Train a reference of a family on `cells`; `settings` are the pipeline's parameters. Returns the model's folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    atlas, aligned = folder.with_suffix(".h5ad"), folder.with_suffix(".zarr")
+    cells.write_h5ad(atlas)
+    answer = _ask(
+        reference=str(atlas), settings=REFERENCE | {"family": family} | settings, aligned=str(aligned), gmt=gmt and str(gmt)
+    )
+    trained = answer["settings"]
+    train_reference(trained | {"gmt": gmt}, aligned, folder, embedding, log=lambda line: None)
+    return folder
+
+
+class Mapped:
+    """What one mapping left behind."""
+
+    def __init__(self, folder: Path, card: dict, plan: dict):
+        self.card, self.plan = card, plan
+        self.model, self.aligned, self.results = folder / "updated", folder / "aligned.zarr", folder / "results"
+        self.embedding = ad.read_zarr(folder / "embedding.zarr")
+        self.latent = self.embedding.obsm["X_emb"]
+        self.history = pd.read_csv(folder / "history.csv", index_col="epoch")
+        self.record = json.loads((folder / "mapping.json").read_text())
+
+
+def inspect_and_check(adata: ad.AnnData, model: Path, folder: Path, gmt: Path | None = None, trust: bool = False, **row) -> dict:
+    """Return the card, the plan and, if there is no fault, the alignment, which leaves `folder`/aligned.zarr."""
+    folder.mkdir(parents=True)
+    adata.write_h5ad(folder / "query.h5ad")
+    return _ask(
+        model=str(model),
+        query=str(folder / "query.h5ad"),
+        row=ROW | {"gmt": gmt and gmt.name} | row,
+        aligned=str(folder / "aligned.zarr"),
+        gmt=gmt and str(gmt),
+        trust=trust,
+    )
+
+
+def map_cells(adata: ad.AnnData, model: Path, folder: Path, gmt: Path | None = None, trust: bool = False, **row) -> Mapped:
+    """Check, align and map `adata` onto the model. `row` changes tests/rows.py; its `options` are texts."""
+    found = inspect_and_check(adata, model, folder, gmt, trust, **row)
+    card, plan = found["card"], found["plan"]
+    assert plan["faults"] == []
+    out = {name: folder / file for name, file in (("model", "updated"), ("embedding", "embedding.zarr"), ("results", "results"))}
+    out |= {"history": folder / "history.csv", "record": folder / "mapping.json"}
+    training = {key: (ROW | row)[key] for key in ("train", "seed", "freeze_dropout")}
+    map_query(plan, training, card, found["alignment"], model, folder / "aligned.zarr", out, gmt)
+    return Mapped(folder, card, plan)
+
+
+def in_a_fresh_process(code: str, *arguments: object) -> np.ndarray:
+    """Run Python code that saves an array to `sys.argv[1]`, its further arguments being `arguments`; return the array."""
+    import sys
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "array.npy"
+        subprocess.run([sys.executable, "-c", code, str(path), *map(str, arguments)], check=True, capture_output=True, text=True)
+        return np.load(path)
