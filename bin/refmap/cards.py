@@ -24,6 +24,7 @@ def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = 
     card = ModelCard(model=shown)
     try:
         family = recognise(folder)
+        card.family, card.env = family.name, family.env
         card = family.card(folder)
         card.model, card.family, card.env = shown, family.name, family.env
         card.options = {name: option.to_json() for name, option in family.options.items()}

@@ -13,7 +13,7 @@ COMPRESSOR = numcodecs.Blosc(cname="lz4", clevel=5, shuffle=numcodecs.Blosc.SHUF
 
 def write_zarr(adata: ad.AnnData, path: Path) -> None:
     """Write zarr format 2 with plain strings, which anndata reads from 0.10 on."""
-    if not hasattr(ad.settings, "zarr_write_format"):  # before 0.12 there was no other form
+    if not hasattr(getattr(ad, "settings", None), "zarr_write_format"):  # before 0.12 there was no other form
         adata.write_zarr(path)
         return
     with ad.settings.override(zarr_write_format=2, allow_write_nullable_strings=False):

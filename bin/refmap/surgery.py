@@ -125,8 +125,9 @@ def _train(surgery, settings: dict | None) -> tuple[pd.DataFrame, dict | None]:
         print("inference only: nothing is trained")
         return nothing, None
     if surgery.parameters_trainable == 0:
-        surgery.warnings.append("Nothing was trained: the model has no batch or covariate that this query could add to.")
-        print(surgery.warnings[-1])
+        print("nothing is trained")
+        if surgery.untrained:
+            surgery.warnings.append(surgery.untrained)
         return nothing, None
     return surgery.train(settings, log=print)
 

@@ -412,3 +412,69 @@ def test_command_writes_or_leaves_a_fault(tmp_path):
     fault = json.loads((tmp_path / "fault.json").read_text())
     assert (fault["dataset"], fault["file_id"], fault["stage"]) == ("lung", "donor_1", "ALIGN_GENES")
     assert "no layer 'none'" in fault["message"]
+
+
+# ---------------------------------------------------------------------------------------------------------- normalised values
+
+
+@pytest.mark.parametrize("genes", ["all", "model"])
+def test_counts_are_normalised_as_the_reference_was(tmp_path, genes):
+    """Against scanpy's own normalisation, of all the query's genes or of the model's alone."""
+    import scanpy as sc
+
+    adata = make_query([*MODEL[::-1], *(f"extra{i}" for i in range(30))], seed=3)
+    adata.X[0] = 0
+    adata.write_h5ad(tmp_path / "query")
+    card = make_card(input="lognorm", normalization={"target_sum": 500, "genes": genes})
+    aligned, alignment = run(tmp_path / "query", tmp_path / "out.zarr", card=card)
+
+    theirs = adata.copy() if genes == "all" else adata[:, MODEL].copy()
+    sc.pp.normalize_total(theirs, target_sum=500)
+    sc.pp.log1p(theirs)
+    np.testing.assert_allclose(aligned.X.toarray(), theirs[:, MODEL].X.toarray(), rtol=1e-6)
+    assert aligned.X.dtype == np.float32
+    assert alignment["normalization"] == card["normalization"]
+    assert alignment["total_counts"] == adata[:, MODEL].X.sum()
+    assert any("log1p of counts per 500" in warning for warning in alignment["warnings"])
+
+
+def test_values_that_are_normalised_already_stay(tmp_path):
+    adata = make_query(MODEL)
+    adata.X = adata.X.log1p()
+    adata.write_h5ad(tmp_path / "query")
+    card = make_card(input="lognorm", normalization={"target_sum": 500})
+    aligned, alignment = run(tmp_path / "query", tmp_path / "out.zarr", card=card)
+    assert (aligned.X != adata.X).nnz == 0
+    assert alignment["normalization"] is None and alignment["warnings"] == []
+
+
+def test_counts_whose_normalisation_nobody_knows_are_refused(tmp_path):
+    make_query(MODEL).write_h5ad(tmp_path / "query")
+    with pytest.raises(RefmapError, match="holds only whole numbers in X, but the model wants log-normalised.*refmap.yaml"):
+        run(tmp_path / "query", tmp_path / "out.zarr", card=make_card(input="lognorm"))
+
+
+def test_values_that_only_begin_like_counts_are_refused(tmp_path, monkeypatch):
+    """What is normalised is checked to be counts to its last cell."""
+    adata = make_query(MODEL)
+    adata.X.data[-1] = 0.5
+    adata.write_h5ad(tmp_path / "query")
+    monkeypatch.setattr("refmap.align.looks_like_counts", lambda matrix: True)
+    with pytest.raises(RefmapError, match="holds no counts in X: 1 fractional value"):
+        run(tmp_path / "query", tmp_path / "out.zarr", card=make_card(input="lognorm", normalization={"target_sum": 1}))
+
+
+# ------------------------------------------------------------------------------------------------------------ several labels
+
+
+def test_several_label_columns_are_paired_by_name_then_by_order(tmp_path):
+    adata = make_query(MODEL, cells=3, fine=["B", "x", "T"], type=["b", "t", ""])
+    adata.write_h5ad(tmp_path / "query")
+    card = make_card(labels={"coarse": ["b", "t"], "fine": ["B", "T"], "third": ["1"]}, unlabeled_category="Unknown")
+    row = make_row(labels_keys=["fine", "type"])
+    obs = run(tmp_path / "query", tmp_path / "a.zarr", row, card)[0].obs
+    assert obs["fine"].tolist() == ["B", "Unknown", "T"]
+    assert obs["coarse"].tolist() == ["b", "t", "Unknown"]
+    assert obs["third"].tolist() == ["Unknown"] * 3
+    obs = run(tmp_path / "query", tmp_path / "b.zarr", row, card | {"takes_new_labels": True})[0].obs
+    assert obs["fine"].tolist() == ["B", "x", "T"]

@@ -271,15 +271,51 @@ def test_a_lacking_file_is_named(tmp_path, missing):
 @pytest.mark.parametrize(
     "kind, attributes",
     [
-        ("scPoli", {"condition_keys_": ["b"], "prototypes_labeled_": None, "embedding_dims_": [5], "conditions_": {}}),
-        ("expiMap", {"mask_": [[1]], "use_hsic_": False, "condition_key_": "b", "mmd_on_": "z", "n_ext_": 0}),
-        ("trVAE", {"condition_key_": "b", "mmd_on_": "z", "conditions_": ["a"]}),
+        ("scPoli", {"condition_keys_": ["b"], "prototypes_labeled_": None, "prototypes_unlabeled_": None, "conditions_": {}}),
+        ("expiMap", {"mask_": [[1]], "use_hsic_": False, "condition_key_": "b", "latent_dim_": 1, "n_ext_": 0}),
+        ("trVAE", {"condition_key_": "b", "mmd_on_": "z", "conditions_": ["a"], "recon_loss_": "nb"}),
         ("scGen", {"x_dim_": 3, "z_dim_": 2, "hidden_layer_sizes_": [8], "dr_rate_": 0.1, "is_trained_": True}),
     ],
 )
-def test_families_that_are_known_by_sight(tmp_path, kind, attributes):
-    card = inspect_model(save_old(tmp_path / "m", attributes), "models/x")
-    assert card.fault == f"models/x looks like a {kind} model, which this version of refmap does not map yet."
+def test_a_family_is_told_by_its_attributes(tmp_path, kind, attributes):
+    assert inspect_model(save_old(tmp_path / "m", attributes), "models/x").family == kind.lower()
+
+
+def test_a_kind_that_is_known_by_sight_only(tmp_path):
+    for name in ("vocab.json", "args.json"):
+        (tmp_path / name).write_text("{}")
+    assert inspect_model(tmp_path, "models/x").fault.startswith("models/x looks like a scGPT model")
+
+
+FACTS = """
+genes: [a, b]
+normalization: {target_sum: 10000}
+labels: {type: [B, 1]}
+"""
+
+
+def test_facts_beside_the_files_go_before_what_these_say(model):
+    (model / "refmap.yaml").write_text(FACTS)
+    card = inspect_model(model)
+    assert (card.fault, card.genes, card.normalization) == (None, ["a", "b"], {"target_sum": 10000})
+    assert card.batch_key == "donor" and card.labels == {"type": ["B", "1"]}
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ("gens: [a]", "m/refmap.yaml has an unknown key 'gens'. Did you mean 'genes'?"),
+        ("genes: a", "m/refmap.yaml has 'a' as 'genes', which must be a list."),
+        ("- genes", "m/refmap.yaml is no mapping: give facts of the model such as 'genes' or 'normalization', key by key."),
+        ("genes: [", "m/refmap.yaml is not YAML that can be read"),
+        ("labels: {type: B}", "m/refmap.yaml has {'type': 'B'} as 'labels', which must hold a list of labels for each column."),
+        ("normalization: {target_sum: -1}", "m/refmap.yaml has {'target_sum': -1} as 'normalization', which must hold target_sum"),
+        ("normalization: {target_sum: 1, genes: most}", "'all' (a cell's total is that of all its genes) or 'model'"),
+    ],
+)
+def test_facts_that_are_none_are_told(model, facts, sentence):
+    (model / "refmap.yaml").write_text(facts)
+    assert sentence in inspect_model(model, "m").fault
 
 
 # -------------------------------------------------------------------------------------------------------------- no model

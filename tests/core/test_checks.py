@@ -8,6 +8,7 @@ import pytest
 from check_query import check_query
 from click.testing import CliRunner
 from refmap.checks import check, name_batches
+from refmap.options import Option
 from refmap.query import Matrix
 from test_align import MODEL, make_card, make_query, make_row
 
@@ -244,3 +245,59 @@ def test_command_keeps_the_faults_in_the_plan(tmp_path):
 
     result = CliRunner().invoke(check_query, options, catch_exceptions=False)
     assert json.loads((tmp_path / "plan").read_text())["faults"] == ["query file 'data/q.h5ad' does not exist."]
+
+
+# ------------------------------------------------------------------------------------------------ options and further labels
+
+OPTIONS = {
+    "shots": Option("int", 1, "How many.", least=0).to_json(),
+    "groups": Option("column", None, "Which.").to_json(),
+    "deep": Option("flag", False, "Whether.").to_json(),
+}
+
+
+def test_options_are_typed_and_filled_in(tmp_path):
+    card = make_card(options=OPTIONS)
+    plan = plan_of(make_query(MODEL), tmp_path, card, options={"deep": "true", "groups": "donor"})
+    assert (plan["faults"], plan["options"]) == ([], {"shots": 1, "groups": "donor", "deep": True})
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"shot": "2"}, "there is no option 'shot' for SCVI models: it takes shots, groups, deep. Did you mean 'shots'?"),
+        ({"shots": "-1"}, "option 'shots' is '-1', but must be a whole number of 0 or more."),
+        ({"shots": "1.5"}, "option 'shots' is '1.5', but must be a whole number of 0 or more."),
+        ({"deep": "yes"}, "option 'deep' is 'yes', but must be true or false."),
+        ({"groups": "doner"}, "query 'data/q.h5ad' has no obs column 'doner': its columns are 'donor'. Did you mean 'donor'?"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, options, fault):
+    assert plan_of(make_query(MODEL), tmp_path, make_card(options=OPTIONS), options=options)["faults"] == [fault]
+
+
+def test_every_wrong_option_is_told(tmp_path):
+    faults = plan_of(make_query(MODEL), tmp_path, make_card(options={}), options={"a": "1", "b": "2"})["faults"]
+    assert faults == [f"there is no option '{name}' for SCVI models: it takes none." for name in "ab"]
+
+
+def test_more_label_columns_than_the_model_has(tmp_path):
+    adata = make_query(MODEL, a=["x"] * 9, b=["y"] * 9)
+    plan = plan_of(adata, tmp_path, make_card(labels={"type": ["x"]}), labels_keys=["a", "b"])
+    assert plan["faults"] == [
+        "query 'data/q.h5ad' is given the labels columns 'a', 'b' but the model has 'type': name at most one for each."
+    ]
+
+
+def test_new_labels_are_told_as_learned_where_the_model_takes_them(tmp_path):
+    adata = make_query(MODEL, type=["B"] * 5 + ["Martian"] * 4)
+    card = make_card(labels={"type": ["B"]}, unlabeled_category="Unknown", predicts=False, takes_new_labels=True)
+    (warning,) = plan_of(adata, tmp_path, card, labels_keys=["type"])["warnings"]
+    assert "4 cells have labels that the model does not know ('Martian'), and are learned as new" in warning
+
+
+def test_programs_for_a_model_that_takes_none(tmp_path):
+    plan = plan_of(make_query(MODEL), tmp_path, gmt="hallmarks.gmt")
+    assert plan["warnings"] == ["The model learns no gene programmes: gmt 'hallmarks.gmt' is not used."]
+    plan = plan_of(make_query(MODEL), tmp_path, make_card(takes_gmt=True), gmt="hallmarks.gmt")
+    assert plan["faults"] == ["gmt 'hallmarks.gmt' does not exist."]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 from refmap.errors import RefmapError
+from refmap.families import FAMILIES, trainable
 from refmap.parameters import check_parameters, defaults, groups, load_schema, properties
 from refmap.sheet import COLUMNS, FIELDS, TRAIN_DEFAULTS, YAML_ONLY, read_sheet
 
@@ -30,6 +31,36 @@ def written() -> dict[Path, str]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.files()
+
+
+def test_the_families_that_can_be_trained_are_those_of_the_code():
+    assert properties(SCHEMA)["family"]["enum"] == list(trainable())
+
+
+@pytest.mark.parametrize("family", trainable())
+def test_what_a_family_needs(family):
+    needs = trainable()[family].needs
+    given = dict.fromkeys(needs, "x")
+    assert faults(reference="a.h5ad", family=family, **given) == []
+    for name in needs:
+        sentence = f"--{name} is missing: a {family} reference cannot be trained without it."
+        assert faults(reference="a.h5ad", family=family, **given | {name: None}) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("recon_los=mse", "there is no option 'recon_los' for a trvae reference: it takes recon_loss, use_mmd"),
+        ("recon_los=mse", "Did you mean 'recon_loss'?"),
+        ("recon_loss=l2", "option 'recon_loss' is 'l2', but must be one of nb, zinb, mse."),
+        ("n_hidden=0", "option 'n_hidden' is '0', but must be a whole number of 1 or more."),
+        ("use_mmd=1", "option 'use_mmd' is '1', but must be true or false."),
+        ("mse", "--reference_options is 'mse', but must be options as name=value, parted by ';'."),
+    ],
+)
+def test_options_of_a_reference(options, sentence):
+    (fault,) = faults(reference="a.h5ad", family="trvae", reference_batch_key="b", reference_options=options)
+    assert sentence in fault
 
 
 def test_the_schema_is_one_and_every_group_is_used():
@@ -83,7 +114,12 @@ def test_every_parameter_is_in_the_configuration_and_in_the_docs(written):
     config, docs = written[ROOT / "conf/params.config"], written[ROOT / "docs/parameters.md"]
     assert re.findall(r"^    (\w+) += ", config, re.M) == list(properties(SCHEMA))
     assert re.findall(r"^\| `--(\w+)` \|", docs, re.M) == list(properties(SCHEMA))
-    assert re.findall(r"^\| `(\w+)` \|", docs, re.M) == list(FIELDS)
+    sheet, options = docs.split("## The sheet")[1].split("## Options of the families")
+    assert re.findall(r"^\| `(\w+)` \|", sheet, re.M) == list(FIELDS)
+    explained = re.findall(r"^\| `?(\w+)`? \| `(\w+)` \|", options, re.M)
+    assert explained == [(family.name, name) for family in FAMILIES for name in family.options] + [
+        (family, name) for family, kind in trainable().items() for name in kind.options
+    ]
     assert {"max_epochs = 100", "outdir = 'results'", "input = null", "demo = false", "container_registry = ''"} <= {
         " ".join(line.split()) for line in config.splitlines()
     }
@@ -114,7 +150,7 @@ def test_the_defaults_are_valid():
         ({"early_stopping": "yes"}, ['--early_stopping is "yes", but must be true or false.']),
         ({"min_gene_overlap": 20}, ["--min_gene_overlap is 20, but must be a number from 0 to 1."]),
         ({"outdir": True}, ["--outdir is true, but must be text."]),
-        ({"family": "scVI"}, ['--family is "scVI", but must be one of scvi, scanvi, totalvi.']),
+        ({"family": "scVI"}, [f'--family is "scVI", but must be one of {", ".join(trainable())}.']),
         (
             {"max_memory": "much"},
             ['--max_memory is "much", but must be as its help says (The most memory that one task asks for, such as 16.GB).'],

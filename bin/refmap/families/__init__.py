@@ -5,17 +5,14 @@ from __future__ import annotations
 from ..errors import RefmapError
 from ..options import parse_options, read_options
 from .base import Family, ModelCard, ModelFolder, Trainable
+from .expimap import ExpimapFamily
+from .sagenet import SagenetFamily
+from .scgen import ScgenFamily
+from .scpoli import ScPoliFamily
 from .scvi import ScviFamily
+from .trvae import TrvaeFamily
 
-FAMILIES: list[Family] = [ScviFamily()]
-
-# Kinds that are known by sight only: the keys of their `attr.pkl`, the most telling first.
-_KNOWN_BY_SIGHT = {
-    "scPoli": {"prototypes_labeled_", "embedding_dims_"},
-    "expiMap": {"mask_", "use_hsic_"},
-    "trVAE": {"condition_key_", "mmd_on_"},
-    "scGen": {"x_dim_", "z_dim_", "dr_rate_"},
-}
+FAMILIES: list[Family] = [ScviFamily(), TrvaeFamily(), ScPoliFamily(), ExpimapFamily(), ScgenFamily(), SagenetFamily()]
 
 __all__ = ["FAMILIES", "Family", "ModelCard", "ModelFolder", "by_name", "recognise", "reference_options", "trainable", "trainer_of"]
 
@@ -56,17 +53,13 @@ def recognise(folder: ModelFolder) -> Family:
 
 
 def _unknown(folder: ModelFolder) -> str:
-    attributes = folder.value("attr.pkl")
-    kinds = [kind for kind, keys in _KNOWN_BY_SIGHT.items() if keys <= set(attributes)]
     if folder.has("vocab.json", "args.json"):
-        kinds.append("scGPT")
-    if kinds:
-        return f"{folder.shown} looks like a {kinds[0]} model, which this version of refmap does not map yet."
+        return f"{folder.shown} looks like a scGPT model, which this version of refmap does not map yet."
     if folder.file:
         return f"{folder.shown} is no model that refmap knows: give a folder, or the model.pt of a scvi-tools model."
     found = folder.files()
     listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     return (
-        f"{folder.shown} holds no model that refmap knows (found: {listed or 'an empty folder'}); it maps "
-        "scvi-tools models: a folder with model.pt, or with attr.pkl, model_params.pt and var_names.csv."
+        f"{folder.shown} holds no model that refmap knows (found: {listed or 'an empty folder'}); it maps models of "
+        "scvi-tools and scArches: a folder with model.pt, or with attr.pkl, model_params.pt and var_names.csv."
     )

@@ -111,7 +111,16 @@ def read_facts(path: Path, shown: str) -> dict[str, Any]:
             raise RefmapError(f"{shown} has {value!r} as '{name}', which must be {words}.")
     if "normalization" in facts:
         _check_normalization(facts["normalization"], shown)
-    return {name: texts(value) if isinstance(value, list) else value for name, value in facts.items()}
+    if not all(isinstance(labels, list) for labels in facts.get("labels", {}).values()):
+        raise RefmapError(f"{shown} has {facts['labels']} as 'labels', which must hold a list of labels for each column.")
+    return {name: _as_text(value) for name, value in facts.items()}
+
+
+def _as_text(fact: Any) -> Any:
+    """Whatever YAML makes numbers of, as it is in a query: text."""
+    if isinstance(fact, dict):
+        return {str(key): _as_text(value) for key, value in fact.items()}
+    return texts(fact) if isinstance(fact, list) else fact
 
 
 def _check_normalization(normalization: dict, shown: str) -> None:
@@ -270,6 +279,8 @@ class Surgery:
     parameters_total: int
     parameters_trainable: int
     warnings: list[str]  # sentences for the user
+    # The sentence for a mapping that has nothing to train; None where the card has said so already.
+    untrained: str | None = "Nothing was trained: the model has no batch or covariate that this query could add to."
 
     @classmethod
     def prepare(cls, path: Path, query: Any, card: dict, settings: Settings) -> Surgery:
