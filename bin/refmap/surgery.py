@@ -199,6 +199,8 @@ def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path
 def embed_reference(cells: ad.AnnData, folder: Path, seed: int) -> np.ndarray:
     """Return the latent of aligned cells whose batches a model knows: float32, cells x latent dimensions."""
     card = inspect_model(folder)
+    # Some families leave genes out of what they train on.
+    cells = cells[:, card.genes].copy()
     surgery_of: type[Surgery] = by_name(card.family).surgery()
     surgery_of.seed(seed)
     return surgery_of.prepare(folder, cells, card.to_json(), Settings(seed=seed, options=option_defaults(card.options))).embed()

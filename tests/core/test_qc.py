@@ -37,7 +37,9 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
     query.write_h5ad(folder / "query.h5ad")
 
     latent = (rng.normal(size=(3, n_latent)) * 8)[kind] + rng.normal(size=(n, n_latent))
-    embedding = ad.AnnData(obs=pd.DataFrame(index=obs.index), obsm={"X_emb": latent.astype(np.float32)})
+    embedding = ad.AnnData(
+        obs=pd.DataFrame(index=obs.index), obsm={"X_emb": latent.astype(np.float32)}, uns={"refmap": {"family": "scvi"}}
+    )
     predicted = np.where(np.arange(n) % 10 == 0, (kind + 1) % 3, kind)
     if predicts:
         embedding.obs["label_predicted"] = pd.Categorical.from_codes(predicted, CLASSES)
