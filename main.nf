@@ -1,15 +1,18 @@
 #!/usr/bin/env nextflow
 
 // refmap: queries mapped onto reference models by architecture surgery.
-// meta = [id, dataset, file_id, family, env] is set once; `code`, the hash of all code, is an input of every task.
+// meta = [id, dataset, file_id, family, env, hierarchy] is set once; `code`, the hash of all code, is an input of every task.
 
 include { MAKE_DEMO        } from './modules/make_demo'
 include { CHECK_INPUT      } from './modules/check_input'
+include { ALIGN_REFERENCE  } from './modules/align_reference'
 include { TRAIN_REFERENCE  } from './modules/train_reference'
+include { LEARN_HIERARCHY  } from './modules/learn_hierarchy'
 include { INSPECT_MODEL    } from './modules/inspect_model'
 include { CHECK_QUERY      } from './modules/check_query'
 include { ALIGN_GENES      } from './modules/align_genes'
 include { TRAIN_SURGERY    } from './modules/train_surgery'
+include { UPDATE_HIERARCHY } from './modules/update_hierarchy'
 include { EXPORT_EMBEDDING } from './modules/export_embedding'
 include { QC_MAPPING       } from './modules/qc_mapping'
 include { REPORT           } from './modules/report'
@@ -32,17 +35,21 @@ workflow MAP {
     CHECK_INPUT(sheet, toJson(parameters().sort()), file("${projectDir}/nextflow_schema.json"), code)
 
     // Nothing is trained before the sheet is known to be right
+    ALIGN_REFERENCE(atlas.combine(CHECK_INPUT.out.trainer).map { path, _trainer -> [path, stamp(path)] }, referenceSettings(), code)
     TRAIN_REFERENCE(
-        atlas.combine(CHECK_INPUT.out.trainer).map { path, env -> [path, stamp(path), given('reference_gmt'), env.text.trim()] },
-        referenceSettings(),
+        ALIGN_REFERENCE.out.aligned.combine(CHECK_INPUT.out.trainer).map { aligned, settings, trainer ->
+            [aligned, settings, given('reference_gmt'), trainer.text.trim(), params.family == 'treearches']
+        },
         code,
     )
+    LEARN_HIERARCHY(TRAIN_REFERENCE.out.model.combine(TRAIN_REFERENCE.out.embedding), referenceSettings(), code)
+    reference = params.family == 'treearches' ? LEARN_HIERARCHY.out.model : TRAIN_REFERENCE.out.model
 
     // [model's name, row, query, id table, GMT, model]; a path that leads nowhere is []
     rows = CHECK_INPUT.out.mappings
         .splitText { line -> line.trim() }
         .combine(sheet.map { path -> [path] })
-        .combine(TRAIN_REFERENCE.out.model.ifEmpty([]).map { path -> [path] })
+        .combine(reference.ifEmpty([]).map { path -> [path] })
         .map { line, path, trained ->
             def row = parse(line)
             [
@@ -60,7 +67,8 @@ workflow MAP {
         .map { _name, row, query, table, gmt, model, card ->
             def kind = parse(card.text)
             def id = "${row.dataset}~${row.file_id}".toString()
-            [[id: id, dataset: row.dataset, file_id: row.file_id, family: kind.family, env: kind.env], row, query, table, gmt, model, card]
+            def meta = [id: id, dataset: row.dataset, file_id: row.file_id, family: kind.family, env: kind.env, hierarchy: kind.hierarchy != null]
+            [meta, row, query, table, gmt, model, card]
         }
     CHECK_QUERY(
         mappings.map { meta, row, query, table, gmt, _model, card -> [meta, withoutTraining(row), query, table, gmt, stamp(query), card] },
@@ -89,10 +97,26 @@ workflow MAP {
         code,
     )
 
+    // A hierarchy of labels takes the query in: [meta, embedding, history, record, results] before and after
+    surgery = TRAIN_SURGERY.out.mapped.branch { item ->
+        hierarchical: item[0].hierarchy
+        done: true
+    }
+    UPDATE_HIERARCHY(
+        ready.map { meta, plan, _query, _table, _gmt, model, card -> [meta, plan, model, card] }
+            .join(ALIGN_GENES.out.aligned.map { meta, aligned, _alignment -> [meta, aligned] })
+            .join(surgery.hierarchical.map { meta, embedding, _history, record, results -> [meta, embedding, record, results] })
+            .join(TRAIN_SURGERY.out.model),
+        code,
+    )
+    placed = surgery.hierarchical
+        .join(UPDATE_HIERARCHY.out.mapped)
+        .map { meta, _embedding, history, _record, _results, embedding, record, results -> [meta, embedding, history, record, results] }
+
     // [meta, plan, query, embedding, history, record, results]
     mapped = ready
         .map { meta, plan, query, _table, _gmt, _model, _card -> [meta, plan, query] }
-        .join(TRAIN_SURGERY.out.mapped)
+        .join(surgery.done.mix(placed))
     EXPORT_EMBEDDING(mapped.map { meta, plan, query, embedding, _history, _record, _results -> [meta, plan, query, embedding] }, code)
     QC_MAPPING(mapped.join(ALIGN_GENES.out.aligned.map { meta, _aligned, alignment -> [meta, alignment] }), code)
 
@@ -101,9 +125,10 @@ workflow MAP {
         .mix(
             ALIGN_GENES.out.aligned.map { item -> [item[0].id, 'ALIGN_GENES'] },
             TRAIN_SURGERY.out.mapped.map { item -> [item[0].id, 'TRAIN_SURGERY'] },
+            UPDATE_HIERARCHY.out.mapped.map { item -> [item[0].id, 'UPDATE_HIERARCHY'] },
             EXPORT_EMBEDDING.out.query.map { item -> [item[0].id, 'EXPORT_EMBEDDING'] },
         )
-    faults = ALIGN_GENES.out.fault.mix(TRAIN_SURGERY.out.fault, EXPORT_EMBEDDING.out.fault, QC_MAPPING.out.fault)
+    faults = ALIGN_GENES.out.fault.mix(TRAIN_SURGERY.out.fault, UPDATE_HIERARCHY.out.fault, EXPORT_EMBEDDING.out.fault, QC_MAPPING.out.fault)
     REPORT(
         CHECK_INPUT.out.mappings.filter { path -> path.size() > 0 },
         CHECK_QUERY.out.plan.map { _meta, path -> path }.collect(sort: true).ifEmpty([]),

@@ -8,6 +8,7 @@ import click
 from refmap.cli import INPUT, OUTPUT, command, read_json
 from refmap.errors import RefmapError
 from refmap.families import trainer_of
+from refmap.hierarchy import base_parameters
 from refmap.parameters import check_parameters, defaults, load_schema
 from refmap.sheet import read_sheet
 
@@ -47,7 +48,7 @@ def main(sheet: Path | None, parameters: Path, schema: Path, output: Path, train
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise RefmapError("\n".join([f"{count} in the input (a sheet's rows are told by line; its header is row 1):", *faults]))
     if trainer:
-        trainer.write_text(f"{trainer_of(settings['family']).env}\n")
+        trainer.write_text(f"{trainer_of(base_parameters(settings)['family']).env}\n")
     # ASCII only, so that a line can stand in a script whatever the locale.
     output.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

@@ -1,27 +1,22 @@
 #!/usr/bin/env python
 """Train a reference that queries can be mapped onto."""
 
-import tempfile
 from pathlib import Path
 
 import click
 from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.reference import align_reference
 from refmap.surgery import train_reference as train
 
 
 @command("TRAIN_REFERENCE")
-@click.option("--atlas", type=INPUT, required=True, help="The atlas with counts: .h5ad, .zarr or .h5mu.")
-@click.option(
-    "--settings", type=INPUT, required=True, help="The pipeline's parameters reference, reference_*, family, seed: JSON."
-)
-@click.option("--gmt", type=INPUT, help="The gene programmes that reference_gmt names: GMT.")
+@click.option("--aligned", type=INPUT, required=True, help="The aligned atlas: AnnData zarr.")
+@click.option("--settings", type=INPUT, required=True, help="The settings of the training: JSON.")
+@click.option("--gmt", type=INPUT, help="Gene programmes, for a family of them: GMT.")
 @click.option("--model", type=OUTPUT, required=True, help="Write the model to this folder.")
-def train_reference(atlas: Path, settings: Path, gmt: Path | None, model: Path) -> None:
-    """Train a surgery-ready reference on the counts of an atlas."""
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        aligned = Path(folder) / "aligned.zarr"
-        train(align_reference(atlas, read_json(settings), aligned, gmt), aligned, model)
+@click.option("--embedding", type=OUTPUT, help="Write the latent of the atlas's own cells to this AnnData zarr.")
+def train_reference(aligned: Path, settings: Path, gmt: Path | None, model: Path, embedding: Path | None) -> None:
+    """Train a surgery-ready reference on an aligned atlas."""
+    train(read_json(settings) | {"gmt": gmt}, aligned, model, embedding)
 
 
 if __name__ == "__main__":

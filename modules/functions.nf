@@ -103,7 +103,7 @@ def announce(plans) {
 
 // How far each mapping came: {id: the last stage that it passed}
 def furthest(passed) {
-    def stages = ['CHECK_QUERY', 'ALIGN_GENES', 'TRAIN_SURGERY', 'EXPORT_EMBEDDING']
+    def stages = ['CHECK_QUERY', 'ALIGN_GENES', 'TRAIN_SURGERY', 'UPDATE_HIERARCHY', 'EXPORT_EMBEDDING']
     return toJson(passed.sort { a, b -> stages.indexOf(a[1]) <=> stages.indexOf(b[1]) ?: a[0] <=> b[0] }.collectEntries())
 }
 

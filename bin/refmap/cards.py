@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .errors import RefmapError
 from .families import ModelCard, ModelFolder, recognise
+from .hierarchy import with_hierarchy
 
 __all__ = ["ModelCard", "inspect_model"]
 
@@ -30,6 +31,7 @@ def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = 
         card.options = {name: option.to_json() for name, option in family.options.items()}
         for fact, value in folder.facts.items():
             setattr(card, fact, value)
+        with_hierarchy(card, folder)
     except RefmapError as error:
         card.fault = str(error)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # contents that no library writes

@@ -196,7 +196,8 @@ class Check:
             self.query.obs_column(key)
         if not known:
             self.warnings.append(
-                f"The model was trained without labels: labels_key {listed(given)} of query '{self.row['query']}' is not used."
+                f"The model was trained without labels: surgery learns nothing from labels_key {listed(given)} of query "
+                f"'{self.row['query']}'."
             )
             return
         if len(given) > len(known) or len(set(given)) != len(given):

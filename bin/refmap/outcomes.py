@@ -8,8 +8,8 @@ from pathlib import Path
 
 from .cli import read_json
 
-# The stages that a mapping passes, in their order.
-STAGES = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "EXPORT_EMBEDDING", "QC_MAPPING")
+# The stages that a mapping passes, in their order; UPDATE_HIERARCHY only if its model has a hierarchy.
+STAGES = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "UPDATE_HIERARCHY", "EXPORT_EMBEDDING", "QC_MAPPING")
 TRACE = "pipeline_info/trace.txt"
 # What the card of the reference that this run trained is named; its rows name no model.
 TRAINED_HERE = "the reference trained in this run"
@@ -144,8 +144,9 @@ def _settle(outcome: Outcome, faults: dict[str | None, dict], folder: Path | Non
 
 def next_stage(outcome: Outcome, reached: str | None) -> str:
     """Return the stage that should have come after the last one that finished."""
-    if reached in STAGES:
-        return STAGES[STAGES.index(reached) + 1]
+    stages = [stage for stage in STAGES if stage != "UPDATE_HIERARCHY" or outcome.card.get("hierarchy")]
+    if reached in stages:
+        return stages[stages.index(reached) + 1]
     if outcome.plan or outcome.card:
         return "CHECK_QUERY" if not outcome.plan else "ALIGN_GENES"
     return "TRAIN_REFERENCE" if outcome.row["model"] is None else "INSPECT_MODEL"

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from .errors import RefmapError, nearest
 from .families import reference_options, trainable
+from .hierarchy import base_parameters
 
 KINDS = {"boolean": "true or false", "integer": "a whole number", "number": "a number", "string": "text"}
 
@@ -94,6 +95,11 @@ def _contradictions(given: dict[str, Any]) -> Iterator[str]:
     if not (given.get("input") or given.get("demo") or given.get("reference")):
         yield "--input is missing: give a sheet, --demo for the bundled queries, or --reference to train a model only."
     if given.get("reference") or given.get("demo"):
+        try:
+            given = base_parameters(given)
+        except RefmapError as error:
+            yield from str(error).splitlines()
+            return
         kind = trainable().get(given.get("family"))
         if kind is None:
             return  # said as a value that the parameter cannot have

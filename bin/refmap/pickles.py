@@ -35,6 +35,15 @@ def _pairs(modules: str, names: str) -> set[Global]:
     return {(module, name) for module in modules.split() for name in names.split()}
 
 
+# What torch's own files name for the numbers of a tensor.
+_STORAGES = _pairs(
+    "torch",
+    "FloatStorage DoubleStorage HalfStorage BFloat16Storage LongStorage IntStorage ShortStorage CharStorage ByteStorage "
+    "BoolStorage",
+)
+# A tensor in a plain pickle: its storage is a file of `torch.save`, as bytes, that this function would unpickle.
+_LOAD_STORAGE = ("torch.storage", "_load_from_bytes")
+
 # The names that unpickling may really import and call, with arguments, state and items that an attacker chooses. A pair is
 # compared whole: ("numpy", "core.multiarray._reconstruct") is another name than ("numpy.core.multiarray", "_reconstruct").
 # The list is closed: nothing in it looks up an attribute by name, imports, opens a file or calls a function that it is given
@@ -61,9 +70,15 @@ ALLOWED: frozenset[Global] = frozenset(
     | _pairs("pandas.core.indexes.range", "RangeIndex")
     | _pairs("pandas.core.indexes.numeric", "Int64Index UInt64Index Float64Index")
     | _pairs("pandas.core.indexes.category", "CategoricalIndex")
+    | _pairs("pandas.core.indexes.multi", "MultiIndex")
     | _pairs("pandas.core.arrays.categorical", "Categorical")
     | _pairs("pandas.core.dtypes.dtypes", "CategoricalDtype")
     | _pairs("pandas.core.arrays.string_", "StringDtype StringArray StringArrayNumpySemantics")
+    # Numbers with missing values: two arrays, and a type without arguments.
+    | _pairs("pandas.core.arrays.boolean", "BooleanArray BooleanDtype")
+    | _pairs("pandas.core.arrays.integer", "IntegerArray Int8Dtype Int16Dtype Int32Dtype Int64Dtype")
+    | _pairs("pandas.core.arrays.integer", "UInt8Dtype UInt16Dtype UInt32Dtype UInt64Dtype")
+    | _pairs("pandas.core.arrays.floating", "FloatingArray Float32Dtype Float64Dtype")
     | _pairs("pandas.arrays", "StringArray")
     | _pairs("pandas.core.internals.managers", "BlockManager SingleBlockManager")
     | _pairs("pandas.core.internals.blocks", "new_block")
@@ -74,13 +89,13 @@ ALLOWED: frozenset[Global] = frozenset(
     # Columns of text where pyarrow is installed. Arrow trusts the buffers that it is given, so `_arrow_texts` checks them.
     | _pairs("pandas.arrays pandas.core.arrays.string_arrow", "ArrowStringArray")
     | _pairs("pyarrow.lib", "type_for_alias py_buffer _restore_array chunked_array")
-    # Weights. `torch.storage._load_from_bytes` is not here: it unpickles the bytes that it is given.
+    # Weights.
     | _pairs("torch._utils", "_rebuild_tensor _rebuild_tensor_v2 _rebuild_parameter")
-    | _pairs(
-        "torch",
-        "FloatStorage DoubleStorage HalfStorage BFloat16Storage LongStorage IntStorage ShortStorage CharStorage ByteStorage "
-        "BoolStorage float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 bool Size device",
-    )
+    | _pairs("torch", "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 bool Size device")
+    | _STORAGES
+    # The one name here that unpickles what it is given. So it is never really called: inspection looks into the bytes
+    # (`_Machine.storage`), the second lock loads them by itself (`_load_storage`), and both let them name a storage alone.
+    | {_LOAD_STORAGE}
     # Activation functions that a model was given as a setting: modules without parameters or code of the file's.
     | _pairs("torch.nn.modules.activation", "ReLU LeakyReLU ELU SELU GELU SiLU Mish Tanh Sigmoid Softplus")
 )
@@ -348,11 +363,17 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Machine:
-    """Runs the opcodes of pickles on plain data. Names accumulate over the pickles that one machine runs."""
+    """Runs the opcodes of pickles on plain data. Names accumulate over the pickles that one machine runs.
 
-    def __init__(self) -> None:
+    `nested` is a machine for bytes within a pickle. It looks into no further bytes: torch nests no deeper, and a file of a few
+    bytes could hold pickles in pickles that take forever.
+    """
+
+    def __init__(self, nested: bool = False) -> None:
         self.names: set[Global] = set()
         self.odd: set[str] = set()  # allowed names used in a way that is not known to be harmless
+        self.nested = nested
+        self.storages: dict[bytes, Inert] = {}
 
     def load(self, stream: BinaryIO | _Bounded) -> Any:
         """The value of one pickle; `stream` is left right behind it. Raises what a damaged pickle makes Python raise."""
@@ -398,11 +419,29 @@ class _Machine:
         if not isinstance(args, tuple):
             raise TypeError("arguments that are no tuple")
         try:
-            value = _called(function, args)
+            loads_storage = isinstance(function, Named) and (function.module, function.name) == _LOAD_STORAGE
+            value = self.storage(*args) if loads_storage else _called(function, args)
         except (_Refused, *_DAMAGED):
             self.odd.add(f"{function} (with arguments that it is never saved with)")
             value = Inert(function, args)
         self.stack.append(value)
+
+    def storage(self, data: bytes) -> Inert:
+        """The storage that torch saved as these bytes. They are looked into once, however often they are given."""
+        if self.nested or not _is_storage(data):
+            raise _Refused
+        if data not in self.storages:
+            inner, pickles = _Machine(nested=True), _Bounded(io.BytesIO(data))
+            try:
+                _, _, _, value, _ = [inner.load(pickles) for _ in range(_TORCH_PICKLES)]
+            finally:  # what was named before the bytes turned out to be damaged counts, too
+                self.names |= inner.names
+                self.odd |= inner.odd
+            known = isinstance(value, Inert) and value.made_by == PERSISTENT_ID and value.args[0] == "storage"
+            if not known or not inner.names <= _STORAGES:
+                raise _Refused
+            self.storages[data] = value
+        return self.storages[data]
 
     def MARK(self, _):
         self.marks.append(self.stack)
@@ -561,8 +600,15 @@ class _Bounded:
 
 
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file that torch wrote before 1.6
+_TORCH_START = pickle.dumps(_TORCH_MAGIC, 2)
+_TORCH_PICKLES = 5  # the magic number, protocol, machine, the value, the keys of the storages; then the numbers of the tensors
 _ZIP_START, _ZIP_END, _ZIP64_END = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06"
 _ZIP64_LOCATOR = b"PK\x06\x07"
+
+
+def _is_storage(data: Any) -> bool:
+    """Whether bytes begin as those that torch pickles a storage as: its format from before 1.6, and no zip."""
+    return isinstance(data, bytes) and data.startswith(_TORCH_START)
 
 
 def _load(machine: _Machine, stream: BinaryIO | _Bounded, shown: str) -> Any:
@@ -596,8 +642,7 @@ def read_torch(path: Path, shown: str | None = None) -> Contents:
         machine, pickles = _Machine(), _Bounded(stream)
         value = _load(machine, pickles, shown)
         if isinstance(value, int) and value == _TORCH_MAGIC:
-            # then come: protocol, machine, the value, the keys of the storages, and last the numbers of the tensors
-            _, _, value, _ = [_load(machine, pickles, shown) for _ in range(4)]
+            _, _, value, _ = [_load(machine, pickles, shown) for _ in range(_TORCH_PICKLES - 1)]
         return machine.contents(value)
 
 
@@ -643,10 +688,36 @@ def _check_zip(path: Path, archive: zipfile.ZipFile, shown: str) -> None:
 class _AllowedUnpickler(pickle.Unpickler):
     """Loads for real, and imports nothing but what is in `ALLOWED`."""
 
+    allowed = ALLOWED
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
+        if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(f"it wants {module}.{name}, which it did not when it was inspected")
-        return super().find_class(module, name)
+        return _load_storage if (module, name) == _LOAD_STORAGE else super().find_class(module, name)
+
+
+class _StorageUnpickler(_AllowedUnpickler):
+    """Loads a storage for real, and nothing else."""
+
+    allowed = _STORAGES
+
+
+def _load_storage(data: bytes) -> Any:
+    """Load the bytes that torch pickles a storage as, to the CPU: what `torch.storage._load_from_bytes` would run."""
+    import torch
+
+    if not _is_storage(data):
+        raise pickle.UnpicklingError("it wants to unpickle bytes that are no storage of torch")
+    unpickler = _pickle_module(_StorageUnpickler)
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=unpickler)
+
+
+def _pickle_module(unpickler: type[pickle.Unpickler]) -> ModuleType:
+    module = ModuleType("allowed_pickle")
+    module.Unpickler = unpickler
+    module.load = lambda file, **options: unpickler(file, **options).load()
+    module.loads = lambda data, **options: unpickler(io.BytesIO(data), **options).load()
+    return module
 
 
 def allowed_pickle() -> ModuleType:
@@ -654,8 +725,4 @@ def allowed_pickle() -> ModuleType:
 
     Should a file be read otherwise than it was inspected, or have changed in between, it still gets at nothing else.
     """
-    module = ModuleType("allowed_pickle")
-    module.Unpickler = _AllowedUnpickler
-    module.load = lambda file, **options: _AllowedUnpickler(file, **options).load()
-    module.loads = lambda data, **options: _AllowedUnpickler(io.BytesIO(data), **options).load()
-    return module
+    return _pickle_module(_AllowedUnpickler)

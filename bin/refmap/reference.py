@@ -8,6 +8,7 @@ from .align import align
 from .checks import check
 from .errors import RefmapError
 from .families import ModelCard, reference_options, trainable
+from .hierarchy import base_parameters
 from .query import Query, as_text
 
 # How counts are normalised for a reference that wants it, scanpy's usual way but for the genes: a query's total must not
@@ -15,7 +16,7 @@ from .query import Query, as_text
 NORMALIZATION = {"target_sum": 1e4, "genes": "model"}
 
 
-def align_reference(atlas: Path, settings: dict, out: Path, gmt: Path | None = None) -> dict:
+def align_reference(atlas: Path, settings: dict, out: Path) -> dict:
     """Check an atlas as a query is checked, and write what a reference is trained on as an AnnData zarr.
 
     Parameters
@@ -27,8 +28,6 @@ def align_reference(atlas: Path, settings: dict, out: Path, gmt: Path | None = N
     out
         Path of the AnnData zarr: X (cells x distinct gene ids) counts or log-normalised values, whichever the family wants;
         obs and obsm under the atlas's own keys.
-    gmt
-        Where the GMT file lies that the parameter ``reference_gmt`` names.
 
     Returns
     -------
@@ -39,6 +38,7 @@ def align_reference(atlas: Path, settings: dict, out: Path, gmt: Path | None = N
     RefmapError
         With all that is wrong with the atlas, a line each.
     """
+    settings = base_parameters(settings)
     kind = trainable()[settings["family"]]
     options = reference_options(settings)
     wants = kind.input(options)
@@ -55,7 +55,6 @@ def align_reference(atlas: Path, settings: dict, out: Path, gmt: Path | None = N
         "n_layers": settings["reference_n_layers"],
         "max_epochs": settings["reference_max_epochs"],
         "options": options,
-        "gmt": gmt,
         "normalization": NORMALIZATION if wants == "lognorm" else None,
     }
     shown_as = settings["reference"] or "the demo's atlas"

@@ -17,6 +17,7 @@ from .cli import remove, write_json
 from .errors import RefmapError
 from .families import ModelFolder, by_name, trainer_of
 from .families.base import Prediction, Settings, Surgery
+from .hierarchy import below_hierarchy
 from .options import defaults as option_defaults
 from .storage import write_zarr
 
@@ -61,10 +62,11 @@ def map_query(
     # The libraries' advice to programmers would bury the line an epoch.
     warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
     query = ad.read_zarr(aligned)
+    query.obs, model_card = below_hierarchy(query.obs, card)
     surgery_of = by_name(card["family"]).surgery()
     surgery_of.seed(training["seed"])
     settings = Settings(training["freeze_dropout"], training["seed"], plan["options"], gmt)
-    surgery = surgery_of.prepare(folder.path, query, card, settings)
+    surgery = surgery_of.prepare(folder.path, query, model_card, settings)
     print(f"{card['class_name']} on {surgery.device}: {query.n_obs} cells, {query.n_vars} genes,", end=" ")
     print(f"{surgery.parameters_trainable} of {surgery.parameters_total} parameters to train")
 

@@ -1,31 +1,29 @@
-// A reference that surgery can map onto, trained on an atlas
+// A reference that surgery can map onto, trained on an atlas; and its own cells in it, if a hierarchy is learned from them
 process TRAIN_REFERENCE {
     label 'process_essential'
     label 'process_gpu'
     ext env: { env }
-    publishDir "${params.outdir}", mode: params.publish_dir_mode, overwrite: true
+    // With a hierarchy to be learned on it, it is not done yet
+    publishDir "${params.outdir}", mode: params.publish_dir_mode, overwrite: true, pattern: 'reference_model', saveAs: { name -> hierarchy ? null : name }
 
     input:
-    tuple path(atlas, stageAs: 'atlas'), val(stamp), path(gmt, stageAs: 'gmt'), val(env)
-    val settings
+    tuple path(aligned), path(settings), path(gmt, stageAs: 'gmt'), val(env), val(hierarchy)
     val code
 
     output:
     path 'reference_model', emit: model
+    path 'reference_embedding.zarr', emit: embedding, optional: true
 
     script:
     """
-    cat > settings.json <<'END_OF_SETTINGS'
-    ${settings}
-    END_OF_SETTINGS
-
     export OMP_NUM_THREADS=${task.cpus}
-    train_reference.py --atlas atlas --settings settings.json ${gmt ? '--gmt gmt' : ''} --model reference_model
+    train_reference.py --aligned ${aligned} --settings ${settings} ${gmt ? '--gmt gmt' : ''} \\
+        --model reference_model ${hierarchy ? '--embedding reference_embedding.zarr' : ''}
     """
 
     stub:
     """
-    mkdir reference_model
+    mkdir reference_model ${hierarchy ? 'reference_embedding.zarr' : ''}
     touch reference_model/model.pt
     """
 }

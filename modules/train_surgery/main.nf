@@ -3,7 +3,9 @@ process TRAIN_SURGERY {
     tag "${meta.id}"
     label 'process_gpu'
     ext env: { meta.env }
-    publishDir "${params.outdir}/reference_mapping/model/dataset~${meta.dataset}", mode: params.publish_dir_mode, overwrite: true, pattern: 'file_id~*'
+    // A model with a hierarchy is not done before the query has its place in that
+    publishDir "${params.outdir}/reference_mapping/model/dataset~${meta.dataset}", mode: params.publish_dir_mode, overwrite: true, pattern: 'file_id~*',
+        saveAs: { name -> meta.hierarchy ? null : name }
 
     input:
     tuple val(meta), val(training), path(plan), path(aligned), path(alignment), path(model, stageAs: 'model/*'), path(card), path(gmt, stageAs: 'gmt')
@@ -11,7 +13,7 @@ process TRAIN_SURGERY {
 
     output:
     tuple val(meta), path('embedding.zarr'), path('history.csv'), path('mapping.json'), path('results'), emit: mapped, optional: true
-    path "file_id~${meta.file_id}", emit: model, optional: true
+    tuple val(meta), path("file_id~${meta.file_id}"), emit: model, optional: true
     path "${meta.id}.fault.json", emit: fault, optional: true
 
     script:

@@ -94,6 +94,7 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "n_latent": 7,
         "latent_names": [],
         "options": {},
+        "hierarchy": None,
         "predicts": False,
         "surgery_ready": True,
         "trusted": False,

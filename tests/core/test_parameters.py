@@ -8,6 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from refmap.errors import RefmapError
 from refmap.families import FAMILIES, trainable
+from refmap.hierarchy import FAMILY
 from refmap.parameters import check_parameters, defaults, groups, load_schema, properties
 from refmap.sheet import COLUMNS, FIELDS, TRAIN_DEFAULTS, YAML_ONLY, read_sheet
 
@@ -34,7 +35,7 @@ def written() -> dict[Path, str]:
 
 
 def test_the_families_that_can_be_trained_are_those_of_the_code():
-    assert properties(SCHEMA)["family"]["enum"] == list(trainable())
+    assert properties(SCHEMA)["family"]["enum"] == [*trainable(), FAMILY]
 
 
 @pytest.mark.parametrize("family", trainable())
@@ -150,7 +151,7 @@ def test_the_defaults_are_valid():
         ({"early_stopping": "yes"}, ['--early_stopping is "yes", but must be true or false.']),
         ({"min_gene_overlap": 20}, ["--min_gene_overlap is 20, but must be a number from 0 to 1."]),
         ({"outdir": True}, ["--outdir is true, but must be text."]),
-        ({"family": "scVI"}, [f'--family is "scVI", but must be one of {", ".join(trainable())}.']),
+        ({"family": "scVI"}, [f'--family is "scVI", but must be one of {", ".join([*trainable(), FAMILY])}.']),
         (
             {"max_memory": "much"},
             ['--max_memory is "much", but must be as its help says (The most memory that one task asks for, such as 16.GB).'],

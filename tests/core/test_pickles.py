@@ -11,10 +11,13 @@ import zlib
 
 import numpy as np
 import pytest
+import tensor_pickles
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refmap import pickles
 from refmap.errors import RefmapError
 from refmap.pickles import Inert, Named, Tensor, allowed_pickle, read_pickle, read_torch
+from tensor_pickles import TensorOf, storage_bytes
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -398,7 +401,10 @@ HOSTILE = {
         b"cnumpy.core.multiarray\n_reconstruct.__globals__\n(tR.",
         ["numpy.core.multiarray._reconstruct.__globals__"],
     ),
-    "bytes that are unpickled": (b"ctorch.storage\n_load_from_bytes\n(S'x'\ntR.", ["torch.storage._load_from_bytes"]),
+    "bytes that are unpickled": (
+        b"ctorch.storage\n_load_from_bytes\n(S'x'\ntR.",
+        ["torch.storage._load_from_bytes (with arguments that it is never saved with)"],
+    ),
     "pickle in a pickle": (b"c_pickle\nloads\n(S'x'\ntR.", ["_pickle.loads"]),
     "partial": (
         b"cfunctools\npartial\n(cbuiltins\neval\ntR.",
@@ -430,6 +436,48 @@ HOSTILE = {
 @pytest.mark.parametrize("data, refused", HOSTILE.values(), ids=HOSTILE)
 def test_every_way_to_name_a_function_is_seen(tmp_path, data, refused):
     assert read_bytes(tmp_path, data).refused == refused
+
+
+# ------------------------------------------------------------------------------------------- a tensor's bytes within a pickle
+
+ODD_BYTES = "torch.storage._load_from_bytes (with arguments that it is never saved with)"
+
+
+def test_a_tensor_in_a_plain_pickle_is_described(tmp_path):
+    contents = read_bytes(tmp_path, tensor_pickles.dumps({"mean": TensorOf(storage_bytes()), "cov": None}))
+    assert contents.value == {"mean": Tensor("Float", (3, 4)), "cov": None}
+    assert contents.refused == []
+    assert contents.names == [
+        "collections.OrderedDict",
+        "torch.FloatStorage",
+        "torch._utils._rebuild_tensor_v2",
+        "torch.storage._load_from_bytes",
+    ]
+
+
+@pytest.mark.parametrize("place", tensor_pickles.PLACES)
+def test_an_attack_in_the_bytes_of_a_tensor_is_refused(tmp_path, marker, place):
+    pickled = tensor_pickles.dumps({"prototypes_labeled_": {"mean": TensorOf(tensor_pickles.hide(marker.attack, place))}})
+    refused = read_bytes(tmp_path, pickled).refused
+    assert ODD_BYTES in refused
+    # Bytes that begin otherwise than torch's are not looked into.
+    assert (marker.wants in refused) == (place != "the head")
+
+
+@pytest.mark.parametrize("form", tensor_pickles.OTHER_FORMS)
+def test_bytes_of_another_form_are_no_tensor(tmp_path, form):
+    """Of the forms that `torch.load` takes, a pickled storage has one; a zip of TorchScript would be a program."""
+    pickled = tensor_pickles.dumps(TensorOf(tensor_pickles.OTHER_FORMS[form]))
+    assert read_bytes(tmp_path, pickled).refused == [ODD_BYTES]
+
+
+def test_bytes_that_are_given_often_are_looked_into_once(tmp_path, monkeypatch):
+    loaded = []
+    load = pickles._Machine.load
+    monkeypatch.setattr(pickles._Machine, "load", lambda self, stream: loaded.append(self) or load(self, stream))
+    data = storage_bytes()
+    assert read_bytes(tmp_path, tensor_pickles.dumps([TensorOf(data) for _ in range(40)])).refused == []
+    assert len(loaded) == 1 + 5
 
 
 def test_names_are_kept_as_values(tmp_path):

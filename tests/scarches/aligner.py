@@ -1,7 +1,7 @@
 """Inspect models, check and align queries in the environment `core`, whose libraries this suite's lacks.
 
 A line of JSON comes in: either a mapping {"model", "query", "row", "aligned", "gmt"}, or the cells of a reference {"reference",
-"settings", "aligned", "gmt"}. A line of JSON goes out: {"card", "plan", "alignment"}, {"settings"}, or {"error"}.
+"settings", "aligned"}. A line of JSON goes out: {"card", "plan", "alignment"}, {"settings"}, or {"error"}.
 """
 
 import json
@@ -19,10 +19,10 @@ from refmap.reference import align_reference
 
 
 def prepare(asked: dict) -> dict:
-    gmt = Path(asked["gmt"]) if asked.get("gmt") else None
     if "reference" in asked:
-        settings = align_reference(Path(asked["reference"]), asked["settings"], Path(asked["aligned"]), gmt)
-        return {"settings": settings | {"gmt": asked.get("gmt")}}
+        settings = align_reference(Path(asked["reference"]), asked["settings"], Path(asked["aligned"]))
+        return {"settings": settings}
+    gmt = Path(asked["gmt"]) if asked["gmt"] else None
     row, query = asked["row"], Path(asked["query"])
     card = inspect_model(Path(asked["model"]), "atlas", asked["trust"]).to_json()
     plan = check(query, row, card, gmt_path=gmt)

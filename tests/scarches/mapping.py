@@ -53,11 +53,8 @@ def train(family: str, cells: ad.AnnData, folder: Path, gmt: Path | None = None,
     folder.parent.mkdir(parents=True, exist_ok=True)
     atlas, aligned = folder.with_suffix(".h5ad"), folder.with_suffix(".zarr")
     cells.write_h5ad(atlas)
-    answer = _ask(
-        reference=str(atlas), settings=REFERENCE | {"family": family} | settings, aligned=str(aligned), gmt=gmt and str(gmt)
-    )
-    trained = answer["settings"]
-    train_reference(trained | {"gmt": gmt}, aligned, folder, embedding, log=lambda line: None)
+    answer = _ask(reference=str(atlas), settings=REFERENCE | {"family": family} | settings, aligned=str(aligned))
+    train_reference(answer["settings"] | {"gmt": gmt}, aligned, folder, embedding, log=lambda line: None)
     return folder
 
 

@@ -95,12 +95,13 @@ def test_both_formats_of_torch(tmp_path, zipped):
     assert str(contents.value["of"]) == "torch.float32"
 
 
-def test_tensors_pickled_by_pickle_itself_are_refused(tmp_path):
-    """It writes a tensor's storage as bytes that are unpickled in their turn."""
+def test_tensors_pickled_by_pickle_itself_are_described(tmp_path):
+    """It writes a tensor's storage as bytes that are unpickled in their turn, and looked into here."""
     import torch
 
     (tmp_path / "x.pt").write_bytes(pickle.dumps(torch.zeros(2)))
-    assert read_torch(tmp_path / "x.pt").refused == ["torch.storage._load_from_bytes"]
+    contents = read_torch(tmp_path / "x.pt")
+    assert (contents.refused, contents.value) == ([], Tensor("Float", (2,)))
 
 
 def test_covariates(scvi_covariates_model):

@@ -49,6 +49,10 @@ def recognise(folder: ModelFolder) -> Family:
     for family in FAMILIES:
         if family.recognise(folder):
             return family
+    from ..hierarchy import about_foreign_tree, foreign_tree  # which is on top of all this
+
+    if tree := foreign_tree(folder):
+        raise RefmapError(f"{about_foreign_tree(folder, tree)}.")
     raise RefmapError(folder.refusal() or _unknown(folder))
 
 

@@ -55,6 +55,7 @@ class ModelCard:
     n_latent: int | None = None
     latent_names: list[str] = field(default_factory=list)  # where each latent dimension has a meaning
     options: dict[str, dict] = field(default_factory=dict)  # what a mapping may set: see `options.Option`
+    hierarchy: dict | None = None  # of its labels, where one was learned on its latent: see `refmap.hierarchy`
     predicts: bool = False  # it has a classifier for its labels
     surgery_ready: bool = False  # its encoder sees the batch, so surgery can move the query's cells
     trusted: bool = False  # the user said that its pickles may be run

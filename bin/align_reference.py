@@ -1,0 +1,24 @@
+#!/usr/bin/env python
+"""Bring an atlas into the form that a reference is trained on."""
+
+from pathlib import Path
+
+import click
+from refmap.cli import INPUT, OUTPUT, command, read_json, write_json
+from refmap.reference import align_reference as align
+
+
+@command("ALIGN_REFERENCE")
+@click.option("--atlas", type=INPUT, required=True, help="The atlas with counts: .h5ad, .zarr or .h5mu.")
+@click.option(
+    "--parameters", type=INPUT, required=True, help="The pipeline's parameters reference, reference_*, family, seed: JSON."
+)
+@click.option("--output", type=OUTPUT, required=True, help="Write the aligned atlas to this zarr.")
+@click.option("--settings", type=OUTPUT, required=True, help="Write the settings of the training to this JSON file.")
+def align_reference(atlas: Path, parameters: Path, output: Path, settings: Path) -> None:
+    """Check an atlas, and write what a reference is trained on."""
+    write_json(settings, align(atlas, read_json(parameters), output))
+
+
+if __name__ == "__main__":
+    align_reference()

@@ -1,0 +1,52 @@
+"""Names for unlabeled prototypes: how a user makes a label of cells that the reference does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...errors import RefmapError
+
+
+@dataclass(frozen=True)
+class NewCellType:
+    """A label, the column that it belongs to, and the unlabeled prototypes of the model whose mean is its prototype."""
+
+    name: str
+    key: str
+    prototypes: tuple[int, ...]
+
+
+def read_new_cell_types(text: str | None, labels: Mapping[str, list[str]]) -> list[NewCellType]:
+    """Read `name:3+4|other@column:7`; without a column it is the main one of `labels`, the model's labels by column.
+
+    Raises
+    ------
+    RefmapError
+        If it is written otherwise, the model has no such label column, or a name is a label already.
+    """
+    if not text:
+        return []
+    if not labels:
+        raise RefmapError("option 'new_cell_types' names prototypes, and the model was trained without labels.")
+    types = [_read(part, list(labels)) for part in text.split("|")]
+    taken = {label for known in labels.values() for label in known}
+    for kind in types:
+        if kind.key not in labels:
+            raise RefmapError(f"option 'new_cell_types' has the label column '{kind.key}'; the model has {', '.join(labels)}.")
+        if kind.name in taken:
+            raise RefmapError(f"option 'new_cell_types' has '{kind.name}', which is a label already: take another name.")
+        taken.add(kind.name)
+    return types
+
+
+def _read(part: str, keys: list[str]) -> NewCellType:
+    left, _, numbers = part.rpartition(":")
+    name, _, key = left.rpartition("@") if "@" in left else (left, "", keys[0])
+    digits = [number.strip() for number in numbers.split("+")]
+    if not name.strip() or not all(number.isdecimal() for number in digits):
+        raise RefmapError(
+            f"option 'new_cell_types' has '{part}': write a name, a colon and numbers of prototypes, such as "
+            "'plasmablast:3+4', and | between several."
+        )
+    return NewCellType(name.strip(), key.strip(), tuple(dict.fromkeys(map(int, digits))))
