@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -29,8 +30,8 @@ class Option:
         Its value where none is given; None: it is off.
     about
         What it does, a sentence for the docs.
-    least
-        The least number that it can be.
+    least, most
+        The least and the greatest number that it can be.
     choices
         The texts that it can be; empty: any.
     """
@@ -39,6 +40,7 @@ class Option:
     default: Any
     about: str
     least: float | None = None
+    most: float | None = None
     choices: tuple[str, ...] = ()
 
     def to_json(self) -> dict:
@@ -49,7 +51,9 @@ class Option:
         """What it must be, in words."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        return KINDS[self.kind] + (f" of {self.least:g} or more" if self.least is not None else "")
+        limits = ((self.least, "or more"), (self.most, "or less"))
+        said = " and ".join(f"{limit:g} {word}" for limit, word in limits if limit is not None)
+        return KINDS[self.kind] + (f" of {said}" if said else "")
 
 
 def defaults(known: Mapping[str, dict]) -> dict[str, Any]:
@@ -92,7 +96,8 @@ def _typed(value: Any, option: Option) -> Any:
     if option.kind not in ("int", "float"):
         return text
     number = int(text) if option.kind == "int" else float(text)
-    if number != number or (option.least is not None and number < option.least):
+    within = (option.least is None or number >= option.least) and (option.most is None or number <= option.most)
+    if not math.isfinite(number) or not within:
         raise ValueError(text)
     return number
 
@@ -104,3 +109,11 @@ def parse_options(text: str) -> dict[str, str]:
     if len(options) != len(pairs):
         raise ValueError(text)
     return options
+
+
+def parse_reference_options(text: str | None) -> dict[str, str]:
+    """Read ``--reference_options``. Raises RefmapError for what is no list of options."""
+    try:
+        return parse_options(text or "")
+    except ValueError:
+        raise RefmapError(f"--reference_options is '{text}', but must be options as name=value, parted by ';'.") from None

@@ -44,10 +44,18 @@ _STORAGES = _pairs(
 # A tensor in a plain pickle: its storage is a file of `torch.save`, as bytes, that this function would unpickle.
 _LOAD_STORAGE = ("torch.storage", "_load_from_bytes")
 
+# Types that files name and never call: an array comes of `_reconstruct`, a number of `scalar`, a storage of its id.
+_NUMPY_TYPES = _pairs(
+    "numpy", "ndarray bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 str_"
+)
+_ACTIVATIONS = _pairs("torch.nn.modules.activation", "ReLU LeakyReLU ELU SELU GELU SiLU Mish Tanh Sigmoid Softplus")
+
 # The names that unpickling may really import and call, with arguments, state and items that an attacker chooses. A pair is
 # compared whole: ("numpy", "core.multiarray._reconstruct") is another name than ("numpy.core.multiarray", "_reconstruct").
 # The list is closed: nothing in it looks up an attribute by name, imports, opens a file or calls a function that it is given
 # other than one that is itself in the list. So whatever is composed of it can fill memory, but not run code of its own.
+# That holds as long as numpy and Arrow are not made to take bytes for pointers: every call that could is checked below, and so
+# an allowed name may be called by itself alone, and never through an attribute of an instance or by another allowed name.
 ALLOWED: frozenset[Global] = frozenset(
     # Plain values: they copy what they are given. Left out: getattr, eval, exec, type, map, object, ...
     _pairs(
@@ -61,7 +69,8 @@ ALLOWED: frozenset[Global] = frozenset(
     # Arrays. A forged dtype state could make numpy take bytes for pointers, so `_built_dtype` lets only plain ones pass.
     | _pairs("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar")
     | _pairs("numpy.core.numeric numpy._core.numeric", "_frombuffer")
-    | _pairs("numpy", "dtype ndarray bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 str_")
+    | {("numpy", "dtype")}
+    | _NUMPY_TYPES
     # Tables (the training history): constructors that hold arrays, and the helpers that call `cls.__new__` of one of them.
     | _pairs("pandas", "DataFrame Series Index RangeIndex CategoricalIndex Categorical CategoricalDtype StringDtype")
     | _pairs("pandas.core.frame", "DataFrame")
@@ -97,7 +106,7 @@ ALLOWED: frozenset[Global] = frozenset(
     # (`_Machine.storage`), the second lock loads them by itself (`_load_storage`), and both let them name a storage alone.
     | {_LOAD_STORAGE}
     # Activation functions that a model was given as a setting: modules without parameters or code of the file's.
-    | _pairs("torch.nn.modules.activation", "ReLU LeakyReLU ELU SELU GELU SiLU Mish Tanh Sigmoid Softplus")
+    | _ACTIVATIONS
 )
 
 
@@ -204,6 +213,31 @@ def _tensor(storage: Inert, _offset: int, size: tuple, *_: Any) -> Tensor:
     return Tensor(kind.removesuffix("Storage").rpartition(".")[2], tuple(size))
 
 
+_NEW_INDEX = ("pandas.core.indexes.base", "_new_Index")
+
+
+def _called_never(*_: Any) -> None:
+    raise _Refused
+
+
+def _without_arguments(function: Named) -> Any:
+    """Tables get what they hold as their state."""
+
+    def call(*args: Any) -> Inert:
+        if args:
+            raise _Refused
+        return Inert(function, args)
+
+    return call
+
+
+def _new_index(index: Any, arguments: Any) -> Inert:
+    """`_new_Index` calls `index.__new__` with the arguments: of a dtype, it would make one that nobody checks."""
+    if not isinstance(index, Named) or index.module.split(".")[0] != "pandas" or not isinstance(arguments, dict):
+        raise _Refused
+    return Inert(Named(*_NEW_INDEX), (index, arguments))
+
+
 _NEW_BLOCK = ("pandas.core.internals.blocks", "new_block")
 
 
@@ -267,6 +301,8 @@ def _dictionary(*args: Any) -> dict:
 _CALLS = {
     ("_codecs", "encode"): _bytes,
     ("numpy", "dtype"): _dtype,
+    **dict.fromkeys(_NUMPY_TYPES | _STORAGES, _called_never),
+    _NEW_INDEX: _new_index,
     ("functools", "partial"): _partial,
     ("collections", "OrderedDict"): _dictionary,
     ("collections", "defaultdict"): _dictionary,
@@ -278,6 +314,8 @@ _CALLS = {
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch", "Size"): _copy(tuple),
 }
+for _table in [*_pairs("pandas pandas.core.frame", "DataFrame"), *_pairs("pandas pandas.core.series", "Series")]:
+    _CALLS[_table] = _without_arguments(Named(*_table))
 for _builtins in ("builtins", "__builtin__"):
     # Only copies of what the file itself holds: `bytearray(n)` or `list(range(n))` would allocate what it claims.
     _CALLS |= {
@@ -301,7 +339,12 @@ _RECONSTRUCT = _pairs("numpy.core.multiarray numpy._core.multiarray", "_reconstr
 
 
 def _called(function: Any, args: tuple) -> Any:
-    decode = _CALLS.get((function.module, function.name)) if isinstance(function, Named) else None
+    """What a call gives. What a file made itself is never called, but for the `partial` of `_partial`."""
+    if isinstance(function, Inert) and function.made_by == PARTIAL:
+        return Inert(function, args)
+    if not isinstance(function, Named):
+        raise _Refused
+    decode = _CALLS.get((function.module, function.name))
     return decode(*args) if decode else Inert(function, args)
 
 
@@ -310,10 +353,13 @@ def _built(target: Any, state: Any) -> Any:
     if isinstance(target, np.dtype):
         return _built_dtype(target, state)
     if isinstance(target, dict):
-        return target  # its attributes, such as a state dict's `_metadata`
+        if not isinstance(state, dict) or set(state) - {"_metadata"}:
+            raise _Refused
+        return target  # its attributes, of which the dictionary of a model's weights has one
     # To change a class, a function or an array that is whole already is never part of a value.
-    if not isinstance(target, Inert):
+    if not isinstance(target, Inert) or target.state is not None:
         raise _Refused
+    target.state = state
     maker = (target.made_by.module, target.made_by.name) if isinstance(target.made_by, Named) else None
     if target.made_by == PARTIAL:
         return _built_partial(target, state)
@@ -322,8 +368,18 @@ def _built(target: Any, state: Any) -> Any:
         return _array(shape, dtype, fortran, data)
     if maker in (("numpy", "ndarray"), ("numpy", "dtype")):
         raise _Refused  # numpy itself pickles arrays by `_reconstruct` alone
-    target.state = state
+    if maker in _ACTIVATIONS and not _is_plain(state):
+        raise _Refused  # a function as `forward` or as a hook would be called with what the network gives it
     return target
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value holds nothing but numbers, texts and containers."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple, set)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 # -------------------------------------------------------------------------------------------------------------- the machine
@@ -422,7 +478,7 @@ class _Machine:
             loads_storage = isinstance(function, Named) and (function.module, function.name) == _LOAD_STORAGE
             value = self.storage(*args) if loads_storage else _called(function, args)
         except (_Refused, *_DAMAGED):
-            self.odd.add(f"{function} (with arguments that it is never saved with)")
+            self.odd.add(f"{self.origin(function)} (with arguments that it is never saved with)")
             value = Inert(function, args)
         self.stack.append(value)
 
@@ -489,11 +545,19 @@ class _Machine:
         values = frozenset(self.marked())
         self.stack.append(values)
 
-    def extend(self, values: list) -> None:
+    def holder(self, kind: type) -> Any:
+        """The container on top that items are for, or the list of an `Inert`'s, which is odd: an unpickler would call
+        whatever is its attribute `append`, `extend` or `add`, or its class's `__setitem__`."""
         target = self.stack[-1]
-        if isinstance(target, Named):
-            raise TypeError("items of a class")
-        (target.items if isinstance(target, Inert) else target).extend(values)
+        if isinstance(target, Inert):
+            self.odd.add(f"{self.origin(target)} (with items that it is never saved with)")
+            return target.items
+        if not isinstance(target, kind):
+            raise TypeError("items of something that holds none")
+        return target
+
+    def extend(self, values: list) -> None:
+        self.holder(list).extend(values)
 
     def APPEND(self, _):
         self.extend(list(self.take(1)))
@@ -502,18 +566,12 @@ class _Machine:
         self.extend(self.marked())
 
     def ADDITEMS(self, _):
-        values = self.marked()
-        target = self.stack[-1]
-        target.items.extend(values) if isinstance(target, Inert) else target.update(values)
+        values, target = self.marked(), self.holder(set)
+        target.extend(values) if isinstance(target, list) else target.update(values)
 
     def update(self, values: list) -> None:
-        target, pairs = self.stack[-1], zip(values[::2], values[1::2])
-        if isinstance(target, Inert):
-            target.items.extend(pairs)
-        elif isinstance(target, dict):
-            target.update(pairs)
-        else:
-            raise TypeError("items of something that holds none")
+        pairs, target = zip(values[::2], values[1::2]), self.holder(dict)
+        target.extend(pairs) if isinstance(target, list) else target.update(pairs)
 
     def SETITEM(self, _):
         self.update(list(self.take(2)))
@@ -565,7 +623,11 @@ class _Machine:
     def origin(target: Any) -> str:
         if isinstance(target, np.dtype):
             return "numpy.dtype"
-        return str(target.made_by if isinstance(target, Inert) else target)
+        if isinstance(target, dict):
+            return "a dictionary"
+        while isinstance(target, Inert):
+            target = target.made_by
+        return str(target)
 
     def PERSID(self, key):
         self.stack.append(Inert(PERSISTENT_ID, key))
@@ -579,7 +641,9 @@ class _Machine:
     EXT2 = EXT4 = EXT1
 
     def contents(self, value: Any) -> Contents:
-        refused = {f"{module}.{name}" for module, name in self.names - ALLOWED} | self.odd
+        refused = {f"{module}.{name}" for module, name in self.names - ALLOWED}
+        # How a name is used matters where the name itself may be.
+        refused |= {use for use in self.odd if use.partition(" (")[0] not in refused}
         return Contents(value, sorted(f"{module}.{name}" for module, name in self.names), sorted(refused))
 
 

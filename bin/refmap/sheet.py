@@ -224,7 +224,7 @@ class Mapping(BaseModel):
         dict[str, Any] | None,
         AfterValidator(_plan),
         Must("a mapping of the training plan's arguments, in which weight_decay stays 0 lest frozen parameters move"),
-        Field(description="Further arguments of scvi-tools' training plan."),
+        Field(description="Further arguments of the library's training (scvi-tools: of its plan)."),
     ] = None
 
 

@@ -307,6 +307,7 @@ def test_facts_beside_the_files_go_before_what_these_say(model):
     [
         ("gens: [a]", "m/refmap.yaml has an unknown key 'gens'. Did you mean 'genes'?"),
         ("genes: a", "m/refmap.yaml has 'a' as 'genes', which must be a list."),
+        ("input: logcounts", "m/refmap.yaml has 'logcounts' as 'input', which must be one of counts, lognorm, any."),
         ("- genes", "m/refmap.yaml is no mapping: give facts of the model such as 'genes' or 'normalization', key by key."),
         ("genes: [", "m/refmap.yaml is not YAML that can be read"),
         ("labels: {type: B}", "m/refmap.yaml has {'type': 'B'} as 'labels', which must hold a list of labels for each column."),

@@ -14,15 +14,14 @@ import pytest
 from refmap.cards import inspect_model
 from refmap.errors import RefmapError
 from refmap.families import ModelCard, ModelFolder, trainable
+from refmap.families.unmapped import about_foreign_tree, foreign_tree
 from refmap.hierarchy import (
     FAMILY,
     OPTIONS,
     WITHOUT_LATENT,
-    about_foreign_tree,
     base_parameters,
     below_hierarchy,
     card_of,
-    foreign_tree,
     split_options,
     with_hierarchy,
 )
@@ -232,7 +231,7 @@ def test_options_are_parted_from_those_of_the_family_below():
         ("base", "--reference_options is 'base', but must be options as name=value"),
         ("n_neighbors=1", "option 'n_neighbors' is '1', but must be a whole number of 2 or more"),
         ("least_cells=3", "option 'least_cells' is '3', but must be a whole number of 10 or more"),
-        ("distance_percentile=101", "option 'distance_percentile' is '101', but must be 100 or less"),
+        ("distance_percentile=101", "option 'distance_percentile' is '101', but must be a number of 0 or more and 100 or less"),
         ("by_batch=yes", "option 'by_batch' is 'yes', but must be true or false"),
     ],
 )

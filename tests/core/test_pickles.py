@@ -251,8 +251,8 @@ def _named(module, name):
     ids=["keywords", "new array"],
 )
 def test_numpy_is_built_only_as_numpy_pickles_itself(tmp_path, data, wants):
-    (refused,) = read_bytes(tmp_path, b"\x80\x04" + data).refused
-    assert refused.startswith(wants)
+    refused = read_bytes(tmp_path, b"\x80\x04" + data).refused
+    assert refused[0].startswith(wants)
 
 
 def test_an_array_is_built_once(tmp_path):
@@ -373,6 +373,9 @@ def test_an_attack_is_named_and_not_run(tmp_path, marker, protocol):
     assert read_torch(write(tmp_path / "plain.pt", attack)).refused == [marker.wants]
 
 
+RELU = "torch.nn.modules.activation.ReLU"
+ACTIVATION = b"\x80\x04ctorch.nn.modules.activation\nReLU\n)\x81"
+
 HOSTILE = {
     "GLOBAL": (b"cos\nsystem\n(S'true'\ntR.", ["os.system"]),
     "INST": (b"(S'true'\nios\nsystem\n.", ["os.system"]),
@@ -426,6 +429,39 @@ HOSTILE = {
         b"cnumpy\ndtype\n(VO8\nI00\nI01\ntR(I3\nV|\nNNNI-1\nI-1\nI0\ntb.",
         ["numpy.dtype (with a state that it is never saved with)"],
     ),
+    # Each of these would make a dtype or an array that nothing has checked, by names that are all allowed.
+    "an instance that is called": (
+        ACTIVATION + b"}X\x07\x00\x00\x00forwardcnumpy\ndtype\nsb(X\x02\x00\x00\x00O8\x89\x88tR.",
+        [f"{RELU} (with a state that it is never saved with)", f"{RELU} (with arguments that it is never saved with)"],
+    ),
+    "an attribute that is called": (
+        ACTIVATION + b"}X\x06\x00\x00\x00appendcnumpy\ndtype\nsbX\x02\x00\x00\x00O8a.",
+        [f"{RELU} (with a state that it is never saved with)", f"{RELU} (with items that it is never saved with)"],
+    ),
+    "an attribute of a dictionary that is called": (
+        b"\x80\x04ccollections\nOrderedDict\n)R}X\x03\x00\x00\x00addcnumpy\ndtype\nsb.",
+        ["a dictionary (with a state that it is never saved with)"],
+    ),
+    "a dtype that is made as an index": (
+        b"cpandas.core.indexes.base\n_new_Index\n(cnumpy\ndtype\n(dVdtype\nVO8\nsVcopy\nI01\nstR.",
+        ["pandas.core.indexes.base._new_Index (with arguments that it is never saved with)"],
+    ),
+    "an array that is called": (
+        b"cnumpy\nndarray\n((I1\ntVf8\nS'12345678'\ntR.",
+        ["numpy.ndarray (with arguments that it is never saved with)"],
+    ),
+    "a number that is called": (
+        b"cnumpy\nint8\n((I1\nI2\nttR.",
+        ["numpy.int8 (with arguments that it is never saved with)"],
+    ),
+    "a table that is made of another": (
+        b"cpandas\nDataFrame\n(cpandas\nDataFrame\n)RtR.",
+        ["pandas.DataFrame (with arguments that it is never saved with)"],
+    ),
+    "a state twice": (
+        b"cpandas\nDataFrame\n)R(dVa\nI1\nsb(dVa\nI2\nsb.",
+        ["pandas.DataFrame (with a state that it is never saved with)"],
+    ),
     "patched class": (
         b"\x80\x02cpandas\nDataFrame\nN}X\x08\x00\x00\x00__init__cpandas\nSeries\ns\x86b.",
         ["pandas.DataFrame (with a state that it is never saved with)"],
@@ -478,6 +514,14 @@ def test_bytes_that_are_given_often_are_looked_into_once(tmp_path, monkeypatch):
     data = storage_bytes()
     assert read_bytes(tmp_path, tensor_pickles.dumps([TensorOf(data) for _ in range(40)])).refused == []
     assert len(loaded) == 1 + 5
+
+
+def test_an_activation_is_allowed(tmp_path):
+    hooks = collections.OrderedDict()
+    state = {"training": True, "_parameters": {}, "_forward_hooks": hooks, "_non_persistent_buffers_set": set(), "inplace": False}
+    plain = pickle.dumps(state, 4)[:-1].removeprefix(b"\x80\x04")
+    contents = read_bytes(tmp_path, ACTIVATION + plain + b"b.")
+    assert contents.refused == [] and contents.value.state == state
 
 
 def test_names_are_kept_as_values(tmp_path):

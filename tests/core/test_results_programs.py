@@ -88,7 +88,7 @@ def mapping_of(cells, folder, options=None, **row) -> Mapped:
         "options": {"groups": None} | (options or {}),
     }
     folder.mkdir()
-    return Mapped(embedding, query, plan, {"seed": 0}, folder, folder, "lung/donor_1")
+    return Mapped(embedding, query, plan, {"seed": 0, "warnings": []}, folder, folder, "lung/donor_1")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,18 @@ def test_table_and_picture_are_written(cells, tmp_path):
     pd.testing.assert_frame_equal(written, expected)
     with Image.open(tmp_path / "m" / "programs.png") as picture:
         assert picture.width > 300 and len(picture.convert("RGB").getcolors(maxcolors=1 << 20)) > 20
+
+
+def test_of_many_groups_the_largest_are_compared(cells, tmp_path, monkeypatch):
+    monkeypatch.setattr("refmap.results.programs.MOST_GROUPS", 1)
+    cells.groups[40] = "A"
+    mapped = mapping_of(cells, tmp_path / "m", options={"groups": "type"})
+    draw_programs(mapped)
+    table = pd.read_csv(tmp_path / "m" / "programs.csv")
+    assert list(table["group"]) == ["A"] * 4 and np.isfinite(table["mean_in_rest"]).all()
+    assert mapped.record["warnings"] == [
+        "'type' has 2 groups: programs.csv compares the 1 largest alone; name another column with the option groups."
+    ]
 
 
 def test_one_group_has_no_rest(cells, tmp_path):

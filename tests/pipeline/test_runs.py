@@ -56,7 +56,8 @@ def test_the_zarr_holds_the_whole_query_and_its_embedding(demo, demo_data, datas
     assert mapped.obsm["X_emb"].shape == (query.n_obs, 10) and np.isfinite(mapped.obsm["X_emb"]).all()
     probabilities = mapped.obsm["bulk_labels_probabilities"]
     assert mapped.uns["refmap"]["class_name"] == "SCANVI"
-    classes = np.asarray(mapped.uns["refmap"]["classes"])
+    assert set(mapped.uns["refmap"]["classes"]) == {"bulk_labels"}
+    classes = np.asarray(mapped.uns["refmap"]["classes"]["bulk_labels"])
     assert probabilities.shape == (query.n_obs, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert list(mapped.obs["bulk_labels_predicted"]) == list(classes[probabilities.argmax(axis=1)])

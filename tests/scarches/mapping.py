@@ -48,7 +48,9 @@ def _ask(**asked) -> dict:
     return answer
 
 
-def train(family: str, cells: ad.AnnData, folder: Path, gmt: Path | None = None, embedding: Path | None = None, **settings) -> Path:
+def train(
+    family: str, cells: ad.AnnData, folder: Path, gmt: Path | None = None, embedding: Path | None = None, **settings
+) -> Path:
     """Train a reference of a family on `cells`; `settings` are the pipeline's parameters. Returns the model's folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     atlas, aligned = folder.with_suffix(".h5ad"), folder.with_suffix(".zarr")

@@ -134,7 +134,7 @@ def test_a_model_without_names_numbers_its_programs(expimap_model, tmp_path):
 
 def test_a_reference_of_no_fitting_program_is_refused(cells, tmp_path):
     gmt = write_gmt(tmp_path / "mine.gmt", {"A": ["X", "Y"], "B": list(cells.var_names[:11])})
-    message = "No programme of gmt 'mine.gmt' has 12 of the reference's 200 genes or more"
+    message = "No programme of --reference_gmt has 12 of the reference's 200 genes or more"
     with pytest.raises(RefmapError, match=message):
         train("expimap", cells, tmp_path / "model", gmt=gmt)
     model = train("expimap", cells, tmp_path / "model", gmt=gmt, reference_options="min_genes=11", reference_max_epochs=1)
@@ -213,10 +213,10 @@ def test_programs_of_a_query_are_added(expimap_model, extended, cells):
         assert inside == (list(cells.var_names[:20]) if name == "NEW_A" else list(cells.var_names[100:120]))
     weight = weights_of(extended.model)["decoder.L0.ext_L_m.weight"]
     assert (weight[~torch.tensor(model.ext_mask_, dtype=torch.bool).T] == 0).all() and (weight != 0).sum() == 40
-    said = [sentence for sentence in extended.record["warnings"] if "more.gmt" in sentence]
+    said = [sentence for sentence in extended.record["warnings"] if "gmt" in sentence]
     assert said == [
-        "Programmes of gmt 'more.gmt' that have fewer than 12 of the model's genes were left out (1): SMALL.",
-        "Programmes of gmt 'more.gmt' that are known to the model were left out (1): PROGRAM_1.",
+        "Programmes of the row's gmt that have fewer than 12 of the model's genes were left out (1): SMALL.",
+        "Programmes of the row's gmt that are known to the model were left out (1): PROGRAM_1.",
     ]
     kinds = pd.read_csv(extended.results / "program_genes.csv")["kind"]
     assert list(kinds) == ["reference"] * 6 + ["constrained"] * 2 + ["unconstrained"] * 2
@@ -251,9 +251,16 @@ def test_programs_are_added_to_programs_of_queries(extended, expimap_model, cell
     np.testing.assert_array_equal(latent_of(fourth.model, ad.read_zarr(fourth.aligned)), fourth.latent)
 
 
+def test_a_known_program_is_known_however_few_its_genes(expimap_model, query, tmp_path):
+    gmt = write_gmt(tmp_path / "known.gmt", {"PROGRAM_1": list(query.var_names[:2])})
+    mapped = map_cells(query, expimap_model, tmp_path / "m", gmt=gmt, train=None)
+    said = [sentence for sentence in mapped.record["warnings"] if "gmt" in sentence]
+    assert said == ["Programmes of the row's gmt that are known to the model were left out (1): PROGRAM_1."]
+
+
 def test_a_gmt_file_that_fits_no_gene_is_refused(expimap_model, query, tmp_path):
     gmt = write_gmt(tmp_path / "mouse.gmt", {"A": ["Actb1", "X"]})
-    with pytest.raises(RefmapError, match="No programme of gmt 'mouse.gmt' has 12 of the model's genes or more"):
+    with pytest.raises(RefmapError, match="No programme of the row's gmt has 12 of the model's genes or more"):
         map_cells(query, expimap_model, tmp_path / "m", gmt=gmt, train=QUICK)
     mapped = map_cells(
         query,

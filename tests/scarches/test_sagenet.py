@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from mapping import in_a_fresh_process, inspect_and_check, map_cells, train
 from refmap.errors import RefmapError
+from refmap.families.base import ModelFolder
 from refmap.families.sagenet.distances import spatial_distances
 from refmap.families.sagenet.files import Partition, columns_of_stems
 from refmap.families.sagenet.networks import NETWORKS, Classifier, edges_of, load_librarys, make
@@ -50,7 +51,6 @@ def mapped(query, model, tmp_path_factory):
 def library_of(folder: Path):
     """The library's own object, with the networks and graphs of a model in refmap's files."""
     import torch
-    from refmap.families.base import ModelFolder
     from refmap.families.sagenet.files import read_description
     from refmap.families.sagenet.networks import restore
     from scarches.models.sagenet.sagenet import sagenet
@@ -275,6 +275,13 @@ def test_a_pickled_network_is_refused_without_trust(described_folder, query, tmp
     assert (
         "is not safe to load" in fault and "scarches.models.sagenet.model.TransformerConv" in fault and "--trust_models" in fault
     )
+
+
+def test_the_graph_counts_in_the_checksum(described_folder):
+    before = ModelFolder(described_folder).sha256()
+    with open(next(described_folder.glob("*.h5ad")), "ab") as graph:
+        graph.write(b"x")
+    assert ModelFolder(described_folder).sha256() != before
 
 
 def test_a_trusted_network_without_its_genes_is_refused(library_folder, query, tmp_path):

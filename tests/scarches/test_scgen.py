@@ -115,11 +115,11 @@ def test_the_embedding_is_the_encoders_mean(model, cells, query, mapped):
         "import sys, anndata, numpy, torch\n"
         "from scarches.models import scgen\n"
         "q = anndata.read_zarr(sys.argv[3])\n"
-        "m = scgen.load(sys.argv[2], adata=q).model.eval()\n"
-        "numpy.save(sys.argv[1], m.encoder(torch.tensor(q.X.toarray()))[0].detach().numpy())\n"
+        "models = [scgen.load(folder, adata=q).model.eval() for folder in sys.argv[2].split('|')]\n"
+        "numpy.save(sys.argv[1], [m.encoder(torch.tensor(q.X.toarray()))[0].detach().numpy() for m in models])\n"
     )
-    for folder in (model, mapped.model):
-        np.testing.assert_allclose(in_a_fresh_process(code, folder, mapped.aligned), mapped.latent, atol=1e-5)
+    for latent in in_a_fresh_process(code, f"{model}|{mapped.model}", mapped.aligned):
+        np.testing.assert_allclose(latent, mapped.latent, atol=1e-5)
     assert any("normalised as the reference was" in sentence for sentence in mapped.record["warnings"])
 
 

@@ -454,7 +454,7 @@ def test_a_label_without_a_prototype_is_not_predicted(model, query, tmp_path):
         ({"new_cell_types": "Dendritic:1"}, "has 'Dendritic', which is a label already"),
         ({"new_cell_types": "a:1|a:2"}, "has 'a', which is a label already"),
         ({"new_cell_types": "novel@fine:1"}, "has the label column 'fine'; the model has bulk_labels"),
-        ({"pretraining": "1.5"}, "option 'pretraining' is 1.5, but is a share of the epochs"),
+        ({"pretraining": "1.5"}, "option 'pretraining' is '1.5', but must be a number of 0 or more and 1 or less."),
         ({"resolutoin": "1"}, "there is no option 'resolutoin' for scPoli models"),
     ],
 )
@@ -536,7 +536,7 @@ def test_few_cells_map(model, cells, query, tmp_path, n):
     mapped = map_cells(adata, model, tmp_path / "m", labels_keys=["given"])
     assert mapped.latent.shape == (n, 5)
     assert any("there is no validation set" in sentence for sentence in mapped.record["warnings"])
-    assert any("too few for unlabeled prototypes" in sentence for sentence in mapped.record["warnings"])
+    assert any("Too few cells for unlabeled prototypes" in sentence for sentence in mapped.record["warnings"])
     assert mapped.embedding.obs["bulk_labels_predicted"].iloc[0] == "plasmablast" or n > 1
     np.testing.assert_array_equal(latent_of(mapped.model, cells), latent_of(model, cells))
 
@@ -621,7 +621,7 @@ def test_a_reference_is_the_same_with_the_same_seed(cells, tmp_path):
     "settings, message",
     [
         ({"reference_continuous_covariate_keys": "age"}, "scPoli has no continuous covariates"),
-        ({"reference_options": "pretraining=2"}, "'pretraining' is 2, but is a share of the epochs"),
+        ({"reference_options": "pretraining=2"}, "'pretraining' is '2', but must be a number of 0 or more and 1 or less."),
         ({"reference_labels_key": "none"}, "No cell of the reference has a label in none"),
     ],
 )

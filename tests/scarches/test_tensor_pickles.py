@@ -65,3 +65,24 @@ def test_tables_of_samples_are_allowed(tmp_path):
     path.write_bytes(pickle.dumps(obs.groupby(["batch", "chemistry"]).first()))
     assert read_pickle(path).refused == []
     assert allowed_pickle().loads(path.read_bytes()).index.tolist() == [("a", "v2"), ("b", "v3")]
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "activation", ["ReLU", "LeakyReLU", "ELU", "SELU", "GELU", "SiLU", "Mish", "Tanh", "Sigmoid", "Softplus"]
+)
+def test_activations_are_allowed(tmp_path, activation, protocol):
+    path = tmp_path / "attr.pkl"
+    path.write_bytes(pickle.dumps(getattr(torch.nn, activation)(), protocol))
+    assert read_pickle(path).refused == []
+    assert isinstance(allowed_pickle().loads(path.read_bytes()), getattr(torch.nn, activation))
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_tables_and_state_dicts_are_allowed(tmp_path, protocol):
+    table = pd.DataFrame({"elbo": [1.0, 2.0], "name": ["a", "b"], "kind": pd.Categorical(["x", "y"])}, index=["c1", "c2"])
+    values = {"table": table, "column": table["elbo"], "index": table.index, "weights": torch.nn.Linear(2, 2).state_dict()}
+    path = tmp_path / "attr.pkl"
+    path.write_bytes(pickle.dumps(values, protocol))
+    assert read_pickle(path).refused == []
+    pd.testing.assert_frame_equal(allowed_pickle().loads(path.read_bytes())["table"], table)

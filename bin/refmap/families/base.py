@@ -71,6 +71,8 @@ class ModelCard:
         return cls(**card)
 
 
+# What scvi-tools calls the data that it saves beside a model, behind a prefix that the user may choose.
+DATA = ("adata.h5ad", "mdata.h5mu")
 # Facts that the files of some families lack, and that a user, or refmap itself, puts beside them.
 FACTS = "refmap.yaml"
 _KINDS_OF_FACTS: dict[str, type] = {
@@ -83,6 +85,7 @@ _KINDS_OF_FACTS: dict[str, type] = {
     "unlabeled_category": str,
     "latent_names": list,
 }
+INPUTS = ("counts", "lognorm", "any")
 
 
 def write_facts(folder: Path, **facts: Any) -> None:
@@ -110,6 +113,8 @@ def read_facts(path: Path, shown: str) -> dict[str, Any]:
         if not isinstance(value, kind):
             words = {list: "a list", str: "text", dict: "a mapping"}[kind]
             raise RefmapError(f"{shown} has {value!r} as '{name}', which must be {words}.")
+    if facts.get("input", INPUTS[0]) not in INPUTS:
+        raise RefmapError(f"{shown} has {facts['input']!r} as 'input', which must be one of {', '.join(INPUTS)}.")
     if "normalization" in facts:
         _check_normalization(facts["normalization"], shown)
     if not all(isinstance(labels, list) for labels in facts.get("labels", {}).values()):
@@ -211,7 +216,7 @@ class ModelFolder:
         """The SHA-256 of the names, sizes and bytes of all the model's files, but not of data saved beside it."""
         digest = hashlib.sha256()
         for name in self.files():
-            if name.endswith((".h5ad", ".h5mu")):
+            if name.endswith(DATA):
                 continue
             path = self.path / name
             digest.update(f"{name}\0{path.stat().st_size}\0".encode())

@@ -16,9 +16,16 @@ def mask_gradients(parameter: torch.nn.Parameter, trainable: torch.Tensor) -> No
     An optimiser with weight decay would move them all the same: there must be none.
     """
     parameter.requires_grad = bool(trainable.any())
-    if parameter.requires_grad and not trainable.all():
-        mask = trainable.to(parameter.device)
-        parameter.register_hook(lambda gradient: gradient * mask.to(gradient.device))
+    if not parameter.requires_grad or trainable.all():
+        return
+    mask = trainable
+
+    def masked(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal mask  # the network may have been moved to a GPU since
+        mask = mask.to(gradient.device)
+        return gradient * mask
+
+    parameter.register_hook(masked)
 
 
 def sha256(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import RefmapError, nearest
-from ..options import Option, parse_options, read_options
-from .files import about_foreign_tree, card_of, foreign_tree
+from ..families import trainable
+from ..families.unmapped import about_foreign_tree, foreign_tree
+from ..options import Option, parse_reference_options, read_options
+from .files import card_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,11 +23,9 @@ __all__ = [
     "BASE",
     "FAMILY",
     "OPTIONS",
-    "about_foreign_tree",
     "base_parameters",
     "below_hierarchy",
     "card_of",
-    "foreign_tree",
     "split_options",
     "with_hierarchy",
 ]
@@ -41,17 +41,20 @@ OPTIONS = {
     "n_neighbors": Option(
         "int", 50, "Neighbours that vote where the tree branches, at most the cells of the smallest type.", least=2
     ),
-    "rejection_threshold": Option("float", 0.5, "A cell goes down to a type with more than this share of the votes.", least=0),
-    "match_threshold": Option(
-        "float", 0.25, "A label has two matches if they differ by less than this share of its cells.", least=0
+    "rejection_threshold": Option(
+        "float", 0.5, "A cell goes down to a type with more than this share of the votes.", least=0, most=1
     ),
-    "distance_percentile": Option("float", 99, "A cell further off than this percentile of the tree's own is rejected.", least=0),
+    "match_threshold": Option(
+        "float", 0.25, "A label has two matches if they differ by less than this share of its cells.", least=0, most=1
+    ),
+    "distance_percentile": Option(
+        "float", 99, "A cell further off than this percentile of the tree's own is rejected.", least=0, most=100
+    ),
     "reject_by_error": Option("flag", True, "Reject cells that a PCA of the tree's cells cannot reconstruct."),
     "least_cells": Option("int", 10, "A label of fewer cells is left out of the tree.", least=10),
 }
 # What a hierarchy changes in a model's card.
 _BELOW = ("labels", "takes_new_labels", "unlabeled_category")
-_MOST = {"rejection_threshold": 1, "match_threshold": 1, "distance_percentile": 100}
 
 
 def split_options(text: str | None) -> tuple[dict, str]:
@@ -59,16 +62,8 @@ def split_options(text: str | None) -> tuple[dict, str]:
 
     Raises RefmapError, a line a fault.
     """
-    try:
-        given = parse_options(text or "")
-    except ValueError:
-        raise RefmapError(f"--reference_options is '{text}', but must be options as name=value, parted by ';'.") from None
+    given = parse_reference_options(text)
     own = read_options({name: value for name, value in given.items() if name in OPTIONS}, OPTIONS, "a hierarchy")
-    faults = [
-        f"option '{name}' is '{given[name]}', but must be {most} or less." for name, most in _MOST.items() if own[name] > most
-    ]
-    if faults:
-        raise RefmapError("\n".join(faults))
     return own, ";".join(f"{name}={value}" for name, value in given.items() if name not in OPTIONS)
 
 
@@ -80,8 +75,6 @@ def base_parameters(parameters: dict) -> dict:
     RefmapError
         If the option `base` names no family that can be trained, or there are no labels to learn from.
     """
-    from ..families import trainable
-
     if parameters.get("family") != FAMILY:
         return parameters
     options, rest = split_options(parameters.get("reference_options"))

@@ -16,7 +16,6 @@ import pandas as pd
 
 from ..cli import remove
 from ..errors import RefmapError
-from ..pickles import read_pickle
 from .classifier import Settings
 from .tree import Label, Node, check_tree, unique_names
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 FOLDER, TREE, CELLS = "hierarchy", "hierarchy.json", "cells.zarr"
 FORMAT = 1
-# What scHPL calls a node of its trees, which it can only save as a pickle.
-_FOREIGN_NODE = "scHPL.utils.TreeNode"
 
 
 @dataclass
@@ -125,7 +122,7 @@ def read_hierarchy(folder: ModelFolder) -> Hierarchy | None:
             notes=value["notes"],
         )
         check_tree(hierarchy.tree, hierarchy.datasets, shown)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise RefmapError(f"{shown} is damaged ({error!r}): learn the hierarchy again, or leave its folder out.") from None
     if not folder.has(f"{FOLDER}/{CELLS}/.zgroup"):
         raise RefmapError(f"{shown} has no cells beside it: copy {FOLDER}/{CELLS} too, or leave the folder out.")
@@ -173,24 +170,3 @@ def card_of(folder: ModelFolder) -> dict | None:
         "n_latent": hierarchy.n_latent,
         "notes": hierarchy.notes,
     }
-
-
-def foreign_tree(folder: ModelFolder) -> str | None:
-    """The name of a file in the folder that holds a tree of scHPL, which is a pickle and is never loaded; None where there is none."""
-    for name in folder.files():
-        if not name.endswith((".pkl", ".pickle")) or name == "attr.pkl":
-            continue
-        try:
-            if _FOREIGN_NODE in read_pickle(folder.path / name, folder.show(name)).names:
-                return name
-        except RefmapError:
-            continue  # what cannot be read is no tree
-    return None
-
-
-def about_foreign_tree(folder: ModelFolder, name: str) -> str:
-    """What to do about a tree of scHPL, as a sentence."""
-    return (
-        f"{folder.show(name)} is a tree of scHPL, saved as a pickle without the cells that it was learned from, and is not used: "
-        "train the reference again with --family treearches, which learns a tree from its labelled cells"
-    )

@@ -6,6 +6,7 @@ programme, so the probability that a programme is higher in one cell than in ano
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ EPSILON = 1e-12
 # A natural logarithm of 2.3 is a factor of 10: strong evidence.
 STRONG = 2.3
 MOST_PROGRAMS_DRAWN, MOST_GROUPS_DRAWN, MOST_SHOWN = 30, 25, 5.0
+# Each is compared with all other cells: a column of numbers has as many groups as cells.
+MOST_GROUPS = 200
 
 
 def draw_programs(mapped: Mapped) -> None:
@@ -32,6 +35,12 @@ def draw_programs(mapped: Mapped) -> None:
     column, groups = find_groups(mapped)
     if groups is None or groups.nunique() < 2:
         return
+    ranked = list(plots.ranked(groups).index)
+    if len(ranked) > MOST_GROUPS:
+        mapped.record["warnings"].append(
+            f"'{column}' has {len(ranked):,} groups: programs.csv compares the {MOST_GROUPS} largest alone; name another column "
+            "with the option groups."
+        )
     facts, obsm = mapped.embedding.uns["refmap"], mapped.embedding.obsm
     table = compare_programs(
         np.asarray(obsm["X_emb"], dtype=float) * facts["latent_directions"],
@@ -39,11 +48,11 @@ def draw_programs(mapped: Mapped) -> None:
         pd.DataFrame({"programme": facts["latent_names"], "active": np.asarray(facts["latent_active"], dtype=bool)}),
         groups,
         mapped.record["seed"],
+        ranked[:MOST_GROUPS],
     )
     table.to_csv(mapped.output / "programs.csv", index=False)
     if table["active"].any():
-        largest = list(plots.ranked(groups).index[:MOST_GROUPS_DRAWN])
-        draw_table(table[table["active"] & table["group"].isin(largest)], mapped.name, column, mapped.output / "programs.png")
+        draw_table(table[table["active"] & table["group"].isin(ranked[:MOST_GROUPS_DRAWN])], mapped.name, column, mapped.output / "programs.png")
 
 
 def find_groups(mapped: Mapped) -> tuple[str | None, pd.Series | None]:
@@ -63,7 +72,12 @@ def find_groups(mapped: Mapped) -> tuple[str | None, pd.Series | None]:
 
 
 def compare_programs(
-    means: np.ndarray, variances: np.ndarray, programs: pd.DataFrame, groups: pd.Series, seed: int = 0
+    means: np.ndarray,
+    variances: np.ndarray,
+    programs: pd.DataFrame,
+    groups: pd.Series,
+    seed: int = 0,
+    compared: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """Compare each group of cells with all the other cells, programme by programme.
 
@@ -77,6 +91,8 @@ def compare_programs(
         The group of each cell; cells without one take no part.
     seed
         Of the pairs of cells, where there are more than `MOST_PAIRS` of them.
+    compared
+        The groups that are compared with all others; None: each.
 
     Returns
     -------
@@ -85,7 +101,7 @@ def compare_programs(
     p / (1 - p); the mean of both; ``active``. A programme that is switched off has a p of one half.
     """
     tables = []
-    for group in sorted(groups.dropna().unique()):
+    for group in sorted(groups.dropna().unique() if compared is None else compared):
         inside, outside = (np.flatnonzero(cells) for cells in (groups == group, groups.notna() & (groups != group)))
         p = probability_of_more(means[inside], variances[inside], means[outside], variances[outside], seed)
         p = np.where(programs["active"], p, 0.5)

@@ -26,7 +26,9 @@ OPTIONS = {
         "int", 0, "Programmes without given genes that the query may add, to hold what is new in it.", least=0
     ),
     "min_genes": MIN_GENES,
-    "groups": Option("column", None, "The groups between which programmes are compared; none: the labels, else the batches."),
+    "groups": Option(
+        "column", None, "The groups between which programmes are compared; none: the labels, else the truth, else the batches."
+    ),
 }
 REFERENCE_OPTIONS = {
     "recon_loss": Option(
@@ -36,7 +38,7 @@ REFERENCE_OPTIONS = {
     "alpha": Option("float", 0.7, "Strength of the group lasso: the higher, the more programmes are switched off.", least=0),
     "alpha_kl": Option("float", 0.5, "Weight of the KL divergence in the loss.", least=0),
     "n_hidden": Option("int", 256, "Units of each hidden layer.", least=1),
-    "dropout": Option("float", 0.05, "Rate of dropout in training.", least=0),
+    "dropout": Option("float", 0.05, "Rate of dropout in training.", least=0, most=1),
 }
 
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from ...errors import RefmapError
 from ...gmt import programs_of, read_gmt
-from ..base import write_facts
 from ..freezing import seed_everything
-from ..scarches.loading import quietly
+from ..scarches.loading import quietly, save
 from ..scarches.training import run_trainer, shuffled, trainer_arguments
 
 if TYPE_CHECKING:
@@ -73,21 +72,17 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
         log(sentence)
     run_trainer(trainer, training, log)
     log(f"{int(model.nonzero_terms().sum())} of {len(names)} gene programmes are active")
-    model.is_trained_ = True
-    model.model.cpu()
-    model.save(str(folder))
-    facts = {"normalization": settings["normalization"]} if settings["normalization"] else {}
-    write_facts(folder, latent_names=names, **facts)
+    save(model, folder, normalization=settings["normalization"], latent_names=names)
 
 
 def _programs(reference: ad.AnnData, settings: dict, log: Callable) -> tuple[list[str], np.ndarray]:
     """The programmes with enough genes of the reference: names, and bool, programmes x genes."""
     gmt, least = Path(settings["gmt"]), settings["options"]["min_genes"]
-    names, members = programs_of(reference.var_names, read_gmt(gmt))
+    names, members = programs_of(reference.var_names, read_gmt(gmt, "--reference_gmt"))
     kept = members.sum(axis=1) >= least
     if not kept.any():
         raise RefmapError(
-            f"No programme of gmt '{gmt.name}' has {least} of the reference's {reference.n_vars} genes or more: give one whose "
+            f"No programme of --reference_gmt has {least} of the reference's {reference.n_vars} genes or more: give one whose "
             "genes are named as the reference's, or lower min_genes in --reference_options."
         )
     if not kept.all():

@@ -193,24 +193,24 @@ def _new_programs(card: dict, settings: Settings, warnings: list[str]) -> tuple[
         return names, members
     least = settings.options["min_genes"]
     names, members = programs_of(card["genes"], read_gmt(settings.gmt))
-    few = members.sum(axis=1) < least
     known = np.isin(names, card["latent_names"])
+    few = (members.sum(axis=1) < least) & ~known
     if few.all():
         raise RefmapError(
-            f"No programme of gmt '{settings.gmt.name}' has {least} of the model's genes or more: give one whose genes are "
-            "named as the model's, or lower the option min_genes."
+            f"No programme of the row's gmt has {least} of the model's genes or more: give one whose genes are named as the "
+            "model's, or lower the option min_genes."
         )
-    for left_out, why in ((few, f"have fewer than {least} of the model's genes"), (known & ~few, "are known to the model")):
+    for left_out, why in ((few, f"have fewer than {least} of the model's genes"), (known, "are known to the model")):
         if left_out.any():
-            warnings.append(_left_out(np.array(names)[left_out], settings.gmt.name, why))
+            warnings.append(_left_out(np.array(names)[left_out], why))
     kept = ~(few | known)
     return [name for name, keep in zip(names, kept, strict=True) if keep], members[kept]
 
 
-def _left_out(names: np.ndarray, gmt: str, why: str) -> str:
-    """Say which programmes of a GMT file were left out."""
+def _left_out(names: np.ndarray, why: str) -> str:
+    """Say which programmes of a GMT file were left out. A workflow has staged it under a name that the user did not give."""
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"Programmes of gmt '{gmt}' that {why} were left out ({len(names)}): {shown}."
+    return f"Programmes of the row's gmt that {why} were left out ({len(names)}): {shown}."
 
 
 def _grown_names(names: list[str], before: Programs, after: Programs, new: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Load models of scArches safely and quietly, and grow them by a query without moving what they hold.
+"""Load and save models of scArches, safely and quietly, and grow them by a query without moving what they hold.
 
 What the library's own `load_query_data` (scarches 0.6.1) does beside its task is kept away from the model here:
 
@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ...pickles import allowed_pickle
-from ..base import ModelFolder
+from ..base import ModelFolder, write_facts
 from .files import ATTRIBUTES, WEIGHTS, read_genes
 
 if TYPE_CHECKING:
@@ -85,6 +85,16 @@ def read_saved(path: Path, trusted: bool) -> Saved:
 
     weights = torch.load(path / WEIGHTS, map_location="cpu", weights_only=True)
     return Saved(read_attributes(path, trusted), dict(weights), read_genes(ModelFolder(path)))
+
+
+def save(model: Any, folder: Path, **facts: Any) -> None:
+    """Save a model of the library from the CPU, and beside it what its files cannot hold, of the `facts` that are known."""
+    model.is_trained_ = True
+    model.model.cpu()
+    model.save(str(folder), overwrite=True)
+    known = {name: fact for name, fact in facts.items() if fact}
+    if known:
+        write_facts(folder, **known)
 
 
 def to_best_device(module: torch.nn.Module) -> None:

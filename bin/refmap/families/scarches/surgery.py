@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..base import Settings, Surgery, write_facts
+from ..base import Settings, Surgery
 from ..freezing import device_of, mask_gradients, seed_everything, sha256, versions
-from .loading import Growth, growth_of, held, hold_batch_norm, lay_out, quietly, to_best_device
+from .loading import Growth, growth_of, held, hold_batch_norm, lay_out, quietly, save, to_best_device
 from .training import run_trainer, shuffled, trainer_arguments
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ConditionSurgery(Surgery):
         self.model, self.query, self.card, self.settings = model, query, card, settings
         self.reference = dict(reference)
         self.warnings: list[str] = []
-        self.facts = {"normalization": card["normalization"]} if card["normalization"] else {}
+        self.facts = {"normalization": card["normalization"]}
         network = model.model
         shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
         self.growths = {name: self.grow(name, tensor.shape, shapes[name]) for name, tensor in self.reference.items()}
@@ -120,11 +120,7 @@ class ConditionSurgery(Surgery):
         return self.posterior()[0]
 
     def save(self, folder: Path) -> None:
-        self.model.model.cpu()
-        self.model.is_trained_ = True
-        self.model.save(str(folder), overwrite=True)
-        if self.facts:
-            write_facts(folder, **self.facts)
+        save(self.model, folder, **self.facts)
 
     def reference_sha256(self) -> str:
         return sha256(self.reference)

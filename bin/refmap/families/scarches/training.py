@@ -84,7 +84,7 @@ def trainer_arguments(
     validated = int((sizes - np.ceil(train_frac * sizes)).sum())
     if train_frac < 1 and (validated == 0 or sizes.sum() < FEWEST_FOR_VALIDATION):
         warnings.append(
-            f"With {sizes.sum()} cells in {len(sizes)} batch{'es' * (len(sizes) > 1)} there is no validation set: "
+            f"With {sizes.sum()} cell{'s' * (sizes.sum() > 1)} in {len(sizes)} batch{'es' * (len(sizes) > 1)} there is no validation set: "
             "all of them train, for all the epochs, without early stopping."
         )
         train_frac = 1

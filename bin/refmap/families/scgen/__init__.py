@@ -33,7 +33,7 @@ class ScgenFamily(Family):
         "scgen": Trainable(
             options={
                 "n_hidden": Option("int", 128, "Units of each hidden layer.", least=1),
-                "dropout": Option("float", 0.05, "Share of the hidden units that are dropped in training.", least=0),
+                "dropout": Option("float", 0.05, "Share of the hidden units that are dropped in training.", least=0, most=1),
                 "batch_size": Option("int", 32, "Cells in one step of training.", least=2),
             },
             input=lambda options: "lognorm",

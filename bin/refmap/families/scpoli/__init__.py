@@ -19,7 +19,7 @@ from .novel import read_new_cell_types
 if TYPE_CHECKING:
     import anndata as ad
 
-_PRETRAINING = Option("float", 0.9, "Share of the epochs before prototypes take part in the loss.", least=0)
+_PRETRAINING = Option("float", 0.9, "Share of the epochs before prototypes take part in the loss.", least=0, most=1)
 _ETA = Option("float", 1.0, "Weight of the distance between labelled cells and their prototypes in the loss.", least=0)
 
 OPTIONS = {
@@ -44,7 +44,7 @@ REFERENCE_OPTIONS = {
     ),
     "embedding_dim": Option("int", 10, "Dimensions of the embedding of each sample.", least=1),
     "n_hidden": Option("int", 128, "Units of each hidden layer.", least=1),
-    "dropout": Option("float", 0.05, "Rate of dropout in training.", least=0),
+    "dropout": Option("float", 0.05, "Rate of dropout in training.", least=0, most=1),
 }
 
 
@@ -68,8 +68,6 @@ class ScPoliFamily(Family):
 
     def faults(self, row: dict, card: dict, options: dict) -> list[str]:
         faults = []
-        if options["pretraining"] > 1:
-            faults.append(f"option 'pretraining' is {options['pretraining']:g}, but is a share of the epochs: 1 at most.")
         if options["shot_surgery"] and card["categorical_covariates"]:
             keys = ", ".join([card["batch_key"], *card["categorical_covariates"]])
             faults.append(

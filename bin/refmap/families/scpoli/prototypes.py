@@ -64,7 +64,9 @@ def distances(latent: np.ndarray, means: torch.Tensor) -> np.ndarray:
     """Euclidean distances, cells x prototypes, float32; infinite from a prototype that is no number, as of a label without cells."""
     import torch
 
-    return torch.cdist(torch.as_tensor(latent), means.detach().cpu()).nan_to_num(nan=torch.inf).numpy()
+    # Not by matrix products, which torch takes for many prototypes: they lose the digits of a short distance.
+    exact = torch.cdist(torch.as_tensor(latent), means.detach().cpu(), compute_mode="donot_use_mm_for_euclid_dist")
+    return exact.nan_to_num(nan=torch.inf).numpy()
 
 
 def cluster_prototypes(latent: np.ndarray, resolution: float, seed: int) -> torch.Tensor:

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ...errors import RefmapError
-from ..base import write_facts
 from ..freezing import seed_everything
-from ..scarches.loading import quietly, to_best_device
+from ..scarches.loading import quietly, save, to_best_device
 from ..scarches.training import run_trainer, shuffled, trainer_arguments
 from .prototypes import add_labels, label_codes, labeled_cells
 from .surgery import ANNEALED, complete_prototypes, finish, new_trainer, phases, split_groups
@@ -42,8 +41,6 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
     options, keys = settings["options"], settings["labels_keys"]
     if settings["continuous_covariate_keys"]:
         raise RefmapError("scPoli has no continuous covariates: leave reference_continuous_covariate_keys out.")
-    if options["pretraining"] > 1:
-        raise RefmapError(f"option 'pretraining' is {options['pretraining']:g}, but is a share of the epochs: 1 at most.")
     seed_everything(settings["seed"])
     cells = shuffled(reference, settings["seed"])
     cell_types: dict[str, list[str]] = {}
@@ -85,8 +82,4 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
     latent = np.asarray(model.get_latent(cells, mean=True), dtype=np.float32)
     complete_prototypes(model.model, latent, labels, n_fixed=0)
     finish(model, clusters=None)
-    model.is_trained_ = True
-    model.model.cpu()
-    model.save(str(folder))
-    if settings["normalization"]:
-        write_facts(folder, normalization=settings["normalization"])
+    save(model, folder, normalization=settings["normalization"])

@@ -206,7 +206,7 @@ class ScPoliSurgery(ConditionSurgery):
             return cluster_prototypes(self.latent, self.settings.options["resolution"], self.settings.seed)
         if wanted:
             self.warnings.append(
-                f"{self.query.n_obs} cells are too few for unlabeled prototypes: {FEWEST_FOR_CLUSTERS} it takes."
+                f"Too few cells for unlabeled prototypes: the query has {self.query.n_obs}, and it takes {FEWEST_FOR_CLUSTERS}."
             )
         return self.held_clusters
 

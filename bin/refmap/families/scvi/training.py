@@ -29,7 +29,7 @@ def training_arguments(kind: type, settings: dict, n_cells: int, warnings: list[
         arguments[name] = plan.pop(name)
     if n_cells < FEWEST_FOR_VALIDATION:
         warnings.append(
-            f"With {n_cells} cells there is no validation set: all of them train, for all the epochs, without early stopping."
+            f"With {n_cells} cell{'s' * (n_cells > 1)} there is no validation set: all of them train, for all the epochs, without early stopping."
         )
         for name in [name for name in arguments if name.startswith("early_stopping_")]:
             del arguments[name]

@@ -28,7 +28,7 @@ REFERENCE_OPTIONS = {
     "mmd_on": Option("text", "z", "Where: on the latent (z) or on the decoder's first layer (y).", choices=("z", "y")),
     "mmd_weight": Option("float", 1.0, "Weight of the discrepancy in the loss.", least=0),
     "n_hidden": Option("int", 128, "Units of each hidden layer.", least=1),
-    "dropout": Option("float", 0.05, "Rate of dropout in training.", least=0),
+    "dropout": Option("float", 0.05, "Rate of dropout in training.", least=0, most=1),
 }
 
 

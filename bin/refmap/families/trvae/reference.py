@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base import write_facts
 from ..freezing import seed_everything
-from ..scarches.loading import quietly
+from ..scarches.loading import quietly, save
 from ..scarches.training import run_trainer, shuffled, trainer_arguments
 
 if TYPE_CHECKING:
@@ -62,8 +61,4 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
     for sentence in warnings:
         log(sentence)
     run_trainer(trainer, training, log)
-    model.is_trained_ = True
-    model.model.cpu()
-    model.save(str(folder))
-    if settings["normalization"]:
-        write_facts(folder, normalization=settings["normalization"])
+    save(model, folder, normalization=settings["normalization"])
