@@ -52,10 +52,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         pbmc_counts().write_h5ad("query.h5ad")
-        Path("settings.json").write_text(json.dumps(SETTINGS))
+        Path("reference.json").write_text(json.dumps(SETTINGS))
         Path("sheet.csv").write_text(SHEET)
         Path("params.json").write_text(json.dumps({"input": "sheet.csv"}))
-        step("scvi", "train_reference.py --atlas query.h5ad --settings settings.json --model model")
+        step(
+            "core",
+            "align_reference.py --atlas query.h5ad --parameters reference.json --output atlas.zarr --settings settings.json",
+        )
+        step("scvi", "train_reference.py --aligned atlas.zarr --settings settings.json --model model")
         step(
             "core",
             f"check_input.py --sheet sheet.csv --parameters params.json --schema '{ROOT}/nextflow_schema.json' --output row.json",
@@ -70,7 +74,7 @@ def main() -> None:
             "TRAIN_SURGERY": (
                 "scvi",
                 "train_surgery.py --plan plan.json --training row.json --aligned aligned.zarr --alignment alignment.json --model model --card card.json"
-                " --updated-model updated --embedding embedding.zarr --history history.csv --mapping mapping.json",
+                " --updated-model updated --embedding embedding.zarr --history history.csv --mapping mapping.json --results results",
             ),
             "EXPORT_EMBEDDING": (
                 "core",
@@ -79,7 +83,7 @@ def main() -> None:
             "QC_MAPPING": (
                 "core",
                 "qc_mapping.py --plan plan.json --query query.h5ad --alignment alignment.json --mapping mapping.json"
-                " --history history.csv --embedding embedding.zarr --output qc",
+                " --history history.csv --embedding embedding.zarr --results results --output qc",
             ),
         }
         print("One mapping of 700 cells, without its training:\n")

@@ -19,7 +19,9 @@ from refmap.surgery import map_query
 @click.option("--history", type=OUTPUT, required=True, help="Write the training history to this CSV file.")
 @click.option("--mapping", type=OUTPUT, required=True, help="Write the record of the mapping to this JSON file.")
 @click.option("--results", type=OUTPUT, required=True, help="Write what else the family finds, as tables, to this folder.")
-def train_surgery(plan, training, aligned, alignment, model, card, gmt, updated_model, embedding, history, mapping, results) -> None:
+def train_surgery(
+    plan, training, aligned, alignment, model, card, gmt, updated_model, embedding, history, mapping, results
+) -> None:
     """Grow the reference by the query's new batches, train these and nothing else, and embed the query."""
     out = {"model": updated_model, "embedding": embedding, "history": history, "record": mapping, "results": results}
     map_query(read_json(plan), read_json(training), read_json(card), read_json(alignment), model, aligned, out, gmt)

@@ -76,6 +76,7 @@ class Check:
         self.batches: dict[str, dict] = {}
         self.new_levels: dict[str, list[str]] = {}
         self.options: dict[str, object] = {}
+        self.gene_programs: dict[str, list[str]] = {}
         self.table: list[tuple[str, str]] | None = None
         self.summary = {
             **NOTHING_KNOWN,
@@ -201,9 +202,17 @@ class Check:
             )
             return
         if len(given) > len(known) or len(set(given)) != len(given):
-            self._fault(f"is given the labels columns {listed(given)} but the model has {listed(known)}: name at most one for each.")
+            self._fault(
+                f"is given the labels columns {listed(given)} but the model has {listed(known)}: name at most one for each."
+            )
             return
-        if self.row["truth_key"] in given:
+        if not self.card["learns_labels"] and not self.card["takes_new_labels"]:
+            self.warnings.append(
+                f"{self.card['class_name']} makes no use of a query's labels: labels_key {listed(given)} of query "
+                f"'{self.row['query']}' is not used."
+            )
+            return
+        if self.row["truth_key"] in given and self.card["predicts"]:
             self.warnings.append(
                 f"labels_key and truth_key are both '{self.row['truth_key']}': the accuracy is that on labels which the model was given."
             )
@@ -218,7 +227,7 @@ class Check:
         usable = given if self.card["takes_new_labels"] else given & np.isin(labels, known)
         where = f"query '{self.row['query']}', labels column '{key}'"
         if unknown:
-            fate = "learned as new" if self.card["takes_new_labels"] else "taken as unlabeled"
+            fate = "taken as new" if self.card["takes_new_labels"] else "taken as unlabeled"
             self.warnings.append(
                 f"{where}: {sum(unknown.values()):,} cells have labels that the model does not know "
                 f"({listed(unknown, 3)}), and are {fate}."
@@ -316,7 +325,7 @@ class Check:
         elif self.gmt_path is None:
             raise RefmapError(f"gmt '{row['gmt']}' does not exist.")
         else:
-            read_gmt(self.gmt_path, row["gmt"])
+            self.gene_programs = read_gmt(self.gmt_path, row["gmt"])
 
     def family(self) -> None:
         """What the model's family takes as options, and what else it cannot do of this mapping."""
@@ -326,10 +335,13 @@ class Check:
             if option.kind == "column" and self.options[name]:
                 self.query.obs_column(self.options[name])
         if self.card["family"]:
-            self.faults += by_name(self.card["family"]).faults(self.row, self.card, self.options)
+            self.faults += by_name(self.card["family"]).faults(self.row, self.card, self.options, self.gene_programs)
 
     def colors(self) -> None:
-        made = [f"{key}_{what}" for key in self.card["labels"] for what in MADE_OF_PREDICTIONS]
+        keys = list(self.card["labels"])
+        if self.card["hierarchy"]:
+            keys.append(f"{self.card['hierarchy']['labels_key']}_tree")
+        made = [*self.card["adds"], *(f"{key}_{what}" for key in keys for what in MADE_OF_PREDICTIONS)]
         missing = [color for color in self.row["umap_colors"] if color not in [*self.query.obs_columns, *made]]
         if missing:
             self.warnings.append(

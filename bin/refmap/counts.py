@@ -27,12 +27,13 @@ def looks_like_counts(matrix: Matrix) -> bool:
 def check_values(values: np.ndarray, wants: str) -> str | None:
     """What is wrong with values of a matrix for a model that wants 'counts', 'lognorm' or 'any': a phrase, or None."""
     if values.dtype.kind in "iub":
-        wrong = {"negative": values < 0} if wants == "counts" else {}
+        wrong = {"negative": values < 0} if wants != "any" else {}
     else:
         wrong = {"NaN or infinite": ~np.isfinite(values)}
-        if wants == "counts":
-            with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):
+            if wants != "any":  # log1p of counts is never below 0: these were centred, or are residuals
                 wrong["negative"] = values < 0
+            if wants == "counts":
                 wrong["fractional"] = np.abs(values - np.rint(values)) > FRACTION * np.maximum(1, np.abs(values))
     for what, bad in wrong.items():
         if bad.any():

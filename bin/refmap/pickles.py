@@ -366,20 +366,14 @@ def _built(target: Any, state: Any) -> Any:
     if maker in _RECONSTRUCT:
         _, shape, dtype, fortran, data = state
         return _array(shape, dtype, fortran, data)
-    if maker in (("numpy", "ndarray"), ("numpy", "dtype")):
-        raise _Refused  # numpy itself pickles arrays by `_reconstruct` alone
-    if maker in _ACTIVATIONS and not _is_plain(state):
-        raise _Refused  # a function as `forward` or as a hook would be called with what the network gives it
     return target
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether a value holds nothing but numbers, texts and containers."""
-    if isinstance(value, dict):
-        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
-    if isinstance(value, (list, tuple, set)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+def _is_plain_module(module: Inert) -> bool:
+    """Whether a module holds settings alone: a function as `forward` or as a hook would be called by the network."""
+    settings = module.state.values() if isinstance(module.state, dict) else [module.state]
+    empty = (value for value in settings if not isinstance(value, (type(None), bool, int, float, str)))
+    return all(isinstance(value, (dict, list, tuple, set)) and not value for value in empty)
 
 
 # -------------------------------------------------------------------------------------------------------------- the machine
@@ -428,6 +422,7 @@ class _Machine:
     def __init__(self, nested: bool = False) -> None:
         self.names: set[Global] = set()
         self.odd: set[str] = set()  # allowed names used in a way that is not known to be harmless
+        self.modules: list[Inert] = []
         self.nested = nested
         self.storages: dict[bytes, Inert] = {}
 
@@ -613,6 +608,9 @@ class _Machine:
         except (_Refused, *_DAMAGED):
             self.odd.add(f"{self.origin(target)} (with a state that it is never saved with)")
             value = target
+        maker = target.made_by if isinstance(target, Inert) else None
+        if isinstance(maker, Named) and (maker.module, maker.name) in _ACTIVATIONS:
+            self.modules.append(target)
         # The decoded value takes the place of the half-made one, which at this point only the memo can hold as well.
         key = self.memo_of.get(id(target))
         if key is not None and self.memo.get(key) is target:
@@ -641,6 +639,10 @@ class _Machine:
     EXT2 = EXT4 = EXT1
 
     def contents(self, value: Any) -> Contents:
+        # At the end, as what a module was given may be filled later.
+        self.odd |= {
+            f"{self.origin(m)} (with a state that it is never saved with)" for m in self.modules if not _is_plain_module(m)
+        }
         refused = {f"{module}.{name}" for module, name in self.names - ALLOWED}
         # How a name is used matters where the name itself may be.
         refused |= {use for use in self.odd if use.partition(" (")[0] not in refused}

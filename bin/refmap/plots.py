@@ -135,7 +135,7 @@ def draw_cells(
 
     Numbers get a colour bar; anything else a legend, the most frequent first, numbered in the picture where colours
     alone would not tell so many apart. Panels named in `alike` share their categories, and so number and colour them alike;
-    those named in `shares` are coloured from 0 to 1, so that mappings can be compared.
+    those named in `shares` are coloured from 0 to 1 (or further, if they go there), so that mappings can be compared.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -154,8 +154,9 @@ def draw_cells(
             # Smaller with more cells, and flat: thousands of vector points would choke the PDF.
             dots = {"s": float(np.clip(6000 / len(position), 1.5, 30)), "linewidths": 0, "rasterized": True}
             if pd.api.types.is_numeric_dtype(values.dtype):
-                limits = (0, 1) if name in shares else (None, None)
-                _draw_numbers(axis, side, position, values.to_numpy(float, na_value=np.nan), limits, dots)
+                numbers = values.to_numpy(float, na_value=np.nan)
+                limits = (0, max(1, np.nanmax(numbers, initial=0))) if name in shares else (None, None)
+                _draw_numbers(axis, side, position, numbers, limits, dots)
             else:
                 order = together if name in alike else ranked(values).index
                 _draw_categories(axis, side, position, values, list(order), dots)

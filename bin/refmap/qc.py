@@ -72,7 +72,11 @@ def describe_mapping(
     write_json(output / "composition.json", _composition(*_labels(cells, row), batches))
     record["accuracy"] = None
     if truth is not None and cells.predicted is not None:
-        record["accuracy"] = {"truth_key": row["truth_key"], "labels_key": cells.labels_key, **score(truth, cells.predicted, cells.classes)}
+        record["accuracy"] = {
+            "truth_key": row["truth_key"],
+            "labels_key": cells.labels_key,
+            **score(truth, cells.predicted, cells.classes),
+        }
         confusion = confusion_table(truth, cells.predicted)
         confusion.to_csv(output / "confusion.csv")
         plots.draw_confusion(confusion, _name(row), output / "confusion.png")
@@ -93,9 +97,16 @@ def _read_cells(source: Query, embedded: ad.AnnData, row: dict) -> Cells:
             cells.columns[key] = _text(source.obs_column(key))
     for key in row["umap_colors"]:
         # A column that is not there was warned of before anything was trained.
-        if key not in cells.columns and key in source.obs_columns:
+        if key in cells.columns:
+            continue
+        # What the mapping says of the cells goes before a column of the query that it takes the name of.
+        if key in embedded.obs:
+            values = embedded.obs[key].reset_index(drop=True)
+        elif key in source.obs_columns:
             values = source.obs_column(key)
-            cells.columns[key] = values if _is_number(values) else _text(values)
+        else:
+            continue
+        cells.columns[key] = values if _is_number(values) else _text(values)
     _choose_prediction(cells, embedded, row)
     return cells
 

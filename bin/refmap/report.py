@@ -90,7 +90,9 @@ def summary(outcomes: list[Outcome], outdir: str) -> str:
     failed = [outcome for outcome in outcomes if not outcome.mapped]
     shown = outcomes[:MOST_IN_SUMMARY]
     lines = [f"{_plural(len(outcomes), 'mapping')}: {len(outcomes) - len(failed)} mapped, {len(failed)} failed", ""]
-    lines += _aligned([("mapping", "status", "family", "cells", "genes", "epochs", "seconds", "accuracy", "where"), *map(_summary_cells, shown)])
+    lines += _aligned(
+        [("mapping", "status", "family", "cells", "genes", "epochs", "seconds", "accuracy", "where"), *map(_summary_cells, shown)]
+    )
     if len(outcomes) > len(shown):
         lines.append(f"... and {len(outcomes) - len(shown):,} more")
     lines += [

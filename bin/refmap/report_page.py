@@ -174,7 +174,9 @@ def mappings(outcomes: list[Outcome]) -> dict:
         "accuracy": _header(
             "Accuracy", "Share of cells predicted right, where the truth is known", min=0, max=1, scale="Blues", format="{:.3f}"
         ),
-        "uncertainty": _header("Mean uncertainty", "Of the predicted label", min=0, max=1, scale="Purples", format="{:.3f}"),
+        "uncertainty": _header(
+            "Mean uncertainty", "Of the predicted label; for scPoli a distance", min=0, scale="Purples", format="{:.3f}"
+        ),
         "seconds": _header("Seconds", "Of training", scale=False, format="{:,.0f}"),
         "device": _header("Device", "What it was trained on", scale=False),
         "warnings": _header("Warnings", "How many", scale=False, format="{:,.0f}"),

@@ -16,7 +16,7 @@ from .cards import inspect_model
 from .cli import remove, write_json
 from .errors import RefmapError
 from .families import ModelFolder, by_name, trainer_of
-from .families.base import Prediction, Settings, Surgery
+from .families.base import Prediction, Settings, Surgery, carry_facts
 from .hierarchy import below_hierarchy
 from .options import defaults as option_defaults
 from .storage import write_zarr
@@ -56,9 +56,7 @@ def map_query(
     """
     row = plan["row"]
     folder = ModelFolder(model, card["model"])
-    # Loading runs the model's pickle: what is loaded must be what was inspected, to the byte.
-    if folder.sha256() != card["sha256"]:
-        raise RefmapError(f"The model '{card['model']}' changed after it was inspected: run again with -resume.")
+    folder.verify(card["sha256"])
     # The libraries' advice to programmers would bury the line an epoch.
     warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
     query = ad.read_zarr(aligned)
@@ -72,12 +70,6 @@ def map_query(
 
     before = surgery.reference_sha256()
     history, trained = _train(surgery, training["train"])
-    after = surgery.frozen_sha256()
-    if before != after:
-        raise RefmapError(
-            f"Surgery moved the reference '{card['model']}' (frozen parameters {before[:12]} became {after[:12]}):"
-            " the mapping is not to be used. This is a defect of refmap: please report it with the model's class and version."
-        )
     latent = surgery.embed()
     if not np.isfinite(latent).all():
         raise RefmapError(f"The embedding of '{row['query']}' holds values that are no numbers: lower learning_rate.")
@@ -86,9 +78,17 @@ def map_query(
     surgery.annotate(embedding)
     out["results"].mkdir()
     surgery.write_results(out["results"])
+    # After the embedding, which can move statistics of batch norm as well as training can.
+    after = surgery.frozen_sha256()
+    if before != after:
+        raise RefmapError(
+            f"Surgery moved the reference '{card['model']}' (frozen parameters {before[:12]} became {after[:12]}):"
+            " the mapping is not to be used. This is a defect of refmap: please report it with the model's class and version."
+        )
     history.to_csv(out["history"])
     write_zarr(embedding, out["embedding"])
     surgery.save(out["model"])
+    carry_facts(folder, out["model"])
     write_json(
         out["record"],
         {

@@ -448,6 +448,14 @@ def test_values_that_are_normalised_already_stay(tmp_path):
     assert alignment["normalization"] is None and alignment["warnings"] == []
 
 
+def test_centred_values_are_not_log_normalised(tmp_path):
+    adata = make_query(MODEL)
+    adata.X = adata.X.toarray() - 0.5
+    adata.write_h5ad(tmp_path / "query")
+    with pytest.raises(RefmapError, match=r"has \d+ negative values \(such as -0.5\) in cells 1 to 4 of X"):
+        run(tmp_path / "query", tmp_path / "out.zarr", card=make_card(input="lognorm"))
+
+
 def test_counts_whose_normalisation_nobody_knows_are_refused(tmp_path):
     make_query(MODEL).write_h5ad(tmp_path / "query")
     with pytest.raises(RefmapError, match="holds only whole numbers in X, but the model wants log-normalised.*refmap.yaml"):

@@ -84,12 +84,15 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "labels": {"cell_type": ["B", "T"]},
         "unlabeled_category": "?",
         "takes_new_labels": False,
+        "learns_labels": True,
+        "adds": [],
         "categorical_covariates": {"sex": ["f", "m"]},
         "continuous_covariates": ["age"],
         "size_factor_key": "size",
         "layer": "counts",
         "protein_key": None,
         "proteins": [],
+        "unlabeled_prototypes": 0,
         "takes_gmt": False,
         "n_latent": 7,
         "latent_names": [],
@@ -311,7 +314,10 @@ def test_facts_beside_the_files_go_before_what_these_say(model):
         ("- genes", "m/refmap.yaml is no mapping: give facts of the model such as 'genes' or 'normalization', key by key."),
         ("genes: [", "m/refmap.yaml is not YAML that can be read"),
         ("labels: {type: B}", "m/refmap.yaml has {'type': 'B'} as 'labels', which must hold a list of labels for each column."),
-        ("normalization: {target_sum: -1}", "m/refmap.yaml has {'target_sum': -1} as 'normalization', which must hold target_sum"),
+        (
+            "normalization: {target_sum: -1}",
+            "m/refmap.yaml has {'target_sum': -1} as 'normalization', which must hold target_sum",
+        ),
         ("normalization: {target_sum: 1, genes: most}", "'all' (a cell's total is that of all its genes) or 'model'"),
     ],
 )
@@ -445,3 +451,27 @@ def test_a_bad_model_is_no_failure_of_the_command(tmp_path, marker):
     assert card["fault"] in result.output
     trusted = command("--model", folder, "--trust-models", "--card", tmp_path / "card.json")
     assert trusted.exit_code == 0 and json.loads((tmp_path / "card.json").read_text())["fault"] is None
+
+
+# ------------------------------------------------------------------------------------------------------------------- zarr
+
+
+@pytest.mark.parametrize(
+    ("array", "odd"),
+    [
+        ({"compressor": {"id": "blosc"}, "filters": [{"id": "vlen-utf8"}]}, None),
+        ({"compressor": None, "filters": None}, None),
+        ({"compressor": None, "filters": [{"id": "pickle", "protocol": 5}]}, "pickle"),
+        ({"compressor": {"id": "pickle"}, "filters": None}, "pickle"),
+        ({"compressor": {"codec": "blosc"}}, "something that cannot be read"),
+    ],
+)
+def test_an_array_that_decoding_would_unpickle_is_refused(model, array, odd):
+    (model / "cells.zarr").mkdir()
+    (model / "cells.zarr/.zarray").write_text(json.dumps(array))
+    fault = inspect_model(model, "m").fault
+    if odd is None:
+        assert fault is None
+    else:
+        assert fault.startswith(f"m/cells.zarr/.zarray is not safe to load: it is encoded by {odd}, which no model needs;")
+        assert inspect_model(model, "m", trust_models=True).fault is None

@@ -227,7 +227,10 @@ def test_warnings(tmp_path):
         "query 'data/q.h5ad' has no obs column for umap_colors 'phase': left out of the plots.",
     ]
     assert "every cell is labeled" in plan_of(adata, tmp_path, card, labels_keys=["all"])["warnings"][-1]
-    assert "no cell has a label" in plan_of(adata, tmp_path, card | {"labels": {"cell_type": ["T"]}}, labels_keys=["all"])["warnings"][-1]
+    assert (
+        "no cell has a label"
+        in plan_of(adata, tmp_path, card | {"labels": {"cell_type": ["T"]}}, labels_keys=["all"])["warnings"][-1]
+    )
     assert "trained without batches" in plan_of(adata, tmp_path, make_card(batch_key=None))["warnings"][-1]
 
 
@@ -293,7 +296,7 @@ def test_new_labels_are_told_as_learned_where_the_model_takes_them(tmp_path):
     adata = make_query(MODEL, type=["B"] * 5 + ["Martian"] * 4)
     card = make_card(labels={"type": ["B"]}, unlabeled_category="Unknown", predicts=False, takes_new_labels=True)
     (warning,) = plan_of(adata, tmp_path, card, labels_keys=["type"])["warnings"]
-    assert "4 cells have labels that the model does not know ('Martian'), and are learned as new" in warning
+    assert "4 cells have labels that the model does not know ('Martian'), and are taken as new" in warning
 
 
 def test_programs_for_a_model_that_takes_none(tmp_path):
@@ -301,3 +304,23 @@ def test_programs_for_a_model_that_takes_none(tmp_path):
     assert plan["warnings"] == ["The model learns no gene programmes: gmt 'hallmarks.gmt' is not used."]
     plan = plan_of(make_query(MODEL), tmp_path, make_card(takes_gmt=True), gmt="hallmarks.gmt")
     assert plan["faults"] == ["gmt 'hallmarks.gmt' does not exist."]
+
+
+def test_labels_that_a_model_makes_no_use_of(tmp_path):
+    adata = make_query(MODEL, type=["B"] * 9)
+    card = make_card(class_name="SageNet", labels={"type": ["B"]}, unlabeled_category="Unknown", learns_labels=False)
+    plan = plan_of(adata, tmp_path, card, labels_keys=["type"], truth_key="type")
+    assert plan["warnings"] == ["SageNet makes no use of a query's labels: labels_key 'type' of query 'data/q.h5ad' is not used."]
+
+
+def test_no_accuracy_is_doubted_where_the_model_predicts_nothing(tmp_path):
+    adata = make_query(MODEL, type=["B"] * 9)
+    card = make_card(labels={"type": ["B"]}, unlabeled_category="Unknown", predicts=False, takes_new_labels=True)
+    assert plan_of(adata, tmp_path, card, labels_keys=["type"], truth_key="type")["warnings"] == []
+
+
+def test_columns_that_the_mapping_adds_can_colour_the_pictures(tmp_path):
+    card = make_card(labels={"type": ["B"]}, adds=["prototype"], hierarchy={"labels_key": "type"})
+    colors = ["prototype", "type_predicted", "type_tree_predicted", "nothing"]
+    (warning,) = plan_of(make_query(MODEL), tmp_path, card, umap_colors=colors)["warnings"]
+    assert "has no obs column for umap_colors 'nothing'" in warning

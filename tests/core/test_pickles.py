@@ -246,7 +246,7 @@ def _named(module, name):
         # dtype.__new__(dtype, 'V8', copy=True): made by keywords, its state went unseen
         (_named("numpy", "dtype") + short("V8") + b"\x85}" + short("copy") + b"\x88s\x92.", "numpy.dtype (with keywords)"),
         # ndarray.__new__(ndarray, (0,)), then a state
-        (_named("numpy", "ndarray") + b"K\x00\x85\x85\x81N\x85b.", "numpy.ndarray (with a state"),
+        (_named("numpy", "ndarray") + b"K\x00\x85\x85\x81N\x85b.", "numpy.ndarray (with arguments"),
     ],
     ids=["keywords", "new array"],
 )
@@ -433,6 +433,10 @@ HOSTILE = {
     "an instance that is called": (
         ACTIVATION + b"}X\x07\x00\x00\x00forwardcnumpy\ndtype\nsb(X\x02\x00\x00\x00O8\x89\x88tR.",
         [f"{RELU} (with a state that it is never saved with)", f"{RELU} (with arguments that it is never saved with)"],
+    ),
+    "a hook that comes later": (
+        ACTIVATION + b"}q\x00(X\x0e\x00\x00\x00_forward_hooks}q\x01ubh\x01K\x00cnumpy\ndtype\ns0.",
+        [f"{RELU} (with a state that it is never saved with)"],
     ),
     "an attribute that is called": (
         ACTIVATION + b"}X\x06\x00\x00\x00appendcnumpy\ndtype\nsbX\x02\x00\x00\x00O8a.",

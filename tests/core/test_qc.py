@@ -52,7 +52,12 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
         **{"dataset": "pbmc", "file_id": "d.1", "query": "data/query.h5ad", "modality": None},
         **{"batch_key": "donor", "labels_keys": [], "truth_key": "cell_type", "umap_colors": [], **changes},
     }
-    record = {"predictions": {"label": {"mean_uncertainty": 0.1}} if predicts else {}, "warnings": ["first"], "n_cells": n, "seed": 0}
+    record = {
+        "predictions": {"label": {"mean_uncertainty": 0.1}} if predicts else {},
+        "warnings": ["first"],
+        "n_cells": n,
+        "seed": 0,
+    }
     for name, content in {"plan": {"row": row}, "alignment": {"matched": 2}, "mapping": record}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "results").mkdir()

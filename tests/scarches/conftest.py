@@ -5,6 +5,13 @@ import pandas as pd
 import pytest
 
 
+def pytest_sessionstart(session):
+    from mapping import start_helpers
+
+    if not session.config.option.collectonly:
+        start_helpers()
+
+
 def _few_genes(adata):
     """The 200 genes with the most counts, as they stand in the file."""
     totals = np.asarray(adata.X.sum(axis=0)).ravel()

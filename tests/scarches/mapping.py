@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -98,12 +100,22 @@ def map_cells(adata: ad.AnnData, model: Path, folder: Path, gmt: Path | None = N
     return Mapped(folder, card, plan)
 
 
+@lru_cache
+def _fresh() -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, str(HERE / "fresh.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def start_helpers() -> None:
+    """Let the other processes import their libraries while this one does."""
+    _aligner(), _fresh()
+
+
 def in_a_fresh_process(code: str, *arguments: object) -> np.ndarray:
     """Run Python code that saves an array to `sys.argv[1]`, its further arguments being `arguments`; return the array."""
-    import sys
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "array.npy"
-        subprocess.run([sys.executable, "-c", code, str(path), *map(str, arguments)], check=True, capture_output=True, text=True)
+        fresh = _fresh()
+        print(json.dumps({"code": code, "arguments": [str(path), *map(str, arguments)]}), file=fresh.stdin, flush=True)
+        error = json.loads(fresh.stdout.readline())["error"]
+        assert error is None, error
         return np.load(path)

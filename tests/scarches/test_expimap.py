@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from mapping import in_a_fresh_process, map_cells, train
+from mapping import in_a_fresh_process, inspect_and_check, map_cells, train
 from refmap.cards import inspect_model
 from refmap.errors import RefmapError
 from refmap.families import ModelFolder
@@ -260,8 +260,8 @@ def test_a_known_program_is_known_however_few_its_genes(expimap_model, query, tm
 
 def test_a_gmt_file_that_fits_no_gene_is_refused(expimap_model, query, tmp_path):
     gmt = write_gmt(tmp_path / "mouse.gmt", {"A": ["Actb1", "X"]})
-    with pytest.raises(RefmapError, match="No programme of the row's gmt has 12 of the model's genes or more"):
-        map_cells(query, expimap_model, tmp_path / "m", gmt=gmt, train=QUICK)
+    (fault,) = inspect_and_check(query, expimap_model, tmp_path / "m", gmt=gmt)["plan"]["faults"]
+    assert fault.startswith("No programme of the row's gmt has 12 of the model's genes or more: give one whose genes")
     mapped = map_cells(
         query,
         expimap_model,

@@ -464,9 +464,9 @@ def test_the_same_seed_gives_the_same_reference(spots, tmp_path):
     assert (described["network"], described["hidden_graph"]) == ("GraphSAGE", [4])
 
 
-@pytest.mark.slow
 def test_a_reference_by_glasso(spots, query, tmp_path):
-    model = train("sagenet", spots[:, :60].copy(), tmp_path / "model", reference_max_epochs=20)
+    options = {"reference_max_epochs": 20, "reference_options": "glasso_alphas=2"}
+    model = train("sagenet", spots[:, :30].copy(), tmp_path / "model", **options)
     mapped = map_cells(query, model, tmp_path / "m")
     truth = query.obs["cell_type"].astype(str).to_numpy()
     assert (mapped.embedding.obs[f"{KEY}_predicted"].astype(str).to_numpy() == truth).mean() > 0.4

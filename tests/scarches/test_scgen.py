@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from mapping import in_a_fresh_process, inspect_and_check, map_cells, train
+from refmap.errors import RefmapError
 from refmap.families.scarches.loading import quietly
 from refmap.families.scgen.correction import correct
 from scipy import sparse
@@ -282,6 +284,19 @@ def test_a_mapping_onto_a_mapping(query, model, mapped, cells, tmp_path):
     assert sorted(carried.obs["batch"].unique()) == sorted([*second.card["batches"], "d1@lung.donor_1", "d2@lung.donor_1"])
 
 
+def test_other_names_of_the_genes_stay(query, model, tmp_path):
+    renamed, adata = tmp_path / "renamed", query[:20].copy()
+    shutil.copytree(model, renamed)
+    facts = json.loads((model / "refmap.yaml").read_text())
+    genes = [f"{gene}_" for gene in (model / "var_names.csv").read_text().split()]
+    (renamed / "refmap.yaml").write_text(json.dumps(facts | {"genes": genes}))
+    adata.var_names = [f"{gene}_" for gene in adata.var_names]
+    mapped = map_cells(adata, renamed, tmp_path / "m")
+    again = map_cells(adata, mapped.model, tmp_path / "again")
+    assert mapped.card["genes"] == again.card["genes"] == genes
+    np.testing.assert_array_equal(again.latent, mapped.latent)
+
+
 def test_groups_move_to_the_largest():
     latent = np.array([[0.0], [2.0], [10.0], [5.0], [7.0], [9.0]], dtype=np.float32)
     labels = np.array(["T", "T", "T", "B", "Unknown", "NK"])
@@ -403,3 +418,22 @@ def test_training_that_diverges_is_said(cells):
             batch_size=10,
             seed=0,
         )
+
+
+def test_a_network_that_moves_while_it_embeds_is_found_out(model, query, tmp_path, monkeypatch):
+    """The proof is taken after the embedding: the library's own moves its batch norm there."""
+    import torch
+    from refmap.families.scgen import surgery
+
+    true_encode = surgery.encode
+
+    def moving_encode(network, *arguments):
+        latent = true_encode(network, *arguments)
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight += 1
+        return latent
+
+    monkeypatch.setattr(surgery, "encode", moving_encode)
+    with pytest.raises(RefmapError, match="Surgery moved the reference 'atlas'"):
+        map_cells(query, model, tmp_path / "m")

@@ -416,10 +416,11 @@ def test_unlabeled_prototypes_can_be_named_in_the_next_mapping(model, query, tmp
     # The unlabeled prototypes that the model came with are kept where no others are made.
     assert torch.equal(attributes(second.model)["prototypes_unlabeled_"]["mean"], means)
 
-    with pytest.raises(RefmapError, match=f"prototype 99 the name 'late'; the model has prototypes 0 to {len(means) - 1}"):
-        map_cells(query, first.model, tmp_path / "late", options={"new_cell_types": "late:99"})
-    with pytest.raises(RefmapError, match="the model has no unlabeled prototypes: map onto the result of a mapping"):
-        map_cells(query, model, tmp_path / "none", options={"new_cell_types": "late:0"})
+    found = inspect_and_check(query, first.model, tmp_path / "late", options={"new_cell_types": "late:99"})
+    (fault,) = found["plan"]["faults"]
+    assert f"prototype 99 the name 'late'; the model has prototypes 0 to {len(means) - 1}." in fault
+    (fault,) = inspect_and_check(query, model, tmp_path / "none", options={"new_cell_types": "late:0"})["plan"]["faults"]
+    assert "the model has no unlabeled prototypes: map onto the result of a mapping" in fault
 
 
 def test_a_single_unlabeled_prototype_of_the_library_can_be_named(model, query, tmp_path):

@@ -83,9 +83,10 @@ def test_a_model_of_log_normalised_values_says_so(mse_model):
     [
         (lambda folder: (folder / "var_names.csv").unlink(), "lacks var_names.csv, without which no trVAE model can be loaded"),
         (lambda folder: (folder / "var_names.csv").write_text("A\nB\n"), "names 2 genes, but the model has 200"),
+        (lambda folder: (folder / "refmap.yaml").write_text("genes: [A, B]"), "refmap.yaml lists 2 genes, but the model has 200"),
         (lambda folder: (folder / "model_params.pt").write_bytes(b"PK\x03\x04"), "is truncated"),
     ],
-    ids=["missing", "genes", "truncated"],
+    ids=["missing", "genes", "facts", "truncated"],
 )
 def test_a_damaged_model_has_a_fault(change, message, trvae_model, tmp_path):
     folder = tmp_path / "model"

@@ -18,6 +18,7 @@ from refmap.surgery import map_query, train_reference
 from rows import ROW
 from small_models import input_of, model_class, save_model, small_cells
 
+
 @pytest.fixture(scope="session")
 def query(pbmc, cells):
     """Cells that no reference saw, genes shuffled; donors d1 and d2."""

@@ -45,12 +45,15 @@ class ModelCard:
     labels: dict[str, list[str]] = field(default_factory=dict)  # by column, the main one first; without the unlabeled one
     unlabeled_category: str | None = None
     takes_new_labels: bool = False  # labels that it does not know mean something to its surgery
+    learns_labels: bool = True  # given labels have a say in its predictions
+    adds: list[str] = field(default_factory=list)  # columns of obs that its mapping adds beside predictions
     categorical_covariates: dict[str, list[str]] = field(default_factory=dict)
     continuous_covariates: list[str] = field(default_factory=list)
     size_factor_key: str | None = None
     layer: str | None = None
     protein_key: str | None = None
     proteins: list[str] = field(default_factory=list)
+    unlabeled_prototypes: int = 0  # how many it has, of cells that no label fits
     takes_gmt: bool = False  # its surgery can learn the gene programmes of a GMT file
     n_latent: int | None = None
     latent_names: list[str] = field(default_factory=list)  # where each latent dimension has a meaning
@@ -86,6 +89,8 @@ _KINDS_OF_FACTS: dict[str, type] = {
     "latent_names": list,
 }
 INPUTS = ("counts", "lognorm", "any")
+# Those that a mapping does not change.
+_LASTING_FACTS = ("input", "normalization", "batch_key", "unlabeled_category")
 
 
 def write_facts(folder: Path, **facts: Any) -> None:
@@ -95,6 +100,13 @@ def write_facts(folder: Path, **facts: Any) -> None:
         raise TypeError(f"no facts: {unknown}")
     # JSON is YAML, and no environment needs more to write it.
     (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def carry_facts(reference: ModelFolder, updated: Path) -> None:
+    """Give an updated model the facts of its reference that surgery leaves as they are, unless it has its own."""
+    kept = {name: fact for name, fact in reference.facts.items() if name in _LASTING_FACTS}
+    if kept:
+        write_facts(updated, **(kept | ModelFolder(updated).facts))
 
 
 def read_facts(path: Path, shown: str) -> dict[str, Any]:
@@ -137,6 +149,20 @@ def _check_normalization(normalization: dict, shown: str) -> None:
             f"{shown} has {normalization} as 'normalization', which must hold target_sum, a number above 0, and may hold genes: "
             "'all' (a cell's total is that of all its genes) or 'model' (that of the model's genes)."
         )
+
+
+# How arrays in zarr may be stored; numcodecs also has a codec that unpickles.
+_CODECS = {"blosc", "bz2", "gzip", "lz4", "lzma", "shuffle", "vlen-bytes", "vlen-utf8", "zlib", "zstd"}
+
+
+def _odd_codecs(path: Path) -> list[str]:
+    """What an array of a zarr of format 2 is encoded by beyond `_CODECS`."""
+    try:
+        array = json.loads(path.read_bytes())
+        used = {codec["id"] for codec in [array.get("compressor"), *(array.get("filters") or [])] if codec}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ["something that cannot be read"]
+    return sorted(str(codec) for codec in used - _CODECS)
 
 
 class ModelFolder:
@@ -202,7 +228,13 @@ class ModelFolder:
         return sorted({name for contents in self._contents.values() for name in contents.names})
 
     def refusal(self) -> str | None:
-        """Why the files read so far must not be unpickled, or None."""
+        """Why the files read so far must not be unpickled, or those in zarr not be decoded; or None."""
+        for name in self.files():
+            if name.endswith(".zarray") and (odd := _odd_codecs(self.path / name)):
+                return (
+                    f"{self.show(name)} is not safe to load: it is encoded by {', '.join(odd)}, which no model needs; "
+                    "if you know where the file comes from, allow it with --trust_models."
+                )
         for name, contents in self._contents.items():
             if contents.refused:
                 wanted = ", ".join(contents.refused)
@@ -211,6 +243,11 @@ class ModelFolder:
                     "if you know where the file comes from, allow it with --trust_models."
                 )
         return None
+
+    def verify(self, sha256: str) -> None:
+        """Raise `RefmapError` unless the files are those that were inspected, to the byte: loading runs their pickles."""
+        if self.sha256() != sha256:
+            raise RefmapError(f"The model '{self.shown}' changed after it was inspected: run again with -resume.")
 
     def sha256(self) -> str:
         """The SHA-256 of the names, sizes and bytes of all the model's files, but not of data saved beside it."""
@@ -371,8 +408,11 @@ class Family(Protocol):
     def card(self, folder: ModelFolder) -> ModelCard:
         """Describe the model. Raises `RefmapError` where it cannot be described or mapped onto."""
 
-    def faults(self, row: dict, card: dict, options: dict) -> list[str]:
-        """What of a mapping the family cannot do, a sentence each, beyond what the card tells."""
+    def faults(self, row: dict, card: dict, options: dict, programs: dict[str, list[str]]) -> list[str]:
+        """What of a mapping the family cannot do, a sentence each, beyond what the card tells.
+
+        `options` are typed; `programs` are the genes of each programme of the row's GMT file, none if it has none.
+        """
         return []
 
     def surgery(self) -> type[Surgery]:

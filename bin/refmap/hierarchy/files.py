@@ -155,7 +155,7 @@ def read_cells(model: Path) -> ad.AnnData:
 def card_of(folder: ModelFolder) -> dict | None:
     """What a model's card says of the hierarchy in its folder; None where there is none.
 
-    ``labels_key``, ``unlabeled_category``, ``labels`` (the names of its nodes, parents first), ``datasets``, ``n_cells``, ``n_latent`` and
+    ``labels_key``, ``unlabeled_category``, ``labels`` (the names of its nodes, parents first, then what else means one of them), ``datasets``, ``n_cells``, ``n_latent`` and
     ``notes``. Raises RefmapError as `read_hierarchy` does.
     """
     hierarchy = read_hierarchy(folder)
@@ -164,7 +164,7 @@ def card_of(folder: ModelFolder) -> dict | None:
     return {
         "labels_key": hierarchy.labels_key,
         "unlabeled_category": hierarchy.unlabeled_category,
-        "labels": list(hierarchy.nodes()),
+        "labels": list(dict.fromkeys([*hierarchy.nodes(), *(label.name for label in hierarchy.n_cells)])),
         "datasets": hierarchy.datasets,
         "n_cells": sum(hierarchy.n_cells.values()),
         "n_latent": hierarchy.n_latent,

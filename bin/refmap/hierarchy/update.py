@@ -56,7 +56,9 @@ def update_hierarchy(plan: dict, card: dict, model: Path, mapped: dict[str, Path
     RefmapError
         If the hierarchy is damaged, or scHPL fails on the labels.
     """
-    hierarchy = read_hierarchy(ModelFolder(model, card["model"]))
+    folder = ModelFolder(model, card["model"])
+    folder.verify(card["sha256"])
+    hierarchy = read_hierarchy(folder)
     cells = read_cells(model)
     result, record = ad.read_zarr(mapped["embedding"]), read_json(mapped["record"])
     latent = np.asarray(result.obsm["X_emb"], dtype=np.float32)

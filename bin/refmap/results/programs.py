@@ -52,7 +52,12 @@ def draw_programs(mapped: Mapped) -> None:
     )
     table.to_csv(mapped.output / "programs.csv", index=False)
     if table["active"].any():
-        draw_table(table[table["active"] & table["group"].isin(ranked[:MOST_GROUPS_DRAWN])], mapped.name, column, mapped.output / "programs.png")
+        draw_table(
+            table[table["active"] & table["group"].isin(ranked[:MOST_GROUPS_DRAWN])],
+            mapped.name,
+            column,
+            mapped.output / "programs.png",
+        )
 
 
 def find_groups(mapped: Mapped) -> tuple[str | None, pd.Series | None]:

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...errors import RefmapError
 from ...options import Option
 from ..base import Family, ModelCard, ModelFolder, Surgery, Trainable
 from ..scarches.files import input_of
 from .card import expimap_card, is_expimap
+from .programs import new_programs
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -59,6 +61,14 @@ class ExpimapFamily(Family):
 
     def card(self, folder: ModelFolder) -> ModelCard:
         return expimap_card(folder)
+
+    def faults(self, row: dict, card: dict, options: dict, programs: dict[str, list[str]]) -> list[str]:
+        try:
+            if programs:
+                new_programs(programs, card, options["min_genes"])
+        except RefmapError as error:
+            return [str(error)]
+        return []
 
     def surgery(self) -> type[Surgery]:
         from .surgery import ExpimapSurgery

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ...errors import RefmapError
-from ...gmt import programs_of, read_gmt
+from ...gmt import read_gmt
 from ..base import Settings
 from ..scarches.loading import Growth, growth_of, quietly, read_saved
 from ..scarches.surgery import ConditionSurgery, with_text_conditions
 from .card import Programs, programs_in
+from .programs import new_programs
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -188,29 +188,11 @@ class ExpimapSurgery(ConditionSurgery):
 
 def _new_programs(card: dict, settings: Settings, warnings: list[str]) -> tuple[list[str], np.ndarray]:
     """The programmes of the mapping's GMT file that the model can learn: names, and bool, programmes x genes."""
-    names, members = [], np.zeros((0, len(card["genes"])), dtype=bool)
     if settings.gmt is None:
-        return names, members
-    least = settings.options["min_genes"]
-    names, members = programs_of(card["genes"], read_gmt(settings.gmt))
-    known = np.isin(names, card["latent_names"])
-    few = (members.sum(axis=1) < least) & ~known
-    if few.all():
-        raise RefmapError(
-            f"No programme of the row's gmt has {least} of the model's genes or more: give one whose genes are named as the "
-            "model's, or lower the option min_genes."
-        )
-    for left_out, why in ((few, f"have fewer than {least} of the model's genes"), (known, "are known to the model")):
-        if left_out.any():
-            warnings.append(_left_out(np.array(names)[left_out], why))
-    kept = ~(few | known)
-    return [name for name, keep in zip(names, kept, strict=True) if keep], members[kept]
-
-
-def _left_out(names: np.ndarray, why: str) -> str:
-    """Say which programmes of a GMT file were left out. A workflow has staged it under a name that the user did not give."""
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"Programmes of the row's gmt that {why} were left out ({len(names)}): {shown}."
+        return [], np.zeros((0, len(card["genes"])), dtype=bool)
+    names, members, left_out = new_programs(read_gmt(settings.gmt), card, settings.options["min_genes"])
+    warnings += left_out
+    return names, members
 
 
 def _grown_names(names: list[str], before: Programs, after: Programs, new: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ its genes, one a line and without a header. None of them names the family: the a
 from __future__ import annotations
 
 from ...errors import RefmapError
-from ..base import ModelCard, ModelFolder, texts
+from ..base import FACTS, ModelCard, ModelFolder, texts
 
 ATTRIBUTES, WEIGHTS, GENES = FILES = ("attr.pkl", "model_params.pt", "var_names.csv")
 
@@ -56,14 +56,21 @@ def read_genes(folder: ModelFolder) -> list[str]:
 
 
 def check_genes(card: ModelCard, folder: ModelFolder, n_genes: object) -> None:
-    """Raise `RefmapError` unless the model has `n_genes`, as its attributes say, and none twice."""
+    """Raise `RefmapError` unless the model has `n_genes`, as its attributes say, and none twice; so of those in `refmap.yaml`."""
     if n_genes != len(card.genes):
         raise RefmapError(
             f"{folder.show(GENES)} names {len(card.genes)} genes, but the model has {n_genes}: copy the model again."
         )
-    if len(set(card.genes)) != len(card.genes):
-        twice = next(gene for gene in card.genes if card.genes.count(gene) > 1)
-        raise RefmapError(f"{folder.show(GENES)} names the gene '{twice}' twice, so its columns cannot be told apart.")
+    given = texts(folder.facts.get("genes", card.genes))
+    if n_genes != len(given):
+        raise RefmapError(
+            """Raise `RefmapError` unless the model has `n_genes`, as its attributes say, and none twice, nor those of `refmap.yaml`."""
+            "'genes' out."
+        )
+    for name, genes in ((GENES, card.genes), (FACTS, given)):
+        if len(set(genes)) != len(genes):
+            twice = next(gene for gene in genes if genes.count(gene) > 1)
+            raise RefmapError(f"{folder.show(name)} names the gene '{twice}' twice, so its columns cannot be told apart.")
 
 
 def read_conditions(card: ModelCard, folder: ModelFolder) -> None:

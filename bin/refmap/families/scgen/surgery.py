@@ -142,6 +142,7 @@ class ScgenSurgery(Surgery):
             shutil.copyfile(self.path / name, folder / name)
         card = self.card
         facts = {name: card[name] for name in ("normalization", "batch_key", "unlabeled_category")}
+        facts |= {"genes": ModelFolder(self.path).facts.get("genes")}  # where they go by other names than in the model's files
         facts |= {"batches": _union(card["batches"], self._batches()) if card["batch_key"] else None, "labels": card["labels"]}
         if self.corrected is not None:
             key = next(iter(card["labels"]))

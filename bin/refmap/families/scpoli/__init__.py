@@ -66,7 +66,7 @@ class ScPoliFamily(Family):
     def card(self, folder: ModelFolder) -> ModelCard:
         return scpoli_card(folder)
 
-    def faults(self, row: dict, card: dict, options: dict) -> list[str]:
+    def faults(self, row: dict, card: dict, options: dict, programs: dict[str, list[str]]) -> list[str]:
         faults = []
         if options["shot_surgery"] and card["categorical_covariates"]:
             keys = ", ".join([card["batch_key"], *card["categorical_covariates"]])
@@ -75,7 +75,7 @@ class ScPoliFamily(Family):
                 "leave the option out."
             )
         try:
-            read_new_cell_types(options["new_cell_types"], card["labels"])
+            read_new_cell_types(options["new_cell_types"], card)
         except RefmapError as error:
             faults.append(str(error))
         return faults

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...errors import RefmapError
@@ -17,14 +16,15 @@ class NewCellType:
     prototypes: tuple[int, ...]
 
 
-def read_new_cell_types(text: str | None, labels: Mapping[str, list[str]]) -> list[NewCellType]:
-    """Read `name:3+4|other@column:7`; without a column it is the main one of `labels`, the model's labels by column.
+def read_new_cell_types(text: str | None, card: dict) -> list[NewCellType]:
+    """Read `name:3+4|other@column:7`; without a column it is the model's main one.
 
     Raises
     ------
     RefmapError
-        If it is written otherwise, the model has no such label column, or a name is a label already.
+        If it is written otherwise, the model has no such label column or prototype, or a name is a label already.
     """
+    labels, n = card["labels"], card["unlabeled_prototypes"]
     if not text:
         return []
     if not labels:
@@ -37,6 +37,12 @@ def read_new_cell_types(text: str | None, labels: Mapping[str, list[str]]) -> li
         if kind.name in taken:
             raise RefmapError(f"option 'new_cell_types' has '{kind.name}', which is a label already: take another name.")
         taken.add(kind.name)
+    for kind in types:
+        if missing := [number for number in kind.prototypes if number >= n]:
+            has = f"prototypes 0 to {n - 1}" if n else "no unlabeled prototypes: map onto the result of a mapping that made some"
+            raise RefmapError(
+                f"option 'new_cell_types' gives prototype {missing[0]} the name '{kind.name}'; the model has {has}."
+            )
     return types
 
 

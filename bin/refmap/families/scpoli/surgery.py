@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ...errors import RefmapError
 from ..base import Prediction, Settings
 from ..freezing import sha256, versions
 from ..scarches.loading import Saved, quietly, read_saved
@@ -100,7 +99,7 @@ class ScPoliSurgery(ConditionSurgery):
         saved.attributes = _as_text(saved.attributes)
         _shorten(saved)
         attributes = dict(saved.attributes)
-        for kind in read_new_cell_types(settings.options.get("new_cell_types"), card["labels"]):
+        for kind in read_new_cell_types(settings.options.get("new_cell_types"), card):
             _name_prototypes(attributes, kind)
         unlabeled = {card["unlabeled_category"], *(attributes.get("unknown_ct_names_") or ())}
         keys = attributes["cell_type_keys_"] or []
@@ -403,11 +402,6 @@ def _name_prototypes(attributes: dict, kind: NewCellType) -> None:
     import torch
 
     unlabeled = attributes["prototypes_unlabeled_"]["mean"]
-    n = 0 if unlabeled is None else len(unlabeled)
-    missing = [number for number in kind.prototypes if number >= n]
-    if missing:
-        has = f"prototypes 0 to {n - 1}" if n else "no unlabeled prototypes: map onto the result of a mapping that made some"
-        raise RefmapError(f"option 'new_cell_types' gives prototype {missing[0]} the name '{kind.name}'; the model has {has}.")
     mean = unlabeled[list(kind.prototypes)].mean(dim=0, keepdim=True)
     cov = torch.full((1, mean.shape[1], mean.shape[1]), float("nan"))
     state = attributes["prototypes_labeled_"]
