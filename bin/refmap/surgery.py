@@ -88,7 +88,8 @@ def map_query(
     history.to_csv(out["history"])
     write_zarr(embedding, out["embedding"])
     surgery.save(out["model"])
-    carry_facts(folder, out["model"])
+    if not surgery.holds_facts:
+        carry_facts(folder, out["model"])
     write_json(
         out["record"],
         {

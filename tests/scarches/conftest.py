@@ -1,8 +1,13 @@
 """Real cells in small numbers: a reference's, and those of a query."""
 
-import numpy as np
-import pandas as pd
-import pytest
+import os
+
+# Threads that wait for each other do not spin meanwhile, which takes many times as long where the cores have other work too.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import pytest  # noqa: E402
 
 
 def pytest_sessionstart(session):

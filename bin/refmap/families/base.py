@@ -322,6 +322,7 @@ class Surgery:
     parameters_total: int
     parameters_trainable: int
     warnings: list[str]  # sentences for the user
+    holds_facts: bool = False  # the files that it saves hold what stands in `refmap.yaml`
     # The sentence for a mapping that has nothing to train; None where the card has said so already.
     untrained: str | None = "Nothing was trained: the model has no batch or covariate that this query could add to."
 

@@ -39,6 +39,7 @@ class SagenetSurgery(Surgery):
     settings: Settings
     warnings: list[str] = field(default_factory=list)
     untrained = None
+    holds_facts = True
     device: str = "cpu"
     parameters_trainable: int = 0
 

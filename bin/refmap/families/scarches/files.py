@@ -56,7 +56,7 @@ def read_genes(folder: ModelFolder) -> list[str]:
 
 
 def check_genes(card: ModelCard, folder: ModelFolder, n_genes: object) -> None:
-    """Raise `RefmapError` unless the model has `n_genes`, as its attributes say, and none twice; so of those in `refmap.yaml`."""
+    """Raise `RefmapError` unless the model has `n_genes`, as its attributes say, and none twice; nor those that `refmap.yaml` gives."""
     if n_genes != len(card.genes):
         raise RefmapError(
             f"{folder.show(GENES)} names {len(card.genes)} genes, but the model has {n_genes}: copy the model again."
@@ -64,7 +64,7 @@ def check_genes(card: ModelCard, folder: ModelFolder, n_genes: object) -> None:
     given = texts(folder.facts.get("genes", card.genes))
     if n_genes != len(given):
         raise RefmapError(
-            """Raise `RefmapError` unless the model has `n_genes`, as its attributes say, and none twice, nor those of `refmap.yaml`."""
+            f"{folder.show(FACTS)} lists {len(given)} genes, but the model has {n_genes}: give them all, in its order, or leave "
             "'genes' out."
         )
     for name, genes in ((GENES, card.genes), (FACTS, given)):
