@@ -1,11 +1,10 @@
 """What the tests of every environment share."""
 
 import sys
-from pathlib import Path
 
 import pytest
+from runs import ROOT, Run
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bin"))
 
 
@@ -15,3 +14,9 @@ def pbmc():
     from refmap.demo import pbmc_counts
 
     return pbmc_counts()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory) -> Run:
+    """The demo with a handful of epochs, on this machine."""
+    return Run(tmp_path_factory.mktemp("demo"), "-profile", "test")

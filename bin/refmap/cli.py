@@ -6,7 +6,9 @@ import functools
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -38,21 +40,37 @@ def command(stage: str) -> Callable:
 
     With ``--fault PATH`` the sentence goes into that JSON file (``dataset``, ``file_id``, ``stage``, ``message``) and the
     command succeeds, so that a workflow can go on and a resumed one need not try again; without it the sentence goes to
-    stderr and the exit status is 1. Either way, every option declared as `OUTPUT` is removed: nothing half-written stays.
-    A command that serves one mapping has an option ``plan``, whose JSON holds its ``row``.
+    stderr and the exit status is 1. A command that serves one mapping has an option ``plan``, whose JSON holds its ``row``.
+
+    What the options declared as `OUTPUT` name appears whole, at the end, or not at all, and in the place of what an earlier
+    attempt left there: a workflow that lost its head runs a task again in the folder where the first may still be running.
     """
 
     def decorate(function: Callable) -> click.Command:
         @click.option("--fault", type=OUTPUT, help="Write what is wrong with the input to this file and exit with 0.")
         @functools.wraps(function)
         def run(fault: Path | None, **options):
+            context = click.get_current_context()
+            outputs = {
+                parameter.name: options[parameter.name]
+                for parameter in context.command.params
+                if parameter.type is OUTPUT and parameter.name != "fault" and options[parameter.name]
+            }
             try:
-                return function(**options)
+                with ExitStack() as scratch:
+                    folders = {
+                        parent: Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix=".", dir=parent)))
+                        for parent in {path.parent for path in outputs.values()}
+                    }
+                    written = {name: folders[path.parent] / path.name for name, path in outputs.items()}
+                    function(**(options | written))
+                    for name, path in outputs.items():
+                        remove(path)
+                        if written[name].exists():
+                            written[name].rename(path)
             except RefmapError as error:
-                context = click.get_current_context()
-                for parameter in context.command.params:
-                    if parameter.type is OUTPUT and parameter.name != "fault" and options.get(parameter.name):
-                        remove(options[parameter.name])
+                for path in outputs.values():
+                    remove(path)
                 print(error, file=sys.stderr)
                 if fault is None:
                     sys.exit(1)

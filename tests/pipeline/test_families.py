@@ -8,8 +8,8 @@ import json
 import anndata as ad
 import numpy as np
 import pytest
-from conftest import ROOT, Run
 from refmap.demo import make_demo
+from runs import ROOT, Run
 
 GMT = ROOT / "assets/pbmc_programs.gmt"
 SHEET = """\

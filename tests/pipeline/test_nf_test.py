@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ENVIRONMENT, ROOT
+from runs import ENVIRONMENT, ROOT
 
 MODULES = sorted(path for path in (ROOT / "modules").iterdir() if path.is_dir())
 SPECS = [*(module / "tests/main.nf.test" for module in MODULES), ROOT / "tests/main.nf.test"]

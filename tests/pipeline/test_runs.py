@@ -12,8 +12,8 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-from conftest import ROOT, Run
 from refmap.demo import make_demo
+from runs import ROOT, Run
 
 MAPPINGS = {"pbmc": ["donor_1", "donor_2"], "clinic": ["patient_1"]}
 IDS = [(dataset, file_id) for dataset, files in MAPPINGS.items() for file_id in files]
