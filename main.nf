@@ -35,15 +35,16 @@ workflow MAP {
     CHECK_INPUT(sheet, toJson(parameters().sort()), file("${projectDir}/nextflow_schema.json"), code)
 
     // Nothing is trained before the sheet is known to be right
+    hierarchical = params.family == 'treearches'
     ALIGN_REFERENCE(atlas.combine(CHECK_INPUT.out.trainer).map { path, _trainer -> [path, stamp(path)] }, referenceSettings(), code)
     TRAIN_REFERENCE(
         ALIGN_REFERENCE.out.aligned.combine(CHECK_INPUT.out.trainer).map { aligned, settings, trainer ->
-            [aligned, settings, given('reference_gmt'), trainer.text.trim(), params.family == 'treearches']
+            [aligned, settings, given('reference_gmt'), trainer.text.trim(), hierarchical]
         },
         code,
     )
     LEARN_HIERARCHY(TRAIN_REFERENCE.out.model.combine(TRAIN_REFERENCE.out.embedding), referenceSettings(), code)
-    reference = params.family == 'treearches' ? LEARN_HIERARCHY.out.model : TRAIN_REFERENCE.out.model
+    reference = hierarchical ? LEARN_HIERARCHY.out.model : TRAIN_REFERENCE.out.model
 
     // [model's name, row, query, id table, GMT, model]; a path that leads nowhere is []
     rows = CHECK_INPUT.out.mappings

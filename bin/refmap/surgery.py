@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import warnings
 from pathlib import Path
 
@@ -188,15 +187,12 @@ def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path
         If the family cannot be trained from what is there, or training diverges.
     """
     family = trainer_of(settings["family"])
-    work = folder.with_name(folder.name + ".part")
-    remove(work)
-    family.train_reference(ad.read_zarr(aligned), settings, work, log)
-    if embedding:
-        cells = ad.read_zarr(aligned)
-        latent = embed_reference(cells.copy(), work, settings["seed"])
-        write_zarr(ad.AnnData(obs=cells.obs, obsm={"X_emb": latent}), embedding)
     remove(folder)
-    shutil.move(work, folder)
+    family.train_reference(ad.read_zarr(aligned), settings, folder, log)
+    if embedding:
+        cells = ad.read_zarr(aligned)  # again, as training may have changed those that it was given
+        latent = embed_reference(cells, folder, settings["seed"])
+        write_zarr(ad.AnnData(obs=cells.obs, obsm={"X_emb": latent}), embedding)
 
 
 def embed_reference(cells: ad.AnnData, folder: Path, seed: int) -> np.ndarray:

@@ -18,7 +18,6 @@ from refmap.families.unmapped import about_foreign_tree, foreign_tree
 from refmap.hierarchy import (
     FAMILY,
     OPTIONS,
-    WITHOUT_LATENT,
     base_parameters,
     below_hierarchy,
     card_of,
@@ -271,7 +270,7 @@ def test_what_cannot_be_learned_is_told_before_training(given, message):
 
 def test_no_family_below_has_an_option_of_the_same_name():
     for name, kind in trainable().items():
-        if name != FAMILY and name not in WITHOUT_LATENT:
+        if name not in (FAMILY, "sagenet"):
             assert not set(kind.options) & set(OPTIONS), name
 
 

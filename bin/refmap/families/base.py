@@ -384,6 +384,8 @@ class Trainable:
     ----------
     needs
         The pipeline's parameters that it cannot be trained without.
+    has_latent
+        Whether it embeds cells in a latent space, on which a hierarchy can be learned.
     options
         What `--reference_options` may set, by name.
     input
@@ -391,6 +393,7 @@ class Trainable:
     """
 
     needs: tuple[str, ...] = ("reference_batch_key",)
+    has_latent: bool = True
     options: dict[str, Option] = field(default_factory=dict)
     input: Callable[[dict], str] = lambda options: "counts"
 

@@ -32,8 +32,6 @@ __all__ = [
 
 # The value of --family, the option that names what it goes on top of, and what that is where nothing is named.
 FAMILY, BASE = "treearches", "base"
-# Kinds of references that predict without a latent space.
-WITHOUT_LATENT = ("sagenet",)
 
 OPTIONS = {
     BASE: Option("text", "scvi", "What the hierarchy is learned on top of: another value of `--family` that has a latent space."),
@@ -78,7 +76,7 @@ def base_parameters(parameters: dict) -> dict:
     if parameters.get("family") != FAMILY:
         return parameters
     options, rest = split_options(parameters.get("reference_options"))
-    bases = [name for name in trainable() if name not in WITHOUT_LATENT]
+    bases = [name for name, kind in trainable().items() if kind.has_latent]
     if options[BASE] not in bases:
         raise RefmapError(
             f"--reference_options has base={options[BASE]}, but a hierarchy is learned on top of one of "

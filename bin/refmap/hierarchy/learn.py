@@ -79,12 +79,9 @@ def learn_hierarchy(model: Path, embedding: Path, parameters: dict, out: Path, l
         log(note)
     log(f"a hierarchy of {len(hierarchy.nodes())} cell types, learned from {len(labels):,} cells with labels in '{key}'")
 
-    work = out.with_name(out.name + ".part")
-    remove(work)
-    shutil.copytree(model, work)
-    hierarchy.write(work, labelled_cells(latent, labels, names))
     remove(out)
-    shutil.move(work, out)
+    shutil.copytree(model, out)
+    hierarchy.write(out, labelled_cells(latent, labels, names))
     return hierarchy
 
 

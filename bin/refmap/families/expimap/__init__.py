@@ -13,6 +13,7 @@ from ...errors import RefmapError
 from ...options import Option
 from ..base import Family, ModelCard, ModelFolder, Surgery, Trainable
 from ..scarches.files import input_of
+from ..scarches.options import DROPOUT, n_hidden
 from .card import expimap_card, is_expimap
 from .programs import new_programs
 
@@ -39,8 +40,8 @@ REFERENCE_OPTIONS = {
     "min_genes": MIN_GENES,
     "alpha": Option("float", 0.7, "Strength of the group lasso: the higher, the more programmes are switched off.", least=0),
     "alpha_kl": Option("float", 0.5, "Weight of the KL divergence in the loss.", least=0),
-    "n_hidden": Option("int", 256, "Units of each hidden layer.", least=1),
-    "dropout": Option("float", 0.05, "Rate of dropout in training.", least=0, most=1),
+    "n_hidden": n_hidden(256),
+    "dropout": DROPOUT,
 }
 
 

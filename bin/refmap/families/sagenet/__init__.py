@@ -27,6 +27,7 @@ class SagenetFamily(Family):
     trains = {
         "sagenet": Trainable(
             needs=("reference_labels_key",),
+            has_latent=False,
             options={
                 "graph": Option(
                     "text",

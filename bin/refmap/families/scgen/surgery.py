@@ -82,7 +82,7 @@ class ScgenSurgery(Surgery):
                 "labels_key, such as one of another mapping's predictions."
             )
             return
-        latent, options = self.embed(), self.settings.options
+        latent, options = result.obsm["X_emb"], self.settings.options
         anchors = means_by(self.corrected.obsm[CORRECTED_LATENT], self.corrected.obs[key].astype(str).to_numpy())
         correction = correct(latent, labels, self._batches(), self._unlabeled, anchors, options["correct_towards"])
         self._warn(labels, correction.alone, correction.outnumbered)

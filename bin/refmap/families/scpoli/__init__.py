@@ -13,6 +13,7 @@ from ...errors import RefmapError
 from ...options import Option
 from ..base import Family, ModelCard, ModelFolder, Surgery, Trainable
 from ..scarches.files import input_of
+from ..scarches.options import DROPOUT, RECON_LOSS, n_hidden
 from .card import is_scpoli, scpoli_card
 from .novel import read_new_cell_types
 
@@ -36,15 +37,10 @@ OPTIONS = {
 REFERENCE_OPTIONS = {
     "pretraining": _PRETRAINING,
     "eta": _ETA,
-    "recon_loss": Option(
-        "text",
-        "nb",
-        "Distribution of the data: nb or zinb for counts, mse for log-normalised values.",
-        choices=("nb", "zinb", "mse"),
-    ),
+    "recon_loss": RECON_LOSS,
     "embedding_dim": Option("int", 10, "Dimensions of the embedding of each sample.", least=1),
-    "n_hidden": Option("int", 128, "Units of each hidden layer.", least=1),
-    "dropout": Option("float", 0.05, "Rate of dropout in training.", least=0, most=1),
+    "n_hidden": n_hidden(128),
+    "dropout": DROPOUT,
 }
 
 

@@ -12,23 +12,19 @@ from typing import TYPE_CHECKING
 from ...options import Option
 from ..base import Family, ModelCard, ModelFolder, Surgery, Trainable
 from ..scarches.files import input_of
+from ..scarches.options import DROPOUT, RECON_LOSS, n_hidden
 from .card import is_trvae, trvae_card
 
 if TYPE_CHECKING:
     import anndata as ad
 
 REFERENCE_OPTIONS = {
-    "recon_loss": Option(
-        "text",
-        "nb",
-        "Distribution of the data: nb or zinb for counts, mse for log-normalised values.",
-        choices=("nb", "zinb", "mse"),
-    ),
+    "recon_loss": RECON_LOSS,
     "use_mmd": Option("flag", True, "Whether batches are also aligned by their maximum mean discrepancy."),
     "mmd_on": Option("text", "z", "Where: on the latent (z) or on the decoder's first layer (y).", choices=("z", "y")),
     "mmd_weight": Option("float", 1.0, "Weight of the discrepancy in the loss.", least=0),
-    "n_hidden": Option("int", 128, "Units of each hidden layer.", least=1),
-    "dropout": Option("float", 0.05, "Rate of dropout in training.", least=0, most=1),
+    "n_hidden": n_hidden(128),
+    "dropout": DROPOUT,
 }
 
 
