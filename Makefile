@@ -2,7 +2,7 @@
 SHELL := bash
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help setup demo demo-families test bench images lock clean
+.PHONY: help setup demo demo-families test lint bench images lock clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -21,6 +21,10 @@ demo-families: ## set up, then do the same with every family of models, into one
 test: ## set up, then run all tests
 	@tools/setup test
 	@tools/test
+
+lint: ## set up, then run nf-core's own checks alone (docs/nf-core.md)
+	@tools/setup
+	@tools/lint
 
 bench: ## set up, then measure memory and throughput (bench/)
 	@tools/setup
