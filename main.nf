@@ -11,14 +11,15 @@ include { LEARN_HIERARCHY  } from './modules/learn_hierarchy'
 include { INSPECT_MODEL    } from './modules/inspect_model'
 include { CHECK_QUERY      } from './modules/check_query'
 include { ALIGN_GENES      } from './modules/align_genes'
-include { TRAIN_SURGERY    } from './modules/train_surgery'
+include { TRAIN_SURGERY ; TRAIN_SURGERY as TRAIN_ALONE } from './modules/train_surgery'
 include { UPDATE_HIERARCHY } from './modules/update_hierarchy'
 include { EXPORT_EMBEDDING } from './modules/export_embedding'
 include { QC_MAPPING       } from './modules/qc_mapping'
 include { REPORT           } from './modules/report'
 include { VERDICT          } from './modules/verdict'
 
-include { announce ; codeVersion ; furthest ; given ; helpText ; located ; parameters ; parse ; referenceSettings ; stamp ; toJson ; training ; withoutTraining } from './modules/functions'
+include { announce ; codeVersion ; furthest ; given ; helpText ; located ; mappingId ; parameters ; parse ; referenceSettings } from './modules/functions'
+include { size ; stamp ; tasks ; toJson ; together ; training ; withoutTraining } from './modules/functions'
 
 workflow MAP {
     code = codeVersion()
@@ -60,7 +61,8 @@ workflow MAP {
         }
 
     // Once a distinct model: [name, card]
-    INSPECT_MODEL(rows.map { name, _row, _query, _table, _gmt, model -> [name, model, stamp(model)] }.unique(), code)
+    models = rows.map { name, _row, _query, _table, _gmt, model -> [name, model] }.unique { name, _model -> name }
+    INSPECT_MODEL(models.map { name, model -> [name, model, stamp(model)] }, code)
 
     // [meta, row, query, id table, GMT, model, card]
     mappings = rows
@@ -77,59 +79,80 @@ workflow MAP {
     )
 
     // The gate: all faults are told at once, and nothing is trained before every query has been looked at
-    plans = CHECK_QUERY.out.plan.map { meta, path -> [meta, path, parse(path.text)] }
-    gate = plans.map { meta, _path, plan -> [meta, plan] }.toList().map { all -> announce(all) }
+    plans = CHECK_QUERY.out.plan
+        .join(mappings.map { meta, row, _query, _table, _gmt, _model, _card -> [meta, row] })
+        .map { meta, path, row -> [meta, row, path, parse(path.text)] }
+    gate = plans.map { meta, row, _path, plan -> [meta, row, plan] }.toList().map { all -> announce(all); tasks(all) }
 
-    // [meta, plan, query, id table, GMT, model, card]
-    ready = plans
-        .filter { _meta, _path, plan -> !plan.faults }
+    // [meta, size, plan, query, id table, GMT, model, card]
+    sound = plans.filter { _meta, _row, _path, plan -> !plan.faults }
+    ready = sound
         .combine(gate)
-        .map { meta, path, _plan, _gate -> [meta, path] }
+        .map { meta, _row, path, plan, _tasks -> [meta, size(plan), path] }
         .join(mappings.map { meta, _row, query, table, gmt, model, card -> [meta, query, table, gmt, model, card] })
+    ALIGN_GENES(ready.map { meta, size, plan, query, table, gmt, _model, card -> [meta, size, plan, query, table, gmt, card] }, code)
 
-    ALIGN_GENES(ready.map { meta, plan, query, table, _gmt, _model, card -> [meta, plan, query, table, card] }, code)
+    // Small mappings onto one model share a task, which starts when all of them are there:
+    // [metas, size, training as JSON, prepared queries, model, card]
+    jobs = sound
+        .combine(gate)
+        .map { meta, row, _path, _plan, tasks -> [meta, tasks[meta.id], training(row)] }
+        .join(ready.map { meta, size, _plan, _query, _table, _gmt, model, card -> [meta, size, model, card] })
+        .join(ALIGN_GENES.out.prepared)
+        .map { meta, task, training, size, model, card, prepared -> [task, [meta: meta, size: size, training: training, prepared: prepared, model: model, card: card]] }
+    TRAIN_SURGERY(jobs.groupTuple(remainder: true).map { _task, members -> together(members) }, code)
 
-    // [meta, training as JSON, plan, aligned, alignment, model, card, GMT]
-    settings = mappings.map { meta, row, _query, _table, _gmt, _model, _card -> [meta, training(row)] }
-    TRAIN_SURGERY(
-        settings.join(ready).join(ALIGN_GENES.out.aligned).map { meta, train, plan, _query, _table, gmt, model, card, aligned, alignment ->
-            [meta, train, plan, aligned, alignment, model, card, gmt]
+    // What such a task left undone, because it was killed, is tried again by itself
+    settled = TRAIN_SURGERY.out.mapped.mix(TRAIN_SURGERY.out.fault).flatten().map { path -> [mappingId(path), true] }
+    TRAIN_ALONE(
+        jobs.filter { task, _member -> task.groupSize > 1 }
+            .map { _task, member -> [member.meta.id, member] }
+            .join(settled, remainder: true)
+            .filter { _id, member, done -> member && !done }
+            .map { _id, member, _done -> together([member]) },
+        code,
+    )
+
+    // [meta, what surgery gave], with the labels' hierarchy, where there is one, taking the query in
+    metas = ready.map { item -> [item[0].id, item[0]] }
+    trained = TRAIN_SURGERY.out.mapped.mix(TRAIN_ALONE.out.mapped).flatten().map { path -> [mappingId(path), path] }
+    updated = TRAIN_SURGERY.out.model.mix(TRAIN_ALONE.out.model).flatten().map { path -> [mappingId(path), path] }
+    surgery = metas.join(trained).join(updated).branch { _id, meta, mapped, model ->
+        hierarchical: meta.hierarchy
+            return [meta, mapped, model]
+        done: true
+            return [meta, mapped]
+    }
+    UPDATE_HIERARCHY(
+        ready.map { meta, size, _plan, _query, _table, _gmt, model, card -> [meta, size, model, card] }
+            .join(ALIGN_GENES.out.prepared)
+            .join(surgery.hierarchical)
+            .map { meta, size, model, card, prepared, mapped, updated -> [meta, size, prepared, model, card, mapped, updated] },
+        code,
+    )
+
+    // [meta, size, plan, query, mapped]
+    mapped = ready
+        .map { meta, size, plan, query, _table, _gmt, _model, _card -> [meta, size, plan, query] }
+        .join(surgery.done.mix(UPDATE_HIERARCHY.out.mapped))
+    EXPORT_EMBEDDING(mapped, code)
+    QC_MAPPING(
+        mapped.join(ALIGN_GENES.out.prepared).map { meta, size, plan, query, mapped, prepared ->
+            [meta, size, plan, query, prepared.resolve('alignment.json'), mapped]
         },
         code,
     )
 
-    // A hierarchy of labels takes the query in: [meta, embedding, history, record, results] before and after
-    surgery = TRAIN_SURGERY.out.mapped.branch { item ->
-        hierarchical: item[0].hierarchy
-        done: true
-    }
-    UPDATE_HIERARCHY(
-        ready.map { meta, plan, _query, _table, _gmt, model, card -> [meta, plan, model, card] }
-            .join(ALIGN_GENES.out.aligned.map { meta, aligned, _alignment -> [meta, aligned] })
-            .join(surgery.hierarchical.map { meta, embedding, _history, record, results -> [meta, embedding, record, results] })
-            .join(TRAIN_SURGERY.out.model),
-        code,
-    )
-    placed = surgery.hierarchical
-        .join(UPDATE_HIERARCHY.out.mapped)
-        .map { meta, _embedding, history, _record, _results, embedding, record, results -> [meta, embedding, history, record, results] }
-
-    // [meta, plan, query, embedding, history, record, results]
-    mapped = ready
-        .map { meta, plan, query, _table, _gmt, _model, _card -> [meta, plan, query] }
-        .join(surgery.done.mix(placed))
-    EXPORT_EMBEDDING(mapped.map { meta, plan, query, embedding, _history, _record, _results -> [meta, plan, query, embedding] }, code)
-    QC_MAPPING(mapped.join(ALIGN_GENES.out.aligned.map { meta, _aligned, alignment -> [meta, alignment] }), code)
-
     // One page over all mappings, those that failed included
     passed = CHECK_QUERY.out.plan.map { item -> [item[0].id, 'CHECK_QUERY'] }
         .mix(
-            ALIGN_GENES.out.aligned.map { item -> [item[0].id, 'ALIGN_GENES'] },
-            TRAIN_SURGERY.out.mapped.map { item -> [item[0].id, 'TRAIN_SURGERY'] },
+            ALIGN_GENES.out.prepared.map { item -> [item[0].id, 'ALIGN_GENES'] },
+            trained.map { item -> [item[0], 'TRAIN_SURGERY'] },
             UPDATE_HIERARCHY.out.mapped.map { item -> [item[0].id, 'UPDATE_HIERARCHY'] },
             EXPORT_EMBEDDING.out.query.map { item -> [item[0].id, 'EXPORT_EMBEDDING'] },
         )
-    faults = ALIGN_GENES.out.fault.mix(TRAIN_SURGERY.out.fault, UPDATE_HIERARCHY.out.fault, EXPORT_EMBEDDING.out.fault, QC_MAPPING.out.fault)
+    faults = ALIGN_GENES.out.fault
+        .mix(TRAIN_SURGERY.out.fault.flatten(), TRAIN_ALONE.out.fault, UPDATE_HIERARCHY.out.fault, EXPORT_EMBEDDING.out.fault, QC_MAPPING.out.fault)
     REPORT(
         CHECK_INPUT.out.mappings.filter { path -> path.size() > 0 },
         CHECK_QUERY.out.plan.map { _meta, path -> path }.collect(sort: true).ifEmpty([]),

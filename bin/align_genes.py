@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Align a query to a model's genes."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import click
 from refmap.align import CHUNK_ROWS, align
 from refmap.cli import INPUT, OUTPUT, command, read_json, write_json
+from refmap.folders import PreparedFolder
 from refmap.genes import read_id_table
 from refmap.query import Query, return_freed_memory
 
@@ -30,19 +32,24 @@ def reporter() -> Callable[[int, int], None]:
 @click.option("--query", type=INPUT, required=True, help="The query: .h5ad, .zarr or .h5mu.")
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--id-table", type=INPUT, help="Pairs of gene ids: CSV or TSV of two columns.")
+@click.option("--gmt", type=INPUT, help="Gene programmes for the model to learn: GMT.")
 @click.option("--chunk-rows", type=click.IntRange(min=1), default=CHUNK_ROWS, help="Cells held in memory at once.")
-@click.option("--output", type=OUTPUT, required=True, help="Write the aligned query to this zarr.")
-@click.option("--alignment", type=OUTPUT, required=True, help="Write what was matched, padded and dropped to this JSON file.")
+@click.option("--output", type=OUTPUT, required=True, help="Write all that surgery needs of the query to this folder.")
 def align_genes(
-    plan: Path, query: Path, card: Path, id_table: Path | None, chunk_rows: int, output: Path, alignment: Path
+    plan: Path, query: Path, card: Path, id_table: Path | None, gmt: Path | None, chunk_rows: int, output: Path
 ) -> None:
     """Write the query with the model's genes, in the model's order, by chunks of cells."""
     return_freed_memory()
-    plan = read_json(plan)
-    row = plan["row"]
+    prepared, known = PreparedFolder(output), read_json(plan)
+    output.mkdir()
+    row = known["row"]
     table = read_id_table(id_table, row["id_table"]) if id_table else None
     with Query(query, row["query"], row["modality"]) as opened:
-        write_json(alignment, align(opened, row, read_json(card), plan, output, chunk_rows, reporter(), table))
+        found = align(opened, row, read_json(card), known, prepared.aligned, chunk_rows, reporter(), table)
+    write_json(prepared.alignment, found)
+    write_json(prepared.plan, known)
+    if gmt:
+        shutil.copyfile(gmt, prepared.gmt)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from refmap.errors import RefmapError
 from refmap.families import trainer_of
 from refmap.hierarchy import base_parameters
 from refmap.parameters import check_parameters, defaults, load_schema
-from refmap.sheet import read_sheet
+from refmap.sheet import bundled, read_sheet
 
 
 def read_parameters(path: Path) -> dict:
@@ -41,7 +41,7 @@ def main(sheet: Path | None, parameters: Path, schema: Path, output: Path, train
     if sheet:
         trained = bool(given.get("reference") or given.get("demo"))
         try:
-            rows = read_sheet(sheet, settings, trained)
+            rows = bundled(read_sheet(sheet, settings, trained), settings["mappings_per_task"])
         except RefmapError as error:
             faults += str(error).splitlines()
     if faults:

@@ -52,12 +52,16 @@ def located(name, sheet) {
 }
 
 // What surgery alone needs of a row, and the row without it: to train otherwise is no reason to align again
+def ofTraining() {
+    return ['train', 'seed', 'freeze_dropout']
+}
+
 def training(row) {
-    return toJson(row.subMap('train', 'seed', 'freeze_dropout').sort())
+    return row.subMap(ofTraining())
 }
 
 def withoutTraining(row) {
-    return toJson((row - row.subMap('train', 'seed', 'freeze_dropout')).sort())
+    return toJson((row - row.subMap(ofTraining() + 'bundle')).sort())
 }
 
 // What tells one state of a folder from another; Nextflow itself looks no further than the folder's own date
@@ -91,14 +95,41 @@ def codeVersion() {
 
 // The faults that are known before any training, all at once
 def announce(plans) {
-    def faulty = plans.findAll { _meta, plan -> plan.faults }
+    def faulty = plans.findAll { _meta, _row, plan -> plan.faults }
     if (faulty) {
-        def lines = faulty.collect { meta, plan ->
+        def lines = faulty.collect { meta, _row, plan ->
             "  ${meta.dataset}/${meta.file_id}:" + plan.faults.collect { fault -> "\n    - ${fault}" }.join('')
         }
         log.warn("${faulty.size()} of ${plans.size()} mappings cannot be done and are left out:\n${lines.sort().join('\n')}")
     }
-    return true
+}
+
+// What a mapping's requests for memory and time follow: its cells, its genes, and the values that its matrix stores
+def size(plan) {
+    return [cells: plan.query?.n_cells ?: 0, genes: plan.query?.n_genes ?: 0, values: plan.query?.n_values ?: 0]
+}
+
+// Which task of TRAIN_SURGERY each mapping goes to, with how many others: those of a bundle that are small share one
+def tasks(plans) {
+    def small = 10000 // cells: for more, the training takes far longer than what a task of several saves
+    def names = plans.findAll { _meta, _row, plan -> !plan.faults }
+        .collectEntries { meta, row, plan -> [meta.id, size(plan).cells <= small ? "bundle ${row.bundle}".toString() : meta.id] }
+    def sizes = names.values().countBy { name -> name }
+    return names.collectEntries { id, name -> [id, groupKey(name, sizes[name])] }
+}
+
+// Mappings as one task of TRAIN_SURGERY: in one order however they came, the largest of them for the memory, all of them for the time
+def together(members) {
+    def sorted = members.sort(false) { member -> member.meta.id }
+    def sizes = sorted*.size
+    def size = ['cells', 'genes', 'values'].collectEntries { key -> [key, sizes*.get(key).max()] } + [all_cells: sizes*.cells.sum(), mappings: sizes.size()]
+    def training = toJson(sorted.collectEntries { member -> [member.meta.id, member.training] })
+    return [sorted*.meta, size, training, sorted*.prepared, sorted[0].model, sorted[0].card]
+}
+
+// The mapping whose folder or file of faults this is
+def mappingId(path) {
+    return path.name.replaceFirst(/\.fault\.json$/, '')
 }
 
 // How far each mapping came: {id: the last stage that it passed}

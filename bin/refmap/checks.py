@@ -20,7 +20,7 @@ from .query import Query, as_text, listed
 
 # What a mapping adds to the query's obs for each label column that its model predicts.
 MADE_OF_PREDICTIONS = ("predicted", "predicted_uncertainty", "predicted_probability")
-NOTHING_KNOWN = dict.fromkeys(("format", "n_cells", "n_genes", "n_genes_found", "n_model_genes", "n_proteins_found"))
+NOTHING_KNOWN = dict.fromkeys(("format", "n_cells", "n_genes", "n_values", "n_genes_found", "n_model_genes", "n_proteins_found"))
 
 
 def check(path: Path | None, row: dict, card: dict, table_path: Path | None = None, gmt_path: Path | None = None) -> dict:
@@ -126,7 +126,7 @@ class Check:
             )
 
     def layer(self) -> None:
-        self.query.matrix(self.row["layer"])
+        self.summary["n_values"] = self.query.matrix(self.row["layer"]).most_values
 
     def genes(self) -> None:
         if self.row["id_table"]:

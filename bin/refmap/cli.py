@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import shutil
 import sys
 import tempfile
@@ -14,9 +15,12 @@ from pathlib import Path
 import click
 
 from .errors import RefmapError
+from .exhaustion import Exhausted, exhaustion
 
 INPUT = click.Path(exists=True, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
+# How every command shows its help.
+STYLE = {"context_settings": {"show_default": True, "help_option_names": ["-h", "--help"]}}
 
 
 def read_json(path: Path) -> dict:
@@ -35,51 +39,65 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def attempt(stage: str, outputs: dict[str, Path], fault: Path | None, row: dict, work: Callable[..., object]) -> None:
+    """Call `work` with a path to write each of the `outputs` to, all of which then appear whole or not at all.
+
+    They take the place of what an earlier attempt left there: a workflow that lost its head runs a task again in the folder
+    where the first may still be running. A :class:`RefmapError` is told as :func:`command` says.
+    """
+    try:
+        with ExitStack() as scratch:
+            folders = {
+                parent: Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix=".", dir=parent)))
+                for parent in {path.parent for path in outputs.values()}
+            }
+            written = {name: folders[path.parent] / path.name for name, path in outputs.items()}
+            with exhaustion():
+                work(**written)
+            for name, path in outputs.items():
+                remove(path)
+                if written[name].exists():
+                    written[name].rename(path)
+    except (RefmapError, Exhausted) as error:
+        for path in outputs.values():
+            remove(path)
+        print(error, file=sys.stderr)
+        if fault is None or isinstance(error, Exhausted):
+            sys.exit(getattr(error, "status", 1))
+        write_json(fault, {"dataset": row.get("dataset"), "file_id": row.get("file_id"), "stage": stage, "message": str(error)})
+
+
+def set_apart(work: Callable[[], object]) -> int:
+    """Call `work` in a process of its own, which holds what this one has imported; return its exit status, negative for a signal."""
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
 def command(stage: str) -> Callable:
     """Make a click command whose :class:`RefmapError` stops one mapping and not the run.
 
     With ``--fault PATH`` the sentence goes into that JSON file (``dataset``, ``file_id``, ``stage``, ``message``) and the
     command succeeds, so that a workflow can go on and a resumed one need not try again; without it the sentence goes to
     stderr and the exit status is 1. A command that serves one mapping has an option ``plan``, whose JSON holds its ``row``.
+    Where memory or disk space ran out, there is a sentence on stderr, an exit status that says so, and never a fault.
 
-    What the options declared as `OUTPUT` name appears whole, at the end, or not at all, and in the place of what an earlier
-    attempt left there: a workflow that lost its head runs a task again in the folder where the first may still be running.
+    What the options declared as `OUTPUT` name appears whole, at the end, or not at all.
     """
 
     def decorate(function: Callable) -> click.Command:
         @click.option("--fault", type=OUTPUT, help="Write what is wrong with the input to this file and exit with 0.")
         @functools.wraps(function)
         def run(fault: Path | None, **options):
-            context = click.get_current_context()
             outputs = {
-                parameter.name: options[parameter.name]
-                for parameter in context.command.params
+                parameter.name: options.pop(parameter.name)
+                for parameter in click.get_current_context().command.params
                 if parameter.type is OUTPUT and parameter.name != "fault" and options[parameter.name]
             }
-            try:
-                with ExitStack() as scratch:
-                    folders = {
-                        parent: Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix=".", dir=parent)))
-                        for parent in {path.parent for path in outputs.values()}
-                    }
-                    written = {name: folders[path.parent] / path.name for name, path in outputs.items()}
-                    function(**(options | written))
-                    for name, path in outputs.items():
-                        remove(path)
-                        if written[name].exists():
-                            written[name].rename(path)
-            except RefmapError as error:
-                for path in outputs.values():
-                    remove(path)
-                print(error, file=sys.stderr)
-                if fault is None:
-                    sys.exit(1)
-                row = read_json(options["plan"])["row"] if options.get("plan") else {}
-                write_json(
-                    fault,
-                    {"dataset": row.get("dataset"), "file_id": row.get("file_id"), "stage": stage, "message": str(error)},
-                )
+            row = read_json(options["plan"])["row"] if options.get("plan") else {}
+            attempt(stage, outputs, fault, row, functools.partial(function, **options))
 
-        return click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})(run)
+        return click.command(**STYLE)(run)
 
     return decorate

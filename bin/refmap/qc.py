@@ -13,6 +13,7 @@ import pandas as pd
 from . import plots
 from .cli import read_json, write_json
 from .errors import RefmapError
+from .folders import MappedFolder
 from .query import Query, as_text
 from .results import Mapped, draw_results
 
@@ -42,9 +43,7 @@ class Cells:
     columns: dict[str, pd.Series] = field(default_factory=dict)
 
 
-def describe_mapping(
-    plan: dict, query: Path, alignment: Path, mapping: Path, history: Path, embedding: Path, results: Path, output: Path
-) -> None:
+def describe_mapping(plan: dict, query: Path, alignment: Path, mapped: MappedFolder, output: Path) -> None:
     """Write the folder `output` of one mapping.
 
     alignment.json, history.csv   as they came
@@ -57,18 +56,18 @@ def describe_mapping(
     Raises RefmapError when the query cannot be read, or is not the one that was embedded.
     """
     row = plan["row"]
-    record = read_json(mapping)
-    embedded = ad.read_zarr(embedding)
+    record = read_json(mapped.record)
+    embedded = ad.read_zarr(mapped.embedding)
     output.mkdir(parents=True)
     with Query(query, row["query"], row["modality"]) as source:
         cells = _read_cells(source, embedded, row)
-        draw_results(Mapped(embedded, source, plan, record, results, output, _name(row)))
+        draw_results(Mapped(embedded, source, plan, record, mapped.results, output, _name(row)))
     truth = cells.columns.get(row["truth_key"])
     # A model without batches is mapped onto without a look at the query's.
     batches = cells.columns.get(row["batch_key"], pd.Series("all cells", index=range(len(cells.latent))))
 
     shutil.copyfile(alignment, output / "alignment.json")
-    shutil.copyfile(history, output / "history.csv")
+    shutil.copyfile(mapped.history, output / "history.csv")
     write_json(output / "composition.json", _composition(*_labels(cells, row), batches))
     record["accuracy"] = None
     if truth is not None and cells.predicted is not None:

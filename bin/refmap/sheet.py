@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -334,6 +335,21 @@ def read_sheet(path: str | Path, defaults: dict[str, Any], reference: bool = Fal
     if faults:
         raise RefmapError("\n".join(_sentences(faults)))
     return [_row(mapping, defaults) for mapping in mappings]
+
+
+def bundled(rows: list[dict], most: int) -> list[dict]:
+    """Give each row the number of its ``bundle``: up to `most` rows in a row of the sheet that have one model.
+
+    The bundles hang on the sheet alone, so that a row that is mended or added leaves those of the others as they were.
+    """
+    seen: Counter[str | None] = Counter()
+    numbers: dict[tuple[str | None, int], int] = {}
+    result = []
+    for row in rows:
+        bundle = (row["model"], seen[row["model"]] // most)
+        seen[row["model"]] += 1
+        result.append(row | {"bundle": numbers.setdefault(bundle, len(numbers))})
+    return result
 
 
 def show(value: Any) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
@@ -12,71 +14,66 @@ import pandas as pd
 
 from . import __version__
 from .cards import inspect_model
-from .cli import remove, write_json
+from .cli import read_json, remove, write_json
 from .errors import RefmapError
 from .families import ModelFolder, by_name, trainer_of
 from .families.base import Prediction, Settings, Surgery, carry_facts
+from .folders import MappedFolder, PreparedFolder
 from .hierarchy import below_hierarchy
 from .options import defaults as option_defaults
 from .storage import write_zarr
 
 
-def map_query(
-    plan: dict,
-    training: dict,
-    card: dict,
-    alignment: dict,
-    model: Path,
-    aligned: Path,
-    out: dict[str, Path],
-    gmt: Path | None = None,
-) -> None:
-    """Map a query and write the updated model, the embedding, the history, the record and what else the family finds.
+def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path, mapped: MappedFolder, updated: Path) -> None:
+    """Map a query and write what it gave and the updated model.
 
     Parameters
     ----------
-    plan, card, alignment
-        What is known of the mapping, of its model and of its genes.
+    prepared
+        The query, ready for its model.
     training
         ``train``: settings of the training, None for inference only; ``seed``; ``freeze_dropout``.
+    card
+        What is known of the model.
     model
         The reference's folder or file: the very files that the card describes.
-    aligned
-        The aligned query, AnnData zarr: cells x the model's genes.
-    out
-        Paths to write: ``model``, ``embedding``, ``history``, ``record``, and the folder ``results``.
-    gmt
-        Where the GMT file lies that the plan's row names.
+    mapped
+        Where to write what the mapping gives; the folder is made.
+    updated
+        The folder to write the updated model to.
 
     Raises
     ------
     RefmapError
         If the model is not the one that was inspected, cannot be loaded, diverges, or moved the reference.
     """
+    plan, alignment = read_json(prepared.plan), read_json(prepared.alignment)
     row = plan["row"]
     folder = ModelFolder(model, card["model"])
     folder.verify(card["sha256"])
     # The libraries' advice to programmers would bury the line an epoch.
     warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
-    query = ad.read_zarr(aligned)
-    query.obs, model_card = below_hierarchy(query.obs, card)
     surgery_of = by_name(card["family"]).surgery()
-    surgery_of.seed(training["seed"])
-    settings = Settings(training["freeze_dropout"], training["seed"], plan["options"], gmt)
-    surgery = surgery_of.prepare(folder.path, query, model_card, settings)
-    print(f"{card['class_name']} on {surgery.device}: {query.n_obs} cells, {query.n_vars} genes,", end=" ")
-    print(f"{surgery.parameters_trainable} of {surgery.parameters_total} parameters to train")
+    settings = Settings(training["freeze_dropout"], training["seed"], plan["options"], prepared.gmt if row["gmt"] else None)
 
-    before = surgery.reference_sha256()
-    history, trained = _train(surgery, training["train"])
+    def prepare() -> tuple[ad.AnnData, Surgery]:
+        query = ad.read_zarr(prepared.aligned)
+        query.obs, model_card = below_hierarchy(query.obs, card)
+        surgery_of.seed(training["seed"])
+        surgery = surgery_of.prepare(folder.path, query, model_card, settings)
+        print(f"{card['class_name']} on {surgery.device}: {query.n_obs} cells, {query.n_vars} genes,", end=" ")
+        print(f"{surgery.parameters_trainable} of {surgery.parameters_total} parameters to train")
+        return query, surgery
+
+    query, surgery, before, history, trained = _trained(prepare, training["train"])
     latent = surgery.embed()
     if not np.isfinite(latent).all():
         raise RefmapError(f"The embedding of '{row['query']}' holds values that are no numbers: lower learning_rate.")
     embedding, predictions = _embedding(query, latent, surgery.predict())
     embedding.uns["refmap"] = {key: card[key] for key in ("model", "family", "class_name")} | {"model_sha256": card["sha256"]}
     surgery.annotate(embedding)
-    out["results"].mkdir()
-    surgery.write_results(out["results"])
+    mapped.results.mkdir(parents=True)
+    surgery.write_results(mapped.results)
     # After the embedding, which can move statistics of batch norm as well as training can.
     after = surgery.frozen_sha256()
     if before != after:
@@ -84,13 +81,13 @@ def map_query(
             f"Surgery moved the reference '{card['model']}' (frozen parameters {before[:12]} became {after[:12]}):"
             " the mapping is not to be used. This is a defect of refmap: please report it with the model's class and version."
         )
-    history.to_csv(out["history"])
-    write_zarr(embedding, out["embedding"])
-    surgery.save(out["model"])
+    history.to_csv(mapped.history)
+    write_zarr(embedding, mapped.embedding)
+    surgery.save(updated)
     if not surgery.holds_facts:
-        carry_facts(folder, out["model"])
+        carry_facts(folder, updated)
     write_json(
-        out["record"],
+        mapped.record,
         {
             "id": f"{row['dataset']}~{row['file_id']}",
             "dataset": row["dataset"],
@@ -120,7 +117,45 @@ def map_query(
     )
 
 
-def _train(surgery, settings: dict | None) -> tuple[pd.DataFrame, dict | None]:
+def _trained(
+    prepare: Callable[[], tuple[ad.AnnData, Surgery]], settings: dict | None
+) -> tuple[ad.AnnData, Surgery, str, pd.DataFrame, dict | None]:
+    """Prepare a surgery and train it, from its start again with half the minibatch as often as the GPU's memory does not suffice.
+
+    Returns the query, the surgery, the hash of its reference before the training, the history, and what to record.
+    """
+    import torch
+
+    halved = []
+    while True:
+        query, surgery = prepare()
+        before = surgery.reference_sha256()
+        try:
+            history, trained = _train(surgery, settings)
+        except torch.OutOfMemoryError as error:
+            size = surgery.batch_size(settings)
+            if size == 1:
+                raise RefmapError(
+                    f"The memory of {surgery.device} does not suffice for a single cell of the query: take a larger GPU, or none."
+                ) from error
+            settings = settings | {"batch_size": size // 2}
+            halved = [
+                f"The memory of {surgery.device} did not suffice for minibatches of {size} cells: {size // 2} were taken, which may "
+                "change the result."
+            ]
+            print(f"out of GPU memory with minibatches of {size} cells: from the start again with {size // 2}")
+            # Freed only once nothing holds the old model, the error's traceback included.
+            del query, surgery, error
+            gc.collect()
+            torch.cuda.empty_cache()
+            continue
+        surgery.warnings += halved
+        if trained:
+            trained["batch_size"] = surgery.batch_size(settings)
+        return query, surgery, before, history, trained
+
+
+def _train(surgery: Surgery, settings: dict | None) -> tuple[pd.DataFrame, dict | None]:
     """Train, unless there is nothing to be trained or nothing wanted."""
     nothing = pd.DataFrame(index=pd.Index([], name="epoch"))
     if settings is None or settings["max_epochs"] == 0:

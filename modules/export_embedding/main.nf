@@ -4,7 +4,7 @@ process EXPORT_EMBEDDING {
     publishDir "${params.outdir}/reference_mapping/dataset~${meta.dataset}", mode: params.publish_dir_mode, overwrite: true, pattern: 'file_id~*'
 
     input:
-    tuple val(meta), path(plan), path(query, stageAs: 'query'), path(embedding)
+    tuple val(meta), val(size), path(plan), path(query, stageAs: 'query'), path(mapped, stageAs: 'mapped')
     val code
 
     output:
@@ -13,7 +13,7 @@ process EXPORT_EMBEDDING {
 
     script:
     """
-    export_embedding.py --plan ${plan} --query query --embedding ${embedding} \\
+    export_embedding.py --plan ${plan} --query query --embedding mapped/embedding.zarr \\
         --output file_id~${meta.file_id}.zarr --fault ${meta.id}.fault.json
     """
 

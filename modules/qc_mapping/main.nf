@@ -5,7 +5,7 @@ process QC_MAPPING {
         saveAs: { _name -> "file_id~${meta.file_id}" }
 
     input:
-    tuple val(meta), path(plan), path(query, stageAs: 'query'), path(embedding), path(history), path(record), path(results), path(alignment)
+    tuple val(meta), val(size), path(plan), path(query, stageAs: 'query'), path(alignment), path(mapped, stageAs: 'mapped')
     val code
 
     output:
@@ -14,8 +14,8 @@ process QC_MAPPING {
 
     script:
     """
-    qc_mapping.py --plan ${plan} --query query --alignment ${alignment} --mapping ${record} --history ${history} \\
-        --embedding ${embedding} --results ${results} --output ${meta.id} --fault ${meta.id}.fault.json
+    qc_mapping.py --plan ${plan} --query query --alignment ${alignment} --mapped mapped \\
+        --output ${meta.id} --fault ${meta.id}.fault.json
     """
 
     stub:

@@ -1,20 +1,20 @@
-// Architecture surgery: the updated model, the query's embedding and the model's own predictions
+// Architecture surgery, of one query or of several small ones: the updated models, the embeddings and the models' own predictions
 process TRAIN_SURGERY {
-    tag "${meta.id}"
+    tag "${metas.size() == 1 ? metas[0].id : "${metas[0].id} and ${metas.size() - 1} more"}"
     label 'process_gpu'
-    ext env: { meta.env }
+    ext env: { metas[0].env }
     // A model with a hierarchy is not done before the query has its place in that
-    publishDir "${params.outdir}/reference_mapping/model/dataset~${meta.dataset}", mode: params.publish_dir_mode, overwrite: true, pattern: 'file_id~*',
-        saveAs: { name -> meta.hierarchy ? null : name }
+    publishDir "${params.outdir}/reference_mapping/model", mode: params.publish_dir_mode, overwrite: true, pattern: 'models/*',
+        saveAs: { name -> metas[0].hierarchy ? null : modelPath(name) }
 
     input:
-    tuple val(meta), val(training), path(plan), path(aligned), path(alignment), path(model, stageAs: 'model/*'), path(card), path(gmt, stageAs: 'gmt')
+    tuple val(metas), val(size), val(training), path(queries, stageAs: 'queries/*'), path(model, stageAs: 'model/*'), path(card)
     val code
 
     output:
-    tuple val(meta), path('embedding.zarr'), path('history.csv'), path('mapping.json'), path('results'), emit: mapped, optional: true
-    tuple val(meta), path("file_id~${meta.file_id}"), emit: model, optional: true
-    path "${meta.id}.fault.json", emit: fault, optional: true
+    path 'mapped/*', emit: mapped, optional: true
+    path 'models/*', emit: model, optional: true
+    path '*.fault.json', emit: fault, optional: true
 
     script:
     """
@@ -23,15 +23,23 @@ process TRAIN_SURGERY {
     END_OF_TRAINING
 
     export OMP_NUM_THREADS=${task.cpus}
-    train_surgery.py --plan ${plan} --training training.json --aligned ${aligned} --alignment ${alignment} \\
-        --model ${model} --card ${card} ${gmt ? '--gmt gmt' : ''} --updated-model file_id~${meta.file_id} \\
-        --embedding embedding.zarr --history history.csv --mapping mapping.json --results results --fault ${meta.id}.fault.json
+    train_surgery.py --queries queries --training training.json --model ${model} --card ${card} \\
+        --output mapped --models models --faults .
     """
 
     stub:
     """
-    mkdir embedding.zarr results file_id~${meta.file_id}
-    touch history.csv file_id~${meta.file_id}/model.pt
-    echo '{}' > mapping.json
+    for query in queries/*; do
+        name=\$(basename \$query)
+        mkdir -p mapped/\$name/embedding.zarr mapped/\$name/results models/\$name
+        touch mapped/\$name/history.csv models/\$name/model.pt
+        echo '{}' > mapped/\$name/mapping.json
+    done
     """
+}
+
+// Where the folder of a mapping's name is published
+def modelPath(name) {
+    def (dataset, file_id) = file(name).name.tokenize('~')
+    return "dataset~${dataset}/file_id~${file_id}"
 }

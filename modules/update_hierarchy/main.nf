@@ -6,27 +6,25 @@ process UPDATE_HIERARCHY {
     publishDir "${params.outdir}/reference_mapping/model/dataset~${meta.dataset}", mode: params.publish_dir_mode, overwrite: true, pattern: 'file_id~*'
 
     input:
-    tuple val(meta), path(plan), path(model, stageAs: 'model/*'), path(card), path(aligned), path(embedding, stageAs: 'mapped/*'), path(record, stageAs: 'mapped/*'), path(results, stageAs: 'mapped/*'), path(updated, stageAs: 'mapped/*')
+    tuple val(meta), val(size), path(prepared, stageAs: 'prepared'), path(model, stageAs: 'model/*'), path(card), path(mapped, stageAs: 'mapped'), path(updated, stageAs: 'updated')
     val code
 
     output:
-    tuple val(meta), path('embedding.zarr'), path('mapping.json'), path('results'), emit: mapped, optional: true
+    tuple val(meta), path('placed'), emit: mapped, optional: true
     path "file_id~${meta.file_id}", emit: model, optional: true
     path "${meta.id}.fault.json", emit: fault, optional: true
 
     script:
     """
     export OMP_NUM_THREADS=${task.cpus} MPLBACKEND=Agg
-    update_hierarchy.py --plan ${plan} --card ${card} --model ${model} --aligned ${aligned} \\
-        --embedding ${embedding} --mapping ${record} --results ${results} --updated-model ${updated} \\
-        --output-embedding embedding.zarr --output-mapping mapping.json --output-results results \\
-        --output-model file_id~${meta.file_id} --fault ${meta.id}.fault.json
+    update_hierarchy.py --plan prepared/plan.json --aligned prepared/aligned.zarr --card ${card} --model ${model} --mapped mapped \\
+        --updated-model updated --output placed --output-model file_id~${meta.file_id} --fault ${meta.id}.fault.json
     """
 
     stub:
     """
-    mkdir -p embedding.zarr results file_id~${meta.file_id}/hierarchy
-    touch file_id~${meta.file_id}/model.pt file_id~${meta.file_id}/hierarchy/hierarchy.json results/tree.json
-    echo '{}' > mapping.json
+    mkdir -p placed/embedding.zarr placed/results file_id~${meta.file_id}/hierarchy
+    touch file_id~${meta.file_id}/model.pt file_id~${meta.file_id}/hierarchy/hierarchy.json placed/history.csv placed/results/tree.json
+    echo '{}' > placed/mapping.json
     """
 }

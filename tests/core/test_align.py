@@ -18,6 +18,7 @@ from refmap.columns import pair_covariates
 from refmap.counts import check_values
 from refmap.errors import RefmapError
 from refmap.families import ModelCard
+from refmap.folders import PreparedFolder
 from refmap.genes import read_id_table, resolve
 from refmap.query import Query
 from rows import ROW
@@ -395,8 +396,7 @@ def test_command_writes_or_leaves_a_fault(tmp_path):
             "plan": "plan",
             "query": "query",
             "card": "card",
-            "output": "a.zarr",
-            "alignment": "a.json",
+            "output": "prepared",
             "fault": "fault.json",
         }
         arguments = [word for key, name in options.items() for word in (f"--{key}", str(tmp_path / name))]
@@ -404,11 +404,13 @@ def test_command_writes_or_leaves_a_fault(tmp_path):
 
     result = invoke(plan)
     assert result.exit_code == 0 and "aligned 9 of 9 cells" in result.stderr
-    assert json.loads((tmp_path / "a.json").read_text())["matched"] == 12 and (tmp_path / "a.zarr").is_dir()
+    prepared = PreparedFolder(tmp_path / "prepared")
+    assert json.loads(prepared.alignment.read_text())["matched"] == 12 and anndata.read_zarr(prepared.aligned).n_obs == 9
+    assert json.loads(prepared.plan.read_text()) == plan and not prepared.gmt.exists()
     assert not (tmp_path / "fault.json").exists()
 
     result = invoke(plan | {"row": make_row(layer="none")})
-    assert result.exit_code == 0 and not (tmp_path / "a.zarr").exists() and not (tmp_path / "a.json").exists()
+    assert result.exit_code == 0 and not prepared.folder.exists()
     fault = json.loads((tmp_path / "fault.json").read_text())
     assert (fault["dataset"], fault["file_id"], fault["stage"]) == ("lung", "donor_1", "ALIGN_GENES")
     assert "no layer 'none'" in fault["message"]

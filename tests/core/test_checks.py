@@ -35,6 +35,7 @@ def test_a_good_query_has_a_plan(tmp_path):
             "format": "h5ad",
             "n_cells": 9,
             "n_genes": 12,
+            "n_values": make_query(MODEL).X.nnz,
             "n_genes_found": 12,
             "n_model_genes": 12,
             "n_proteins_found": None,

@@ -1,20 +1,43 @@
 """What every command of `bin/` does with its outputs and with faults."""
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from refmap.cli import OUTPUT, command, write_json
 from refmap.errors import RefmapError
+from refmap.exhaustion import NO_MEMORY, NO_SPACE
+
+MORE_THAN_ANY = 1 << 60
+
+
+def read_too_much():
+    """What a reader makes of a file that does not fit into memory."""
+    try:
+        bytearray(MORE_THAN_ANY)
+    except MemoryError as error:
+        raise RefmapError("query 'q' cannot be read.") from error
+
+
+FAILURES = {
+    "memory": lambda: bytearray(MORE_THAN_ANY),
+    "numpy": lambda: np.ones(MORE_THAN_ANY >> 4),
+    "reader": read_too_much,
+    "disk": lambda: Path("/dev/full").write_text("anything"),
+    "crash": lambda: 1 / 0,
+}
 
 
 @command("STAGE")
 @click.option("--plan", type=click.Path(path_type=Path))
 @click.option("--table", type=OUTPUT, required=True)
 @click.option("--folder", type=OUTPUT)
-@click.option("--fail", type=click.Choice(["fault", "crash"]))
+@click.option("--fail", type=click.Choice(["fault", *FAILURES]))
 @click.option("--unwritten", is_flag=True)
 def work(plan, table, folder, fail, unwritten):
     """Write a file and a folder, and fail between the two."""
@@ -23,8 +46,8 @@ def work(plan, table, folder, fail, unwritten):
     write_json(table, "new")
     if fail == "fault":
         raise RefmapError("query 'q' is odd.")
-    if fail == "crash":
-        raise ZeroDivisionError
+    if fail:
+        FAILURES[fail]()
     folder.mkdir()
     write_json(folder / "part.json", "new")
 
@@ -65,6 +88,28 @@ def test_a_fault_goes_to_its_file(run, tmp_path):
         "stage": "STAGE",
         "message": "query 'q' is odd.",
     }
+
+
+@pytest.mark.parametrize("fail", ["memory", "numpy", "reader"])
+def test_a_lack_of_memory_is_no_fault_of_the_mapping(run, tmp_path, fail):
+    """Its exit status is that of a process that was killed for memory, which a workflow tries again."""
+    write_json(tmp_path / "table.json", "old")
+    result = run("--fail", fail, "--fault", "fault.json")
+    assert result.exit_code == NO_MEMORY == 137 and left(tmp_path) == []
+    assert result.stderr == "This task has less memory than it needs: give it more.\n"
+
+
+@pytest.mark.parametrize("full", ["where it works", "where it keeps temporary files"])
+def test_a_full_disk_is_named_and_no_fault_of_the_mapping(run, tmp_path, monkeypatch, full):
+    """Of the two folders that are written to, that with the least space."""
+    elsewhere = tmp_path.parent
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(elsewhere))
+    disk = tmp_path if full == "where it works" else elsewhere
+    usage = shutil.disk_usage(disk)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=0 if Path(folder) == disk else usage.free))
+    result = run("--fail", "disk", "--fault", "fault.json")
+    assert result.exit_code == NO_SPACE and left(tmp_path) == []
+    assert result.stderr == f"No space is left on the disk that holds {disk}: free some, and run again with -resume.\n"
 
 
 def test_two_attempts_in_one_folder_do_not_meet(run, tmp_path, monkeypatch):

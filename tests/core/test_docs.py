@@ -132,10 +132,12 @@ def published() -> list[str]:
             names = [name for name in outputs if not wanted or _matches(wanted[1], name)]
             if "saveAs: { _name -> " in rest:
                 names = [re.search(r'_name -> "([^"]+)"', rest)[1]]
+            elif "modelPath(name)" in rest:
+                names = [re.search(r'^def modelPath.*?return "([^"]+)"', text, flags=re.M | re.S)[1]]
             elif "saveAs" in rest:
                 names = [Path(name).name for name in names]
             patterns += [f"{folder}/{name}".lstrip("/") for name in names]
-    return [re.sub(r"\$\{meta\.(\w+)\}", r"<\1>", pattern) for pattern in patterns]
+    return [re.sub(r"\$\{(?:meta\.)?(\w+)\}", r"<\1>", pattern) for pattern in patterns]
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -225,7 +227,7 @@ def keys_of(source: str, after: str) -> list[str]:
 
 
 def test_every_field_of_mapping_json_is_explained():
-    fields = keys_of("bin/refmap/surgery.py", 'out["record"],\n        {')
+    fields = keys_of("bin/refmap/surgery.py", 'mapped.record,\n        {')
     assert len(fields) > 20
     assert sorted(first_column(section(OUTPUTS, "mapping.json"), "field")) == sorted([*fields, "accuracy", "hierarchy"])
 

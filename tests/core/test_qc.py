@@ -12,6 +12,7 @@ from PIL import Image
 from qc_mapping import main
 from refmap import plots
 from refmap.errors import RefmapError
+from refmap.folders import MappedFolder
 from refmap.qc import _caption, confusion_table, describe_mapping, score
 
 CLASSES = ["B", "NK", "T $\\frac$"]
@@ -79,10 +80,7 @@ def describe(mapping, output):
         mapping.plan,
         folder / "query.h5ad",
         folder / "alignment.json",
-        folder / "mapping.json",
-        folder / "history.csv",
-        folder / "embedding.zarr",
-        folder / "results",
+        MappedFolder(folder),
         output,
     )
     return output
@@ -176,16 +174,11 @@ def test_an_embedding_of_other_cells_is_refused(tmp_path):
 
 def test_command_writes_a_fault_and_no_folder(tmp_path):
     mapping = make_mapping(tmp_path / "in", n=5, truth_key="cel_type")
-    given = {name: str(mapping.folder / f"{name}.json") for name in ("plan", "alignment", "mapping")}
-    given |= {"query": str(mapping.folder / "query.h5ad"), "history": str(mapping.folder / "history.csv")}
-    given |= {
-        "embedding": str(mapping.folder / "embedding.zarr"),
-        "results": str(mapping.folder / "results"),
-        "output": str(tmp_path / "out"),
-        "fault": str(tmp_path / "fault.json"),
-    }
+    given = {"plan": mapping.folder / "plan.json", "alignment": mapping.folder / "alignment.json"}
+    given |= {"query": mapping.folder / "query.h5ad", "mapped": mapping.folder}
+    given |= {"output": tmp_path / "out", "fault": tmp_path / "fault.json"}
     result = CliRunner().invoke(
-        main, [word for key, value in given.items() for word in (f"--{key}", value)], catch_exceptions=False
+        main, [word for key, value in given.items() for word in (f"--{key}", str(value))], catch_exceptions=False
     )
     assert result.exit_code == 0
     fault = json.loads((tmp_path / "fault.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,9 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+from refmap.cli import write_json
 from refmap.errors import RefmapError
+from refmap.folders import MappedFolder, PreparedFolder
 from refmap.surgery import map_query, train_reference
 from rows import ROW
 
@@ -67,11 +70,12 @@ class Mapped:
 
     def __init__(self, folder: Path, card: dict, plan: dict):
         self.card, self.plan = card, plan
-        self.model, self.aligned, self.results = folder / "updated", folder / "aligned.zarr", folder / "results"
-        self.embedding = ad.read_zarr(folder / "embedding.zarr")
+        self.folder = MappedFolder(folder / "mapped")
+        self.model, self.aligned, self.results = folder / "updated", PreparedFolder(folder).aligned, self.folder.results
+        self.embedding = ad.read_zarr(self.folder.embedding)
         self.latent = self.embedding.obsm["X_emb"]
-        self.history = pd.read_csv(folder / "history.csv", index_col="epoch")
-        self.record = json.loads((folder / "mapping.json").read_text())
+        self.history = pd.read_csv(self.folder.history, index_col="epoch")
+        self.record = json.loads(self.folder.record.read_text())
 
 
 def inspect_and_check(adata: ad.AnnData, model: Path, folder: Path, gmt: Path | None = None, trust: bool = False, **row) -> dict:
@@ -93,10 +97,13 @@ def map_cells(adata: ad.AnnData, model: Path, folder: Path, gmt: Path | None = N
     found = inspect_and_check(adata, model, folder, gmt, trust, **row)
     card, plan = found["card"], found["plan"]
     assert plan["faults"] == []
-    out = {name: folder / file for name, file in (("model", "updated"), ("embedding", "embedding.zarr"), ("results", "results"))}
-    out |= {"history": folder / "history.csv", "record": folder / "mapping.json"}
+    prepared = PreparedFolder(folder)
+    write_json(prepared.plan, plan)
+    write_json(prepared.alignment, found["alignment"])
+    if gmt:
+        shutil.copyfile(gmt, prepared.gmt)
     training = {key: (ROW | row)[key] for key in ("train", "seed", "freeze_dropout")}
-    map_query(plan, training, card, found["alignment"], model, folder / "aligned.zarr", out, gmt)
+    map_query(prepared, training, card, model, MappedFolder(folder / "mapped"), folder / "updated")
     return Mapped(folder, card, plan)
 
 

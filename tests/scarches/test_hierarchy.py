@@ -16,6 +16,7 @@ from mapping import Mapped as Mapping
 from mapping import in_a_fresh_process, map_cells, train
 from refmap.errors import RefmapError
 from refmap.families import ModelFolder
+from refmap.folders import MappedFolder
 from refmap.hierarchy import card_of
 from refmap.hierarchy.classifier import Classifier, Settings
 from refmap.hierarchy.files import labels_of, read_cells, read_hierarchy
@@ -106,15 +107,12 @@ def map_onto(
     (folder / "results" / "of_the_family.csv").write_text("kept")
     (folder / "updated").mkdir()
     (folder / "updated" / "model.pt").write_bytes(b"updated weights")
-    names = {"embedding": "embedding.zarr", "record": "mapping.json", "results": "results"}
-    mapped = {part: folder / name for part, name in names.items()} | {
-        "aligned": folder / "aligned.zarr",
-        "model": folder / "updated",
-    }
-    out = {part: folder / "out" / name for part, name in names.items()} | {"model": folder / "out" / "model"}
+    (folder / "history.csv").write_text("epoch,elbo_train\n")
     plan = {"row": {"dataset": "lung", "file_id": "donor_1"}}
     card = {"model": "atlas", "sha256": ModelFolder(model).sha256(), "unlabeled_category": "Unknown"}
-    update_hierarchy(plan, card, model, mapped, out)
+    mapped, out = MappedFolder(folder), MappedFolder(folder / "out")
+    update_hierarchy(plan, card, model, folder / "aligned.zarr", mapped, folder / "updated", out, out.folder / "model")
+    assert out.history.read_text() == mapped.history.read_text()
     return Updated(folder)
 
 
@@ -559,6 +557,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from refmap.hierarchy.classifier import Classifier
+from refmap.folders import MappedFolder
 from refmap.hierarchy.files import labels_of, read_cells, read_hierarchy
 from refmap.families import ModelFolder
 model = Path(sys.argv[2])
@@ -593,11 +592,9 @@ def test_the_same_again_is_the_same(learned, tmp_path):
 
 def update_mapped(mapped: Mapping, model: Path, folder: Path) -> Updated:
     """Add a mapping to the hierarchy of the model that it was mapped onto."""
-    (folder / "out").mkdir()
-    names = {"embedding": "embedding.zarr", "record": "mapping.json", "results": "results"}
-    paths = {part: folder / name for part, name in names.items()} | {"aligned": mapped.aligned, "model": mapped.model}
-    out = {part: folder / "out" / name for part, name in names.items()} | {"model": folder / "out" / "model"}
-    update_hierarchy(mapped.plan, mapped.card, model, paths, out)
+    out = MappedFolder(folder / "out")
+    out.folder.mkdir()
+    update_hierarchy(mapped.plan, mapped.card, model, mapped.aligned, mapped.folder, mapped.model, out, out.folder / "model")
     return Updated(folder)
 
 

@@ -175,7 +175,7 @@ def test_a_fresh_process_gives_the_same_embedding(mapped):
 def test_the_history_has_a_row_an_epoch(mapped):
     assert list(mapped.history.index) == [1, 2, 3]
     assert {"elbo_train", "reconstruction_loss_train", "kl_local_train", "mmd_loss_train"} <= set(mapped.history)
-    assert mapped.record["train"] == {"epochs": 3, "max_epochs": 3, "stopped_early": False} | {
+    assert mapped.record["train"] == {"epochs": 3, "max_epochs": 3, "stopped_early": False, "batch_size": 128} | {
         "seconds": mapped.record["train"]["seconds"]
     }
     assert mapped.history.notna().all(axis=None)

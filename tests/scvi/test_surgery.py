@@ -12,7 +12,9 @@ import pytest
 from refmap.align import align
 from refmap.cards import inspect_model
 from refmap.checks import check
+from refmap.cli import write_json
 from refmap.errors import RefmapError
+from refmap.folders import MappedFolder, PreparedFolder
 from refmap.query import Query
 from refmap.surgery import map_query, train_reference
 from rows import ROW
@@ -33,27 +35,38 @@ class Mapped:
     """What one mapping left behind."""
 
     def __init__(self, folder: Path):
-        self.model, self.aligned = folder / "updated", folder / "aligned.zarr"
-        self.embedding = ad.read_zarr(folder / "embedding.zarr")
+        mapped = MappedFolder(folder / "mapped")
+        self.model, self.aligned = folder / "updated", PreparedFolder(folder / "prepared").aligned
+        self.embedding = ad.read_zarr(mapped.embedding)
         self.latent = self.embedding.obsm["X_emb"]
-        self.history = pd.read_csv(folder / "history.csv", index_col="epoch")
-        self.record = json.loads((folder / "mapping.json").read_text())
+        self.history = pd.read_csv(mapped.history, index_col="epoch")
+        self.record = json.loads(mapped.record.read_text())
+
+
+def prepare(adata, model: Path, folder: Path, row: dict) -> tuple[dict, PreparedFolder]:
+    """Check and align `adata` for the model; return its card and the folder that surgery takes."""
+    prepared = PreparedFolder(folder)
+    folder.mkdir(parents=True)
+    query = folder.with_suffix(".h5ad")
+    adata.write_h5ad(query)
+    card = inspect_model(model, "atlas").to_json()
+    plan = check(query, row, card)
+    assert plan["faults"] == []
+    with Query(query, row["query"]) as opened:
+        write_json(prepared.alignment, align(opened, row, card, plan, prepared.aligned))
+    write_json(prepared.plan, plan)
+    return card, prepared
+
+
+def training_of(row: dict) -> dict:
+    return {key: row[key] for key in ("train", "seed", "freeze_dropout")}
 
 
 def map_cells(adata, model: Path, folder: Path, **row) -> Mapped:
     """Check, align and map `adata` onto the model, as the pipeline does."""
-    folder.mkdir(parents=True)
-    adata.write_h5ad(folder / "query.h5ad")
     row = ROW | row
-    card = inspect_model(model, "atlas").to_json()
-    plan = check(folder / "query.h5ad", row, card)
-    assert plan["faults"] == []
-    with Query(folder / "query.h5ad", row["query"]) as opened:
-        alignment = align(opened, row, card, plan, folder / "aligned.zarr")
-    out = {"model": folder / "updated", "embedding": folder / "embedding.zarr"}
-    out |= {"history": folder / "history.csv", "record": folder / "mapping.json", "results": folder / "results"}
-    training = {key: row[key] for key in ("train", "seed", "freeze_dropout")}
-    map_query(plan, training, card, alignment, model, folder / "aligned.zarr", out)
+    card, prepared = prepare(adata, model, folder / "prepared", row)
+    map_query(prepared, training_of(row), card, model, MappedFolder(folder / "mapped"), folder / "updated")
     return Mapped(folder)
 
 
@@ -264,7 +277,7 @@ def test_sysvi_keeps_its_systems_and_learns_new_covariates(cells, query, tmp_pat
     np.testing.assert_allclose(latent_of("SysVI", mapped.model, cells), before, atol=2e-6)
 
     row = ROW | options | {"batch_key": "donor"}
-    faults = check(tmp_path / "m" / "query.h5ad", row, inspect_model(model, "atlas").to_json())["faults"]
+    faults = check(tmp_path / "m" / "prepared.h5ad", row, inspect_model(model, "atlas").to_json())["faults"]
     assert len(faults) == 1 and "'d1', 'd2' in batch column 'donor'" in faults[0] and "'ref_a', 'ref_b'" in faults[0]
 
 
@@ -352,13 +365,14 @@ def test_training_that_diverges_is_said(scvi_model, query, tmp_path):
     settings = {"max_epochs": 5, "early_stopping": False, "check_val_every_n_epoch": 1, "learning_rate": 1e30}
     with pytest.raises(RefmapError, match="Training diverged in epoch [1-5]: .* Lower learning_rate"):
         map_cells(query, scvi_model, tmp_path / "m", train=settings)
-    assert not (tmp_path / "m" / "embedding.zarr").exists()
+    assert not (tmp_path / "m" / "mapped").exists()
 
 
 def test_a_model_that_changed_since_inspection_is_not_loaded(scvi_model, query, tmp_path):
-    card = inspect_model(scvi_model, "atlas").to_json() | {"sha256": "0" * 64}
+    card, prepared = prepare(query, scvi_model, tmp_path / "prepared", ROW)
+    changed = card | {"sha256": "0" * 64}
     with pytest.raises(RefmapError, match="'atlas' changed after it was inspected"):
-        map_query({"row": ROW, "warnings": []}, {}, card, {}, scvi_model, tmp_path, {})
+        map_query(prepared, training_of(ROW), changed, scvi_model, MappedFolder(tmp_path / "mapped"), tmp_path / "updated")
 
 
 @pytest.mark.parametrize("family", ["scvi", "scanvi", "totalvi"])

@@ -74,6 +74,8 @@ class ModelCard:
         return cls(**card)
 
 
+# Cells in a minibatch, where neither the sheet nor a class of model says otherwise.
+BATCH_SIZE = 128
 # What scvi-tools calls the data that it saves beside a model, behind a prefix that the user may choose.
 DATA = ("adata.h5ad", "mdata.h5mu")
 # Facts that the files of some families lack, and that a user, or refmap itself, puts beside them.
@@ -339,6 +341,10 @@ class Surgery:
         """Train what is new, on the query alone: the history (a row an epoch) and what to record of the training."""
         raise NotImplementedError
 
+    def batch_size(self, settings: dict) -> int:
+        """The number of cells in a minibatch of the training."""
+        return settings.get("batch_size") or BATCH_SIZE
+
     def embed(self) -> np.ndarray:
         """The query's latent representation: float32, cells x n_latent, in the query's order."""
         raise NotImplementedError
@@ -403,6 +409,7 @@ class Family(Protocol):
 
     name: str
     env: str  # the folder below containers/ with the environment that its surgery needs
+    library: str = "scarches.models"  # what surgery takes longest to import
     options: dict[str, Option] = {}  # what a row of the sheet may set under `options`
     trains: dict[str, Trainable]  # what `train_reference` can be asked to train, by its value of `--family`
 

@@ -13,9 +13,10 @@ import pandas as pd
 import zarr
 from anndata.experimental import read_elem
 
-from ..cli import read_json, remove, write_json
+from ..cli import read_json, write_json
 from ..families import ModelFolder
 from ..families.base import Prediction
+from ..folders import MappedFolder
 from ..storage import write_zarr
 from ..surgery import add_prediction
 from .classifier import Answers, Classifier, Settings
@@ -37,7 +38,16 @@ class Query:
     cells: list[str]
 
 
-def update_hierarchy(plan: dict, card: dict, model: Path, mapped: dict[str, Path], out: dict[str, Path]) -> None:
+def update_hierarchy(
+    plan: dict,
+    card: dict,
+    model: Path,
+    aligned: Path,
+    mapped: MappedFolder,
+    updated_model: Path,
+    out: MappedFolder,
+    out_model: Path,
+) -> None:
     """Predict a query's cells by the hierarchy of the model it was mapped onto, and add its labels to the hierarchy.
 
     Parameters
@@ -46,10 +56,12 @@ def update_hierarchy(plan: dict, card: dict, model: Path, mapped: dict[str, Path
         What is known of the mapping and of that model.
     model
         The folder of the model that was mapped onto, with its hierarchy.
-    mapped
-        What the mapping left: ``aligned``, ``embedding``, ``record``, ``results`` and ``model``, the updated model.
-    out
-        Paths of the same with the hierarchy added: ``embedding``, ``record``, ``results`` and ``model``.
+    aligned
+        The aligned query.
+    mapped, updated_model
+        What the mapping left.
+    out, out_model
+        Where to write the same with the hierarchy added.
 
     Raises
     ------
@@ -60,11 +72,11 @@ def update_hierarchy(plan: dict, card: dict, model: Path, mapped: dict[str, Path
     folder.verify(card["sha256"])
     hierarchy = read_hierarchy(folder)
     cells = read_cells(model)
-    result, record = ad.read_zarr(mapped["embedding"]), read_json(mapped["record"])
+    result, record = ad.read_zarr(mapped.embedding), read_json(mapped.record)
     latent = np.asarray(result.obsm["X_emb"], dtype=np.float32)
-    for part in ("results", "model"):
-        remove(out[part])
-        shutil.copytree(mapped[part], out[part])
+    shutil.copytree(mapped.results, out.results)
+    shutil.copyfile(mapped.history, out.history)
+    shutil.copytree(updated_model, out_model)
     if latent.shape[1] != hierarchy.n_latent:
         record["warnings"].append(
             f"The hierarchy of '{card['model']}' was left out: its cells have {hierarchy.n_latent} latent dimensions and the query's "
@@ -72,7 +84,7 @@ def update_hierarchy(plan: dict, card: dict, model: Path, mapped: dict[str, Path
         )
     else:
         name = _unique(f"{plan['row']['dataset']}~{plan['row']['file_id']}", hierarchy.datasets)
-        labels = given_labels(mapped["aligned"], hierarchy.labels_key, card["unlabeled_category"], name)
+        labels = given_labels(aligned, hierarchy.labels_key, card["unlabeled_category"], name)
         query = Query(name, latent, labels, list(result.obs_names))
         classifier = Classifier(hierarchy.tree, cells.obsm["X_emb"], labels_of(cells), hierarchy.settings)
         answers = classifier.predict(latent)
@@ -86,13 +98,13 @@ def update_hierarchy(plan: dict, card: dict, model: Path, mapped: dict[str, Path
         column = f"{hierarchy.labels_key}_tree"
         add_prediction(result, column, Prediction(list(hierarchy.nodes()), predicted, answers.uncertainty))
         record["predictions"][column] = _sums(predicted, answers)
-        _write_results(out["results"], hierarchy, updated, query, predicted, table)
-        updated.write(out["model"], _all_cells(cells, updated, query))
+        _write_results(out.results, hierarchy, updated, query, predicted, table)
+        updated.write(out_model, _all_cells(cells, updated, query))
         record["hierarchy"] = _summary(hierarchy, updated, predicted, table)
         record["warnings"] += _warnings(few, table, hierarchy.settings)
         print(_told(record["hierarchy"]))
-    write_zarr(result, out["embedding"])
-    write_json(out["record"], record)
+    write_zarr(result, out.embedding)
+    write_json(out.record, record)
 
 
 def given_labels(aligned: Path, key: str, unlabeled: str | None, dataset: str) -> list[Label | None]:

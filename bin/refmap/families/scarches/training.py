@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from ...errors import RefmapError, nearest
+from ..base import BATCH_SIZE
 from .loading import quietly
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 # Below this number of cells a validation set would hold one cell or none.
 FEWEST_FOR_VALIDATION = 20
-TRAIN_SIZE, BATCH_SIZE, LEARNING_RATE = 0.9, 128, 1e-3
+TRAIN_SIZE, LEARNING_RATE = 0.9, 1e-3
 # Adam's epsilon of scArches' own `train` methods.
 EPSILON = 0.01
 # Those of scvi-tools: one setting means the same in every family.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class ScviFamily(Family):
     name = "scvi"
     env = "scvi"
+    library = "scvi.external"
     trains = {
         "scvi": Trainable(),
         "scanvi": Trainable(needs=("reference_batch_key", "reference_labels_key")),

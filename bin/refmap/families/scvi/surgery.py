@@ -6,6 +6,7 @@ mask, and its hash is taken from its file and again from the grown model after t
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +179,11 @@ class Surgery(base.Surgery):
         """
         arguments = training_arguments(type(self.model), settings, self.model.adata.n_obs, self.warnings)
         return run_training(self.model, arguments, log)
+
+    def batch_size(self, settings: dict) -> int:
+        """Some classes have a default of their own."""
+        own = inspect.signature(type(self.model).train).parameters.get("batch_size")
+        return settings.get("batch_size") or (own.default if own else base.BATCH_SIZE)
 
     def embed(self) -> np.ndarray:
         """Return the query's latent, float32, cells x latent dimensions."""

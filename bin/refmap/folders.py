@@ -1,0 +1,60 @@
+"""The folders that one step of a mapping hands to the next, and what lies in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PreparedFolder:
+    """A query made ready for its model."""
+
+    folder: Path
+
+    @property
+    def plan(self) -> Path:
+        """What was found out about the mapping: JSON."""
+        return self.folder / "plan.json"
+
+    @property
+    def aligned(self) -> Path:
+        """The query's cells x the model's genes: AnnData zarr."""
+        return self.folder / "aligned.zarr"
+
+    @property
+    def alignment(self) -> Path:
+        """What was matched, padded and dropped: JSON."""
+        return self.folder / "alignment.json"
+
+    @property
+    def gmt(self) -> Path:
+        """The gene programmes to learn; absent where the row names none."""
+        return self.folder / "programs.gmt"
+
+
+@dataclass(frozen=True)
+class MappedFolder:
+    """What surgery gave, beside the updated model."""
+
+    folder: Path
+
+    @property
+    def embedding(self) -> Path:
+        """The query's cells x 0 genes, with their embedding and predictions: AnnData zarr."""
+        return self.folder / "embedding.zarr"
+
+    @property
+    def history(self) -> Path:
+        """The training's curves, a row an epoch: CSV."""
+        return self.folder / "history.csv"
+
+    @property
+    def record(self) -> Path:
+        """The record of the mapping: JSON."""
+        return self.folder / "mapping.json"
+
+    @property
+    def results(self) -> Path:
+        """What the family found beside the cells: a folder of tables."""
+        return self.folder / "results"
