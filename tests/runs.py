@@ -76,13 +76,13 @@ class Head(Published):
         """The exit status, once it has ended."""
         return self.process.wait(timeout=1500)
 
-    def wait_for(self, happened: Callable[[], object], what: str) -> None:
-        """Wait until something has happened; raises AssertionError if the run ends, or minutes pass, before."""
+    def wait_for(self, happened: Callable[[], object], what: str, every: float = 0.25) -> None:
+        """Wait until something has happened, looking every so many seconds; raises AssertionError if the run ends, or minutes pass, before."""
         deadline = time.monotonic() + 600
         while not happened():
             assert self.process.poll() is None, f"the run ended before {what}:\n{self.log.read_text()}"
             assert time.monotonic() < deadline, f"in ten minutes {what} did not happen"
-            time.sleep(0.25)
+            time.sleep(every)
 
     def end(self, by: signal.Signals) -> None:
         """Send a signal to Nextflow and to what started it, and wait for their end."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from small_models import save_legacy, save_model, small_cells
 
@@ -47,3 +49,13 @@ def totalvi_model(cells, tmp_path_factory) -> Path:
 def legacy_model(scvi_model, tmp_path_factory) -> Path:
     """The SCVI model in the files of scvi-tools before 0.15."""
     return save_legacy(scvi_model, tmp_path_factory.mktemp("models") / "legacy")
+
+
+@pytest.fixture(scope="session")
+def query(pbmc, cells):
+    """Cells that no reference saw, genes shuffled; donors d1 and d2."""
+    adata = small_cells(pbmc, seed=1)
+    adata = adata[~adata.obs_names.isin(cells.obs_names)]
+    adata = adata[:, np.random.default_rng(0).permutation(adata.n_vars)].copy()
+    adata.obs["donor"] = pd.Categorical(["d1" if i % 2 else "d2" for i in range(adata.n_obs)])
+    return adata

@@ -1,0 +1,56 @@
+"""Map queries onto models of scvi-tools as the pipeline does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import pandas as pd
+from refmap.align import align
+from refmap.cards import inspect_model
+from refmap.checks import check
+from refmap.cli import write_json
+from refmap.folders import MappedFolder, PreparedFolder
+from refmap.query import Query
+from refmap.surgery import map_query
+from rows import ROW
+
+
+class Mapped:
+    """What one mapping left behind."""
+
+    def __init__(self, folder: Path):
+        mapped = MappedFolder(folder / "mapped")
+        self.model, self.aligned = folder / "updated", PreparedFolder(folder / "prepared").aligned
+        self.embedding = ad.read_zarr(mapped.embedding)
+        self.latent = self.embedding.obsm["X_emb"]
+        self.history = pd.read_csv(mapped.history, index_col="epoch")
+        self.record = json.loads(mapped.record.read_text())
+
+
+def prepare(adata, model: Path, folder: Path, row: dict) -> tuple[dict, PreparedFolder]:
+    """Check and align `adata` for the model; return its card and the folder that surgery takes."""
+    prepared = PreparedFolder(folder)
+    folder.mkdir(parents=True)
+    query = folder.with_suffix(".h5ad")
+    adata.write_h5ad(query)
+    card = inspect_model(model, "atlas").to_json()
+    plan = check(query, row, card)
+    assert plan["faults"] == []
+    with Query(query, row["query"]) as opened:
+        write_json(prepared.alignment, align(opened, row, card, plan, prepared.aligned))
+    write_json(prepared.plan, plan)
+    return card, prepared
+
+
+def training_of(row: dict) -> dict:
+    return {key: row[key] for key in ("train", "seed", "freeze_dropout")}
+
+
+def map_cells(adata, model: Path, folder: Path, **row) -> Mapped:
+    """Check, align and map `adata` onto the model, as the pipeline does."""
+    row = ROW | row
+    card, prepared = prepare(adata, model, folder / "prepared", row)
+    map_query(prepared, training_of(row), card, model, MappedFolder(folder / "mapped"), folder / "updated")
+    return Mapped(folder)
