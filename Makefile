@@ -2,7 +2,7 @@
 SHELL := bash
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help setup demo demo-families test lint bench images lock clean
+.PHONY: help setup demo demo-families test test-platforms lint bench images base-images lock clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -22,6 +22,10 @@ test: ## set up, then run all tests
 	@tools/setup test
 	@tools/test
 
+test-platforms: ## as root on Debian: install what is missing, then test Docker, SLURM and Charliecloud for real
+	@tools/setup
+	@tools/test_platforms
+
 lint: ## set up, then run nf-core's own checks alone (docs/nf-core.md)
 	@tools/setup
 	@tools/lint
@@ -32,6 +36,9 @@ bench: ## set up, then measure memory and throughput (bench/)
 
 images: ## build the container images with Docker: refmap/<env>:<version>
 	@tools/images
+
+base-images: ## where no registry is reached: make the images that these are built from, out of Debian's packages
+	@tools/base_images
 
 lock: ## resolve the environments anew from containers/*/pyproject.toml
 	@tools/lock
