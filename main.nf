@@ -18,7 +18,7 @@ include { QC_MAPPING       } from './modules/qc_mapping'
 include { REPORT           } from './modules/report'
 include { VERDICT          } from './modules/verdict'
 
-include { announce ; codeVersion ; furthest ; given ; helpText ; located ; mappingId ; parameters ; parse ; referenceSettings } from './modules/functions'
+include { alignedSize ; announce ; codeVersion ; furthest ; given ; helpText ; located ; mappingId ; parameters ; parse ; referenceSettings } from './modules/functions'
 include { size ; stamp ; tasks ; toJson ; together ; training ; withoutTraining } from './modules/functions'
 
 workflow MAP {
@@ -97,9 +97,12 @@ workflow MAP {
     jobs = sound
         .combine(gate)
         .map { meta, row, _path, _plan, tasks -> [meta, tasks[meta.id], training(row)] }
-        .join(ready.map { meta, size, _plan, _query, _table, _gmt, model, card -> [meta, size, model, card] })
+        .join(ready.map { meta, _size, _plan, _query, _table, _gmt, model, card -> [meta, model, card] })
         .join(ALIGN_GENES.out.prepared)
-        .map { meta, task, training, size, model, card, prepared -> [task, [meta: meta, size: size, training: training, prepared: prepared, model: model, card: card]] }
+        .map { meta, task, training, model, card, prepared ->
+            def size = alignedSize(prepared.resolve('aligned.zarr'), training.train?.max_epochs)
+            [task, [meta: meta, size: size, training: training, prepared: prepared, model: model, card: card]]
+        }
     TRAIN_SURGERY(jobs.groupTuple(remainder: true).map { _task, members -> together(members) }, code)
 
     // What such a task left undone, because it was killed, is tried again by itself

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import anndata
@@ -20,6 +21,7 @@ import click
 import h5py
 import numpy as np
 import pandas as pd
+import zarr
 from anndata.io import read_elem, sparse_dataset, write_elem
 from scipy import sparse
 
@@ -32,49 +34,63 @@ BLOCK = 5_000
 MODEL = [f"g{i}" for i in np.random.default_rng(7).permutation(GENES)[:3_600]] + [f"absent{i}" for i in range(400)]
 ROW = {
     "dataset": "bench", "file_id": "query", "query": "query", "layer": "X", "var_key": None, "id_table": None, "modality": None,
-    "batch_key": "donor", "labels_key": None, "protein_key": None, "categorical_covariate_keys": [],
+    "batch_key": "donor", "labels_keys": [], "protein_key": None, "categorical_covariate_keys": [],
     "continuous_covariate_keys": [], "size_factor_key": None, "one_batch": False, "min_gene_overlap": 0.1, "warn_gene_overlap": 0.5,
 }  # fmt: skip
-CARD = {
-    "genes": MODEL, "input": "counts", "batch_key": "donor", "labels_key": None, "unlabeled_category": None,
-    "categorical_covariates": {}, "continuous_covariates": [], "size_factor_key": None, "proteins": [],
-}  # fmt: skip
-PLAN = {"batches": {"d1": {"cells": 0, "name": "d1"}}}
+PLAN = {"batches": {name: {"cells": 0, "name": name} for name in ("d1", "d2")}}
 
 
-def counts(cells: int, seed: int) -> sparse.csr_matrix:
-    """Sparse counts (cells x GENES), about VALUES_PER_CELL of them in each cell."""
+def counts(cells: int, seed: int, genes: int = GENES) -> sparse.csr_matrix:
+    """Sparse counts (cells x genes), about VALUES_PER_CELL of them in each cell, or a quarter of few genes."""
     rng = np.random.default_rng(seed)
-    gaps = rng.integers(1, 2 * GENES // VALUES_PER_CELL, (cells, VALUES_PER_CELL), dtype=np.int32)
+    values = min(VALUES_PER_CELL, genes // 4)
+    gaps = rng.integers(1, 2 * genes // values, (cells, values), dtype=np.int32)
     columns = np.cumsum(gaps, axis=1)
-    kept = columns < GENES
+    kept = columns < genes
     indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
     data = rng.geometric(0.6, indptr[-1]).astype(np.float32)
-    return sparse.csr_matrix((data, columns[kept], indptr), shape=(cells, GENES))
+    return sparse.csr_matrix((data, columns[kept], indptr), shape=(cells, genes))
 
 
-def make_query(path: Path, cells: int) -> None:
-    """Write an .h5ad block by block, so that making it needs little memory either."""
-    with h5py.File(path, "w") as file:
+def make_query(path: Path, cells: int, genes: int = GENES, form: str = "h5ad") -> None:
+    """Write a query block by block, so that making it needs little memory either; `form` is h5ad, zarr or dense (an .h5ad)."""
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame(
+        {
+            "donor": pd.Categorical(rng.choice(["d1", "d2"], cells)),
+            "cell_type": pd.Categorical(rng.choice([f"type {i}" for i in range(10)], cells)),
+            "total_counts": rng.random(cells),
+        },
+        index=[f"AAACCTGAGAAACCAT-{i:08d}" for i in range(cells)],
+    )
+    with nullcontext(zarr.open_group(path, mode="w", zarr_format=2)) if form == "zarr" else h5py.File(path, "w") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        obs = pd.DataFrame({"donor": pd.Categorical(["d1"] * cells)}, index=[f"cell{i}" for i in range(cells)])
         write_elem(file, "obs", obs)
-        write_elem(file, "var", pd.DataFrame(index=[f"g{i}" for i in range(GENES)]))
-        block = counts(min(BLOCK, cells), 0)
-        block.indptr = block.indptr.astype(np.int64)
-        write_elem(file, "X", block, dataset_kwargs={"compression": "lzf"})
-        for start in range(BLOCK, cells, BLOCK):
-            sparse_dataset(file["X"]).append(counts(min(BLOCK, cells - start), start))
+        write_elem(file, "var", pd.DataFrame(index=[f"g{i}" for i in range(genes)]))
+        for start in range(0, cells, BLOCK):
+            block = counts(min(BLOCK, cells - start), start, genes)
+            if form == "dense":
+                if start == 0:
+                    X = file.create_dataset("X", (cells, genes), np.float32, chunks=(256, genes), compression="lzf")
+                    X.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+                X[start : start + BLOCK] = block.toarray()
+            elif start == 0:
+                block.indptr = block.indptr.astype(np.int64)
+                write_elem(file, "X", block, dataset_kwargs={} if form == "zarr" else {"compression": "lzf"})
+            else:
+                sparse_dataset(file["X"]).append(block)
 
 
 def by_chunks(query: Path, out: Path) -> None:
     """What refmap does."""
     from refmap.align import align
+    from refmap.families import ModelCard
     from refmap.query import Query, return_freed_memory
 
     return_freed_memory()
+    card = ModelCard("bench", genes=MODEL, batch_key="donor").to_json()
     with Query(query) as opened:
-        align(opened, ROW, CARD, PLAN, out)
+        align(opened, ROW, card, PLAN, out)
 
 
 def in_memory(query: Path, out: Path) -> None:
@@ -116,8 +132,6 @@ def peak_mb() -> float:
 
 def same(one: Path, other: Path) -> bool:
     """Whether two stores hold the same X."""
-    import zarr
-
     matrices = [read_elem(zarr.open_group(path, mode="r")["X"]) for path in (one, other)]
     return (matrices[0] != matrices[1]).nnz == 0
 

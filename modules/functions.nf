@@ -109,6 +109,17 @@ def size(plan) {
     return [cells: plan.query?.n_cells ?: 0, genes: plan.query?.n_genes ?: 0, values: plan.query?.n_values ?: 0]
 }
 
+// The same of an aligned matrix, whose genes are the model's, and how many cells will pass through the network: all of them once
+// an epoch, and twice more for their embedding and their labels. A stub's matrix has nothing
+def alignedSize(store, epochs) {
+    def matrix = store.resolve('X/.zattrs')
+    if (!matrix.exists()) {
+        return size([:]) + [passes: 0]
+    }
+    def (cells, genes) = parse(matrix.text).shape
+    return [cells: cells, genes: genes, values: parse(store.resolve('X/data/.zarray').text).shape[0], passes: cells * ((epochs ?: 0) + 2)]
+}
+
 // Which task of TRAIN_SURGERY each mapping goes to, with how many others: those of a bundle that are small share one
 def tasks(plans) {
     def small = 10000 // cells: for more, the training takes far longer than what a task of several saves
@@ -122,7 +133,7 @@ def tasks(plans) {
 def together(members) {
     def sorted = members.sort(false) { member -> member.meta.id }
     def sizes = sorted*.size
-    def size = ['cells', 'genes', 'values'].collectEntries { key -> [key, sizes*.get(key).max()] } + [all_cells: sizes*.cells.sum(), mappings: sizes.size()]
+    def size = sizes[0].collectEntries { key, _value -> [key, sizes*.get(key).max()] } + [passes: sizes*.passes.sum(), mappings: sizes.size()]
     def training = toJson(sorted.collectEntries { member -> [member.meta.id, member.training] })
     return [sorted*.meta, size, training, sorted*.prepared, sorted[0].model, sorted[0].card]
 }

@@ -1,14 +1,25 @@
 """The modules and their nf-test specs: that each has what it must, and, where an nf-test is on PATH, that the specs pass."""
 
+import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 from runs import ENVIRONMENT, ROOT
 
 MODULES = sorted(path for path in (ROOT / "modules").iterdir() if path.is_dir())
 SPECS = [*(module / "tests/main.nf.test" for module in MODULES), ROOT / "tests/main.nf.test"]
+
+
+def specified(spec: str) -> dict[str, str]:
+    """The tests of a spec, by name."""
+    return dict(re.findall(r"^    test\('(.*?)'\) \{\n(.*?)^    \}$", spec, flags=re.MULTILINE | re.DOTALL))
+
+
+def tags(code: str) -> set[str]:
+    return set(re.findall(r"^ +tag '(\w+)'$", code, flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
@@ -18,10 +29,44 @@ def test_a_module_is_one_process_of_its_name_with_a_stub_and_a_spec(module):
     assert len(re.findall(r"^    stub:$", code, flags=re.MULTILINE)) == 1
 
     spec = (module / "tests/main.nf.test").read_text()
-    assert re.findall(r"^    (script|process) '(.*)'$", spec, flags=re.MULTILINE) == [
-        ("script", "../main.nf"), ("process", module.name.upper()),
+    assert re.findall(r"^    (name|script|process) '(.*)'$", spec, flags=re.MULTILINE) == [
+        ("name", module.name.upper()), ("script", "../main.nf"), ("process", module.name.upper()),
     ]  # fmt: skip
-    assert "options '-stub-run'" in spec
+    # Its stub and its command are both run
+    tests = specified(spec).values()
+    assert {frozenset(tags(test) & {"stub", "real"}) for test in tests} == {frozenset({"stub"}), frozenset({"real"})}
+    assert all(("options '-stub-run'" in test) == ("stub" in tags(test)) for test in tests)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_a_spec_gives_its_process_as_many_inputs_as_it_has(module):
+    inputs = re.search(r"\n    input:\n(.*?)\n\n", (module / "main.nf").read_text(), flags=re.DOTALL)[1].splitlines()
+    for name, test in specified((module / "tests/main.nf.test").read_text()).items():
+        given = re.search(r"\n            process \{\n(.*?)\n            \}", test, flags=re.DOTALL)[1]
+        numbers = re.findall(r"^ +input\[(\d)\] =", given, flags=re.MULTILINE)
+        assert numbers == [str(number) for number in range(len(inputs))], name
+
+
+def values(item: object) -> Iterator[object]:
+    match item:
+        case dict():
+            for value in item.values():
+                yield from values(value)
+        case list():
+            for value in item:
+                yield from values(value)
+        case _:
+            yield item
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.parents[1].name)
+def test_a_snapshot_is_of_names_and_types_and_is_asked_for(spec):
+    path = spec.with_suffix(".test.snap")
+    snapshots = json.loads(path.read_text()) if path.exists() else {}
+    asked = re.findall(r"\.match\('(.*?)'\)", spec.read_text())
+    assert sorted(asked) == sorted(snapshots)
+    for snapshot in snapshots.values():
+        assert all(isinstance(value, str) and not re.search(r"^/|[0-9a-f]{32}", value) for value in values(snapshot["content"]))
 
 
 def test_main_includes_every_module_and_nothing_that_is_not_there():
@@ -29,7 +74,7 @@ def test_main_includes_every_module_and_nothing_that_is_not_there():
     for names, source in re.findall(r"^include \{(.*?)\} from '(.*)'$", (ROOT / "main.nf").read_text(), flags=re.MULTILINE):
         path = ROOT / source
         path = path / "main.nf" if path.is_dir() else path.with_suffix(".nf")
-        included[path] = {name.strip() for name in names.split(";")}
+        included[path] = {name.split(" as ")[0].strip() for name in names.split(";")}
         defined = re.findall(r"^(?:process|workflow|def) (\w+)", path.read_text(), flags=re.MULTILINE)
         assert included[path] <= set(defined)
     assert set(included) == {*(module / "main.nf" for module in MODULES), ROOT / "modules/functions.nf"}
@@ -39,7 +84,7 @@ def test_main_includes_every_module_and_nothing_that_is_not_there():
 @pytest.mark.skipif(not shutil.which("nf-test"), reason="no nf-test on PATH: the specs beside the modules are not run")
 def test_the_specs_pass():
     """With --ci, a snapshot that is missing is a failure and is not made anew."""
-    ran = subprocess.run(["nf-test", "test", "--ci"], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True, timeout=1500)
-    tests = sum(len(re.findall(r"^    test\('", spec.read_text(), flags=re.MULTILINE)) for spec in SPECS)
+    ran = subprocess.run(["nf-test", "test", "--ci"], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True, timeout=3000)
+    tests = sum(len(specified(spec.read_text())) for spec in SPECS)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert f"Executed {tests} tests" in ran.stdout

@@ -110,8 +110,9 @@ def test_gpu_hangs_on_training_alone_and_keeps_its_memory(profile):
     training = "process.'withLabel:process_gpu'."
     assert settings["params.gpu"] == "true"
     assert [name for name in settings if name.endswith("accelerator")] == [training + "accelerator"]
-    for resource in ("cpus", "memory", "time"):
-        assert settings[training + resource] == plain[training + resource]
+    surgery = "process.'withName:TRAIN_SURGERY'."
+    for resource in (training + "cpus", surgery + "memory", surgery + "time"):
+        assert settings[resource] == plain[resource]
 
 
 # A scheduler that runs a job at once, and has none left when asked

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from demo_runs import assert_same_results, start
 
 TRAINING = ("TRAIN_REFERENCE", "TRAIN_SURGERY")
+OPTIONS = ("--slurm_account=lab", "--slurm_qos=long", "--slurm_gpu_time=30.m", "--slurm_options=--wckey=atlas")
 
 
-def test_training_goes_to_the_gpus_and_all_else_to_the_cpus(cluster, demo, tmp_path):
-    head = start(cluster, tmp_path)
-    seen: dict[str, list[str]] = {}
-
-    def ended() -> bool:
-        seen.update(cluster.queue())
-        return head.process.poll() is not None
-
-    while not ended():
+def test_jobs_go_where_they_are_sent_with_what_they_are_given(cluster, demo, tmp_path):
+    head = start(cluster, tmp_path, *OPTIONS)
+    seen = {}
+    while head.process.poll() is None:
+        seen.update((job.id, job) for job in cluster.queue())
         time.sleep(0.3)
     assert head.wait() == 0, head.log.read_text()
-    jobs = {job["Name"].removeprefix("nf-MAP_"): job for job in cluster.ended()}
+
+    jobs = {job["Name"].removeprefix("nf-MAP_"): job for job in cluster.ended() if job["WorkDir"].startswith(str(tmp_path))}
     assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
+    assert {(job["Account"], job["WcKey"]) for job in jobs.values()} == {("lab", "atlas")}
     for name, job in jobs.items():
-        assert job["Partition"] == ("gpu" if name.startswith(TRAINING) else "cpu"), name
-    for name, _state, partition, resources in seen.values():
-        assert ("gpu:1" in resources) == (partition == "gpu"), name
+        training = name.startswith(TRAINING)
+        assert job["Partition"] == ("gpu" if training else "cpu"), name
+        assert (job["TimeLimit"] == "30") == training, name
+        # A scheduler without a database of accounts knows no QOS: what is left of it is what sbatch was told.
+        assert " --qos=long" in Path(job["WorkDir"], ".command.run").read_text()
+    for job in seen.values():
+        assert ("gpu:1" in job.resources) == (job.partition == "gpu"), job.name
     assert sum(name.startswith("TRAIN_SURGERY") for name in jobs) == 3
     assert_same_results(head, demo)
 
@@ -35,16 +39,22 @@ def test_training_goes_to_the_gpus_and_all_else_to_the_cpus(cluster, demo, tmp_p
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
 def test_a_head_that_ends_midway_is_resumed(cluster, demo, tmp_path, by):
     head = start(cluster, tmp_path)
-    done = tmp_path / "out/reference_mapping/dataset~pbmc"
-    head.wait_for(lambda: list(done.glob("*.zarr")), "the first mapping")
+    results = tmp_path / "out/reference_mapping"
+    head.wait_for(lambda: list(results.glob("qc/dataset~*/file_id~*/mapping.json")), "the first mapping")
     head.end(by)
+    done = [(path.parent.name, path.stem) for path in results.glob("dataset~*/*.zarr")]
+    assert 1 <= len(done) <= 2
+    assert not (results / "mappings.csv").exists()
     if by == signal.SIGTERM:
-        assert cluster.queue() == {}
-    assert not list((tmp_path / "out").rglob(".*.partial"))
+        assert cluster.queue() == []
 
     again = start(cluster, tmp_path, "-resume")
     assert again.wait() == 0, again.log.read_text()
     tasks = again.tasks()
     assert tasks["TRAIN_REFERENCE (1)"] == "CACHED"
-    assert "CACHED" in {status for name, status in tasks.items() if name.startswith("EXPORT_EMBEDDING")}
+    for dataset, file_id in done:
+        mapping = f"{dataset.removeprefix('dataset~')}~{file_id.removeprefix('file_id~')}"
+        for stage in ("ALIGN_GENES", "TRAIN_SURGERY", "EXPORT_EMBEDDING"):
+            assert tasks[f"{stage} ({mapping})"] == "CACHED"
+    assert "COMPLETED" in {status for name, status in tasks.items() if name.startswith("QC_MAPPING")}
     assert_same_results(again, demo)

@@ -1,0 +1,21 @@
+/** The tasks that a test ran. */
+class Tasks {
+
+    /** How many tasks of each process of the pipeline succeeded: [process: number]. */
+    static Map<String, Integer> counts(trace) {
+        return trace.succeeded().countBy { task -> (task.name =~ /^MAP:(\w+)/)[0][1] }
+    }
+
+    /** The environment of each process, on this machine or in a container: [process: environment]. */
+    static Map<String, String> environments(workDir) {
+        def found = [:]
+        new File(workDir.toString()).eachFileRecurse { item ->
+            if (item.name == '.command.run') {
+                def process = (item.text =~ /### name: '(\w+)/)[0][1]
+                def (_all, local, image) = (item.text =~ /containers\/activate' (\w+)|\brefmap\/(\w+):/)[0]
+                found[process] = local ?: image
+            }
+        }
+        return found.sort()
+    }
+}

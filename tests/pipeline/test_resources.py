@@ -1,0 +1,114 @@
+"""What tasks ask for follows the size of their query, grows with every attempt, and ends at what the run may ask for at most.
+
+The run is one of stubs, which are told sizes: a plan says so for the query, and a store of the aligned query has them.
+"""
+
+import csv
+import json
+
+import pytest
+import scipy.sparse as sp
+import zarr
+from runs import Run
+
+KB, GB = 1 << 10, 1 << 30
+HOUR = 3_600_000  # of milliseconds, as in the trace
+EPOCHS = 100
+
+# Cells and genes of each query, and what its matrix stores before and after its genes are aligned
+QUERIES = {
+    "clinic~patient_1": {"cells": 3_000, "genes": 20_000, "values": 4_500_000, "aligned": 900_000},
+    "pbmc~donor_1": {"cells": 5_000, "genes": 20_000, "values": 7_500_000, "aligned": 500_000},
+    "pbmc~donor_2": {"cells": 400_000, "genes": 30_000, "values": 600_000_000, "aligned": 200_000_000},
+}
+SMALL, OTHER_SMALL, LARGE = QUERIES
+SHARED = f"{SMALL} and 1 more"
+
+CONFIG = """
+process {
+    withName: 'CHECK_QUERY' {
+        afterScript = { "cp '%(folder)s/${meta.id}.json' '${meta.id}.plan.json'" }
+    }
+    withName: 'ALIGN_GENES' {
+        afterScript = { "cp -r '%(folder)s/${meta.id}/.' '${meta.id}/aligned.zarr'" }
+    }
+    // Killed for memory, the first time
+    withName: 'TRAIN_SURGERY' {
+        beforeScript = { task.attempt == 1 ? 'exit 137' : '' }
+    }
+}
+trace.fields = 'name,status,attempt,cpus,memory,time'
+trace.raw    = true
+// As if this were a large machine: the executor takes no task that asks for more than it has
+executor.memory = '64.GB'
+"""
+
+
+def write_store(folder, cells, values):
+    """An aligned query of zeros, as ALIGN_GENES writes it, with room for so many values."""
+    from refmap.align import CsrWriter
+
+    matrix = zarr.open_group(folder, mode="w", zarr_format=2).create_group("X")
+    writer = CsrWriter(matrix, (cells, 2_000), values)
+    writer.append(sp.csr_matrix((cells, 2_000)))
+    writer.close()
+    matrix["data"].resize((values,))
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """What each task of a run asked for: {(name, attempt): (CPUs, bytes, milliseconds)}."""
+    folder = tmp_path_factory.mktemp("resources")
+    for name, size in QUERIES.items():
+        query = {"n_cells": size["cells"], "n_genes": size["genes"], "n_values": size["values"]}
+        (folder / f"{name}.json").write_text(json.dumps({"query": query, "faults": [], "warnings": []}))
+        write_store(folder / name, size["cells"], size["aligned"])
+    (folder / "sizes.config").write_text(CONFIG % {"folder": folder})
+    given = {"--mappings_per_task": 3, "--max_epochs": EPOCHS, "--max_memory": "24.GB", "--max_time": "36.h"}
+    run = Run(folder, "-stub-run", "--demo", "-c", "sizes.config", *(str(item) for pair in given.items() for item in pair))
+    assert run.status == 0, run.printed
+    with open(run.out / "pipeline_info" / "trace.txt") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    return {
+        (row["name"].removeprefix("MAP:"), int(row["attempt"])): tuple(int(row[key]) for key in ("cpus", "memory", "time"))
+        for row in rows
+        if row["memory"].isdigit()  # VERDICT runs in Nextflow itself, and asks for nothing
+    }
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("step", ["ALIGN_GENES", "EXPORT_EMBEDDING", "QC_MAPPING"])
+def test_steps_that_read_a_query_ask_by_its_cells(asked, step, query):
+    cells = QUERIES[query]["cells"]
+    assert asked[f"{step} ({query})", 1] == (1, GB + 2 * KB * cells, HOUR + cells)
+
+
+def test_training_asks_by_the_values_of_the_aligned_query_and_by_what_it_will_see(asked):
+    size = QUERIES[LARGE]
+    memory = 3 * GB + KB * size["cells"] + 48 * size["aligned"]
+    assert asked[f"TRAIN_SURGERY ({LARGE})", 1] == (2, memory, HOUR + 60_000 + size["cells"] * (EPOCHS + 2))
+
+
+def test_a_task_of_several_asks_for_the_memory_of_the_largest_and_the_time_of_all(asked):
+    small, other = QUERIES[SMALL], QUERIES[OTHER_SMALL]
+    # The one has more cells, the other more values
+    memory = 3 * GB + KB * other["cells"] + 48 * small["aligned"]
+    time = HOUR + 2 * 60_000 + (small["cells"] + other["cells"]) * (EPOCHS + 2)
+    assert asked[f"TRAIN_SURGERY ({SHARED})", 1] == (2, memory, time)
+
+
+def test_a_second_attempt_asks_for_twice_as_much(asked):
+    first, second = (asked[f"TRAIN_SURGERY ({SHARED})", attempt] for attempt in (1, 2))
+    assert second == (2, 2 * first[1], 2 * first[2])
+
+
+def test_nothing_asks_for_more_than_the_run_may(asked):
+    # Twice 12.7 GB; the time is well below its limit twice over, so that only one of the two is cut
+    assert asked[f"TRAIN_SURGERY ({LARGE})", 2][1] == 24 * GB
+    assert all(memory <= 24 * GB and time <= 36 * HOUR for _, memory, time in asked.values())
+
+
+def test_small_queries_do_with_the_memory_of_a_laptop(asked):
+    large = {key for key in asked if LARGE in key[0]}
+    first = {key: memory for key, (_, memory, _) in asked.items() if key not in large and key[1] == 1}
+    assert all(memory <= 4 * GB for key, memory in first.items() if not key[0].startswith("TRAIN_REFERENCE"))

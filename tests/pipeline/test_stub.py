@@ -1,0 +1,148 @@
+"""The whole pipeline by its stubs: which tasks there are, in which environments, what is published, and what a fault leaves out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from runs import Run
+
+# Surgery of three mappings in one task, of which the first is killed and the second has a fault; a model with a hierarchy
+CONFIG = """
+process {
+    withName: TRAIN_SURGERY {
+        afterScript = "[[ ! -d mapped/pbmc~donor_2 ]] || { rm -r {mapped,models}/pbmc~donor_*; echo '{}' > pbmc~donor_2.fault.json; }"
+    }
+    withName: INSPECT_MODEL {
+        afterScript = '''echo '{"family": "scvi", "env": "scvi", "hierarchy": {}, "fault": null}' > card.json'''
+    }
+}
+"""
+
+
+class StubRun(Run):
+    """A finished run of the stubs."""
+
+    def __init__(self, folder: Path, *arguments: str):
+        super().__init__(folder, "-stub-run", *arguments)
+
+    def counts(self) -> dict[str, int]:
+        """How many tasks of each process there were; all of them succeeded."""
+        tasks = self.tasks()
+        assert set(tasks.values()) == {"COMPLETED"}
+        return dict(Counter(name.split(" ")[0] for name in tasks))
+
+    def scripts(self, process: str) -> list[Path]:
+        """What Nextflow wrote to start each task of a process."""
+        scripts = sorted(self.folder.glob("work/*/*/.command.run"))
+        return [path for path in scripts if re.search(rf"### name: 'MAP:{process}\b", path.read_text())]
+
+    def environment(self, process: str) -> str:
+        """The environment that the tasks of a process run in."""
+        (name,) = {re.search(r"containers/activate' (\w+)", path.read_text())[1] for path in self.scripts(process)}
+        return name
+
+    def published(self) -> list[str]:
+        """All files but those about the run itself; a zarr counts as one."""
+        files = (path.relative_to(self.out) for path in self.out.rglob("*") if path.is_file())
+        names = {re.sub(r"\.zarr/.*", ".zarr", str(path)) for path in files}
+        return sorted(name for name in names if not name.startswith("pipeline_info/"))
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> StubRun:
+    """The demo, with a hierarchy, and with all of its mappings in one task of surgery."""
+    folder = tmp_path_factory.mktemp("together")
+    (folder / "stubs.config").write_text(CONFIG)
+    return StubRun(folder, "-c", "stubs.config", "-profile", "test", "--family", "treearches", "--mappings_per_task", "3")
+
+
+def test_what_a_shared_task_left_undone_is_done_alone_but_for_a_fault(together):
+    assert together.status == 0, together.printed
+    assert together.counts() == {
+        **{"MAKE_DEMO": 1, "CHECK_INPUT": 1, "ALIGN_REFERENCE": 1, "TRAIN_REFERENCE": 1, "LEARN_HIERARCHY": 1},
+        **{"INSPECT_MODEL": 1, "CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 1, "TRAIN_ALONE": 1},
+        **{"UPDATE_HIERARCHY": 2, "EXPORT_EMBEDDING": 2, "QC_MAPPING": 2, "REPORT": 1, "VERDICT": 1},
+    }
+    assert {"TRAIN_SURGERY (clinic~patient_1 and 2 more)", "TRAIN_ALONE (pbmc~donor_1)"} <= set(together.tasks())
+    assert together.published() == [
+        "multiqc/multiqc_report.html",
+        "reference_mapping/dataset~clinic/file_id~patient_1.zarr",
+        "reference_mapping/dataset~pbmc/file_id~donor_1.zarr",
+        "reference_mapping/mappings.csv",
+        "reference_mapping/model/dataset~clinic/file_id~patient_1/hierarchy/hierarchy.json",
+        "reference_mapping/model/dataset~clinic/file_id~patient_1/model.pt",
+        "reference_mapping/model/dataset~pbmc/file_id~donor_1/hierarchy/hierarchy.json",
+        "reference_mapping/model/dataset~pbmc/file_id~donor_1/model.pt",
+        "reference_mapping/qc/dataset~clinic/file_id~patient_1/mapping.json",
+        "reference_mapping/qc/dataset~pbmc/file_id~donor_1/mapping.json",
+        "reference_model/hierarchy/hierarchy.json",
+        "reference_model/model.pt",
+    ]
+
+
+def test_the_report_is_given_what_became_of_every_mapping(together):
+    (script,) = together.scripts("REPORT")
+    given = {name: sorted(path.name for path in (script.parent / name).iterdir()) for name in ("plans", "cards", "faults", "qc")}
+    assert given == {
+        "plans": ["clinic~patient_1.plan.json", "pbmc~donor_1.plan.json", "pbmc~donor_2.plan.json"],
+        "cards": ["1.json"],
+        "faults": ["pbmc~donor_2.fault.json"],
+        "qc": ["clinic~patient_1", "pbmc~donor_1"],
+    }
+
+
+def test_each_process_runs_in_its_environment(together):
+    environments = {process: together.environment(process) for process in together.counts() if process != "VERDICT"}
+    trained = {"TRAIN_REFERENCE": "scvi", "TRAIN_SURGERY": "scvi", "TRAIN_ALONE": "scvi"}
+    hierarchical = {"LEARN_HIERARCHY": "scarches", "UPDATE_HIERARCHY": "scarches"}
+    assert environments == dict.fromkeys(environments, "core") | trained | hierarchical
+
+
+def test_mappings_onto_one_model_share_tasks_and_an_inspection(tmp_path):
+    for name in ("query.h5ad", "the atlas's; & more/model.pt", "other/model.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    rows = [("a", "the atlas's; & more"), ("b", "other"), ("c", "the atlas's; & more"), ("d", "the atlas's; & more")]
+    lines = [f"lung,{file_id},query.h5ad,{model},donor" for file_id, model in rows]
+    (tmp_path / "my sheet.csv").write_text("\n".join(["dataset,file_id,query,model,batch_key", *lines, ""]))
+    run = StubRun(tmp_path, "--input", "my sheet.csv", "--mappings_per_task", "2")
+    assert run.status == 0, run.printed
+    assert run.counts() == {
+        **{"CHECK_INPUT": 1, "INSPECT_MODEL": 2, "CHECK_QUERY": 4, "ALIGN_GENES": 4, "TRAIN_SURGERY": 3},
+        **{"EXPORT_EMBEDDING": 4, "QC_MAPPING": 4, "REPORT": 1, "VERDICT": 1},
+    }
+    trained = [name for name in run.tasks() if name.startswith("TRAIN_SURGERY")]
+    assert sorted(trained) == ["TRAIN_SURGERY (lung~a and 1 more)", "TRAIN_SURGERY (lung~b)", "TRAIN_SURGERY (lung~d)"]
+    # Cards all have one name, and are not put one over another
+    (script,) = run.scripts("REPORT")
+    assert sorted(path.name for path in (script.parent / "cards").iterdir()) == ["1.json", "2.json"]
+    assert run.published() == sorted([
+        "multiqc/multiqc_report.html",
+        "reference_mapping/mappings.csv",
+        *(f"reference_mapping/dataset~lung/file_id~{name}.zarr" for name, _ in rows),
+        *(f"reference_mapping/model/dataset~lung/file_id~{name}/model.pt" for name, _ in rows),
+        *(f"reference_mapping/qc/dataset~lung/file_id~{name}/mapping.json" for name, _ in rows),
+    ])  # fmt: skip
+
+
+ATLAS = ("--reference", "atlas.h5ad", "--reference_batch_key", "donor", "--reference_labels_key", "cell type's $HOME")
+
+
+def test_an_atlas_alone_is_trained_on_and_nothing_mapped(tmp_path):
+    (tmp_path / "atlas.h5ad").touch()
+    run = StubRun(tmp_path, *ATLAS)
+    assert run.status == 0, run.printed
+    assert run.counts() == {"CHECK_INPUT": 1, "ALIGN_REFERENCE": 1, "TRAIN_REFERENCE": 1}
+    assert run.published() == ["reference_model/model.pt"]
+
+
+def test_nothing_is_trained_before_the_sheet_is_right(tmp_path):
+    (tmp_path / "atlas.h5ad").touch()
+    (tmp_path / "sheet.csv").write_text("dataset,file_id,query,model,batch_key\nlung,a,q.h5ad,m,donor\nlung,a,r.h5ad,m,donor\n")
+    run = StubRun(tmp_path, *ATLAS, "--input", "sheet.csv")
+    assert run.status != 0
+    assert "dataset 'lung' has a file_id 'a' already" in run.printed
+    assert run.tasks() == {"CHECK_INPUT": "FAILED"}

@@ -1,0 +1,158 @@
+"""Faults of the machines, of the data and of the users: what becomes of a run, what is left, and that it can be taken up again."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from cluster import Job
+from demo_runs import assert_same_results, onto_reference, start
+from runs import Head, Run
+
+PBMC = ("pbmc/donor_1", "pbmc/donor_2")
+# Nowhere near enough for what comes first, enough for what comes next.
+TOO_LITTLE = "process.'withName:EXPORT_EMBEDDING'.memory = { task.attempt == 1 ? 60.MB : 2.GB }"
+
+UNANSWERED = "sbatch: error: Batch job submission failed: Unable to contact slurm controller"
+
+
+def published(run: Run | Head) -> list[str]:
+    """The paths of all results, beside what a run says of itself."""
+    parts = [path for path in run.out.iterdir() if path.name != "pipeline_info"]
+    return sorted(str(path.relative_to(run.out)) for part in parts for path in [part, *part.rglob("*")])
+
+
+class Troubled:
+    """A run whose training jobs are cancelled and lose their node, whose exports have too little memory at first, and whose
+    scheduler does not answer for a while."""
+
+    def __init__(self, cluster, folder: Path, arguments: tuple[str, ...]):
+        self.cluster = cluster
+        self.head = start(cluster, folder, *arguments, config=TOO_LITTLE)
+        running, pending = self.training("RUNNING"), self.training("PENDING")
+        cluster.tell("scancel", pending.id)
+        cluster.tell("scancel", running.id)
+        self.cancelled = {running.id, pending.id}
+
+        lost = self.training("RUNNING", but=self.cancelled)
+        cluster.set_node("down")
+        self.head.wait_for(lambda: lost.id in self.states(), "the loss of a job with its node")
+        self.states_when_down = self.states()
+        cluster.set_node("resume")
+        self.lost = lost.id
+
+        self.training("RUNNING", but=self.cancelled | {lost.id})
+        with cluster.unanswered():
+            self.head.wait_for(lambda: UNANSWERED in self.head.log.read_text(), "a submission without an answer")
+        self.status = self.head.wait()
+
+    def training(self, state: str, but: frozenset[str] | set[str] = frozenset()) -> Job:
+        """The first training job that is seen in a state; one that runs has begun its command."""
+        found: list[Job] = []
+
+        def look() -> list[Job]:
+            jobs = [
+                job for job in self.cluster.queue() if "TRAIN_SURGERY" in job.name and job.state == state and job.id not in but
+            ]
+            found[:] = [job for job in jobs if state != "RUNNING" or Path(job.folder, ".command.err").exists()]
+            return found
+
+        self.head.wait_for(look, f"a training job that is {state}")
+        return found[0]
+
+    def jobs(self) -> list[dict[str, str]]:
+        """What the scheduler wrote of the run's jobs that ended."""
+        return [job for job in self.cluster.ended() if job["WorkDir"].startswith(str(self.head.folder))]
+
+    def states(self) -> dict[str, str]:
+        return {job["JobId"]: job["JobState"] for job in self.jobs()}
+
+
+@pytest.fixture(scope="session")
+def troubled(cluster, demo, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("troubled")
+    return Troubled(cluster, folder, onto_reference(folder, demo, data, *PBMC))
+
+
+def test_training_that_is_cancelled_running_or_pending_is_done_again(troubled, demo):
+    assert troubled.status == 0, troubled.head.log.read_text()
+    assert {troubled.states()[job] for job in troubled.cancelled} == {"CANCELLED"}
+    said = troubled.head.log.read_text()
+    assert "terminated with an error exit status (143) -- Execution is retried (1)" in said
+    assert (
+        "terminated for an unknown reason -- Likely it has been terminated by the external system -- Execution is retried" in said
+    )
+    assert_same_results(troubled.head, demo, *PBMC)
+
+
+def test_training_whose_node_goes_down_is_done_again_when_it_is_back(troubled):
+    assert troubled.states_when_down[troubled.lost] == "NODE_FAIL"
+    completed = [job["Name"] for job in troubled.jobs() if job["JobState"] == "COMPLETED" and "TRAIN_SURGERY" in job["Name"]]
+    assert sorted(completed) == [f"nf-MAP_TRAIN_SURGERY_({name.replace('/', '~')})" for name in PBMC]
+
+
+def test_a_job_that_is_killed_for_memory_asks_for_more(troubled):
+    exports = [job for job in troubled.jobs() if "EXPORT_EMBEDDING" in job["Name"]]
+    asked = {job["JobState"]: job["Tres"].split(",")[1] for job in exports}
+    assert asked == {"FAILED": "mem=60M", "COMPLETED": "mem=2G"} and len(exports) == 4
+    for job in exports:
+        killed = "exceeded memory limit" in Path(job["WorkDir"], ".command.log").read_text()
+        assert killed == (job["JobState"] == "FAILED")
+
+
+def test_a_job_that_is_submitted_while_the_scheduler_is_restarted_is_submitted_again(troubled):
+    said = troubled.head.log.read_text()
+    assert "WARN: Failed to submit process" in said and UNANSWERED in said
+    assert "Error is ignored" not in said
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a few megabytes; call it to let it grow."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=True)
+    yield lambda: subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True)
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_nothing_half_written(small_disk, demo, data, tmp_path):
+    arguments = (*onto_reference(tmp_path, demo, data, PBMC[0]), "-profile", "test", "-work-dir", "small", "-resume")
+    run = Run(tmp_path, *arguments)
+    assert run.status != 0
+    assert f"No space is left on the disk that holds {tmp_path}/small/" in run.printed
+    assert published(run) == []
+
+    small_disk()
+    again = Run(tmp_path, *arguments)
+    assert again.status == 0, again.printed
+    assert again.tasks()["ALIGN_GENES (pbmc~donor_1)"] == "CACHED"
+    assert_same_results(again, demo, PBMC[0])
+
+
+@pytest.fixture(scope="session")
+def truncated(demo, data, tmp_path_factory) -> Run:
+    """A query that is whole between two that are not."""
+    folder = tmp_path_factory.mktemp("truncated")
+    whole = (data / "donor_1.h5ad").read_bytes()
+    (folder / "cut.h5ad").write_bytes(whole[: len(whole) // 2])
+    chunk = shutil.copytree(data / "donor_2.zarr", folder / "cut.zarr") / "layers/counts/data/0"
+    chunk.write_bytes(chunk.read_bytes()[: chunk.stat().st_size // 2])
+    sheet = onto_reference(folder, demo, data, PBMC[0], file=folder / "cut.h5ad", store=folder / "cut.zarr")
+    return Run(folder, *sheet, "-profile", "test")
+
+
+def test_a_query_that_is_cut_off_fails_alone_with_its_sentence(truncated, demo):
+    assert truncated.status != 0
+    failed = {name: (row["stage"], row["reason"]) for name, row in truncated.index().items() if row["status"] == "failed"}
+    assert {name: stage for name, (stage, _reason) in failed.items()} == {"pbmc/file": "CHECK_QUERY", "pbmc/store": "ALIGN_GENES"}
+    for name, suffix in (("file", "h5ad"), ("store", "zarr")):
+        reason = failed[f"pbmc/{name}"][1]
+        assert (
+            reason.startswith(f"query '{truncated.folder}/cut.{suffix}' cannot be read at ")
+            and "the file seems damaged" in reason
+        )
+    assert not [path for path in published(truncated) if "file_id~file" in path or "file_id~store" in path]
+    assert_same_results(truncated, demo, PBMC[0])
