@@ -16,12 +16,14 @@ include { UPDATE_HIERARCHY } from './modules/update_hierarchy'
 include { EXPORT_EMBEDDING } from './modules/export_embedding'
 include { QC_MAPPING       } from './modules/qc_mapping'
 include { REPORT           } from './modules/report'
+include { PUBLISH ; PUBLISH as PUBLISH_REPORT } from './modules/publish'
 include { VERDICT          } from './modules/verdict'
 
-include { alignedSize ; announce ; codeVersion ; furthest ; given ; helpText ; located ; mappingId ; parameters ; parse ; referenceSettings } from './modules/functions'
+include { alignedSize ; announce ; claim ; codeVersion ; furthest ; given ; helpText ; located ; mappingId ; parameters ; parse ; referenceSettings } from './modules/functions'
 include { size ; stamp ; tasks ; toJson ; together ; training ; withoutTraining } from './modules/functions'
 
 workflow MAP {
+    claim(params.outdir)
     code = codeVersion()
 
     // The sheet ([] where a reference is trained and nothing mapped), and the atlas if a reference is to be trained
@@ -40,7 +42,7 @@ workflow MAP {
     ALIGN_REFERENCE(atlas.combine(CHECK_INPUT.out.trainer).map { path, _trainer -> [path, stamp(path)] }, referenceSettings(), code)
     TRAIN_REFERENCE(
         ALIGN_REFERENCE.out.aligned.combine(CHECK_INPUT.out.trainer).map { aligned, settings, trainer ->
-            [aligned, settings, given('reference_gmt'), trainer.text.trim(), hierarchical]
+            [aligned, settings, given('reference_gmt'), trainer.text.trim(), hierarchical, alignedSize(aligned, params.reference_max_epochs)]
         },
         code,
     )
@@ -146,6 +148,20 @@ workflow MAP {
         code,
     )
 
+    // Each result in its place below outdir; a model with a hierarchy is not done before the query has its place in that
+    models = metas.join(updated)
+        .filter { _id, meta, _model -> !meta.hierarchy }
+        .map { _id, meta, model -> [meta, model] }
+        .mix(UPDATE_HIERARCHY.out.model)
+    PUBLISH(
+        CHECK_INPUT.out.parameters.map { path -> [path, 'pipeline_info/parameters.json'] }.mix(
+            reference.map { path -> [path, 'reference_model'] },
+            models.map { meta, path -> [path, "reference_mapping/model/dataset~${meta.dataset}/file_id~${meta.file_id}"] },
+            EXPORT_EMBEDDING.out.query.map { meta, path -> [path, "reference_mapping/dataset~${meta.dataset}/file_id~${meta.file_id}.zarr"] },
+            QC_MAPPING.out.qc.map { meta, path -> [path, "reference_mapping/qc/dataset~${meta.dataset}/file_id~${meta.file_id}"] },
+        )
+    )
+
     // One page over all mappings, those that failed included
     passed = CHECK_QUERY.out.plan.map { item -> [item[0].id, 'CHECK_QUERY'] }
         .mix(
@@ -161,10 +177,20 @@ workflow MAP {
         CHECK_QUERY.out.plan.map { _meta, path -> path }.collect(sort: true).ifEmpty([]),
         INSPECT_MODEL.out.card.map { _name, path -> path }.collect(sort: true).ifEmpty([]),
         faults.collect(sort: true).ifEmpty([]),
-        QC_MAPPING.out.qc.collect(sort: true).ifEmpty([]),
+        QC_MAPPING.out.qc.map { _meta, path -> path }.collect(sort: true).ifEmpty([]),
         passed.toList().map { all -> furthest(all) },
         file("${projectDir}/assets/multiqc_config.yml"),
         code,
+    )
+    // The index comes last: what it names is in its place
+    PUBLISH_REPORT(
+        REPORT.out.page.map { path -> [path, 'multiqc/multiqc_report.html'] }
+            .mix(
+                REPORT.out.index.map { path -> [path, 'reference_mapping/mappings.csv'] },
+                REPORT.out.versions.map { path -> [path, 'pipeline_info/software_versions.yml'] },
+            )
+            .combine(PUBLISH.out.toList().map { places -> [places] })
+            .map { path, place, _places -> [path, place] }
     )
     REPORT.out.summary.view { path -> path.text }
     VERDICT(REPORT.out.failed.map { path -> path.text.trim() as Integer })

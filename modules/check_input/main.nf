@@ -1,7 +1,6 @@
 // The sheet and the parameters, checked together: one JSON line a mapping
 process CHECK_INPUT {
     label 'process_essential'
-    publishDir "${params.outdir}/pipeline_info", mode: params.publish_dir_mode, overwrite: true, pattern: 'parameters.json'
 
     input:
     path sheet, stageAs: 'sheet/*'

@@ -1,7 +1,6 @@
 // The query as it came, with its embedding and what the model predicts
 process EXPORT_EMBEDDING {
     tag "${meta.id}"
-    publishDir "${params.outdir}/reference_mapping/dataset~${meta.dataset}", mode: params.publish_dir_mode, overwrite: true, pattern: 'file_id~*'
 
     input:
     tuple val(meta), val(size), path(plan), path(query, stageAs: 'query'), path(mapped, stageAs: 'mapped')

@@ -3,7 +3,6 @@ process LEARN_HIERARCHY {
     label 'process_essential'
     label 'process_medium'
     ext env: 'scarches'
-    publishDir "${params.outdir}", mode: params.publish_dir_mode, overwrite: true
 
     input:
     tuple path(model, stageAs: 'trained/*'), path(embedding)

@@ -1,15 +1,13 @@
 // What the report shows of one mapping: its figures, its pictures, its accuracy where the truth is known
 process QC_MAPPING {
     tag "${meta.id}"
-    publishDir "${params.outdir}/reference_mapping/qc/dataset~${meta.dataset}", mode: params.publish_dir_mode, overwrite: true, pattern: "${meta.id}",
-        saveAs: { _name -> "file_id~${meta.file_id}" }
 
     input:
     tuple val(meta), val(size), path(plan), path(query, stageAs: 'query'), path(alignment), path(mapped, stageAs: 'mapped')
     val code
 
     output:
-    path "${meta.id}", emit: qc, optional: true, type: 'dir'
+    tuple val(meta), path("${meta.id}"), emit: qc, optional: true
     path "${meta.id}.fault.json", emit: fault, optional: true
 
     script:

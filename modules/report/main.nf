@@ -1,10 +1,6 @@
 // One page over all mappings, the index of what came out, and a few lines for the terminal
 process REPORT {
     label 'process_essential'
-    publishDir "${params.outdir}/multiqc", mode: params.publish_dir_mode, overwrite: true, pattern: 'report/multiqc_report.html', saveAs: { name -> file(name).name }
-    publishDir "${params.outdir}/reference_mapping", mode: params.publish_dir_mode, overwrite: true, pattern: 'report/mappings.csv', saveAs: { name -> file(name).name }
-
-    publishDir "${params.outdir}/pipeline_info", mode: params.publish_dir_mode, overwrite: true, pattern: 'report/software_versions.yml', saveAs: { name -> file(name).name }
 
     input:
     path mappings

@@ -3,11 +3,9 @@ process TRAIN_REFERENCE {
     label 'process_essential'
     label 'process_gpu'
     ext env: { env }
-    // With a hierarchy to be learned on it, it is not done yet
-    publishDir "${params.outdir}", mode: params.publish_dir_mode, overwrite: true, pattern: 'reference_model', saveAs: { name -> hierarchy ? null : name }
 
     input:
-    tuple path(aligned), path(settings), path(gmt, stageAs: 'gmt'), val(env), val(hierarchy)
+    tuple path(aligned), path(settings), path(gmt, stageAs: 'gmt'), val(env), val(hierarchy), val(size)
     val code
 
     output:

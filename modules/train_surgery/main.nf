@@ -3,9 +3,6 @@ process TRAIN_SURGERY {
     tag "${metas.size() == 1 ? metas[0].id : "${metas[0].id} and ${metas.size() - 1} more"}"
     label 'process_gpu'
     ext env: { metas[0].env }
-    // A model with a hierarchy is not done before the query has its place in that
-    publishDir "${params.outdir}/reference_mapping/model", mode: params.publish_dir_mode, overwrite: true, pattern: 'models/*',
-        saveAs: { name -> metas[0].hierarchy ? null : modelPath(name) }
 
     input:
     tuple val(metas), val(size), val(training), path(queries, stageAs: 'queries/*'), path(model, stageAs: 'model/*'), path(card)
@@ -36,10 +33,4 @@ process TRAIN_SURGERY {
         echo '{}' > mapped/\$name/mapping.json
     done
     """
-}
-
-// Where the folder of a mapping's name is published
-def modelPath(name) {
-    def (dataset, file_id) = file(name).name.tokenize('~')
-    return "dataset~${dataset}/file_id~${file_id}"
 }

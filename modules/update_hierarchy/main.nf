@@ -3,7 +3,6 @@ process UPDATE_HIERARCHY {
     tag "${meta.id}"
     label 'process_medium'
     ext env: 'scarches'
-    publishDir "${params.outdir}/reference_mapping/model/dataset~${meta.dataset}", mode: params.publish_dir_mode, overwrite: true, pattern: 'file_id~*'
 
     input:
     tuple val(meta), val(size), path(prepared, stageAs: 'prepared'), path(model, stageAs: 'model/*'), path(card), path(mapped, stageAs: 'mapped'), path(updated, stageAs: 'updated')
@@ -11,7 +10,7 @@ process UPDATE_HIERARCHY {
 
     output:
     tuple val(meta), path('placed'), emit: mapped, optional: true
-    path "file_id~${meta.file_id}", emit: model, optional: true
+    tuple val(meta), path("file_id~${meta.file_id}"), emit: model, optional: true
     path "${meta.id}.fault.json", emit: fault, optional: true
 
     script:

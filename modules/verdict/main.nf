@@ -1,5 +1,6 @@
 // Fails if any mapping did, when all others are done: this is what gives the run its exit status
 process VERDICT {
+    executor 'local'
     errorStrategy 'ignore'
 
     input:

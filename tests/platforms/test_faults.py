@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
+import anndata as ad
+import numpy as np
 import pytest
 from cluster import Job
 from demo_runs import assert_same_results, onto_reference, start
@@ -156,3 +159,39 @@ def test_a_query_that_is_cut_off_fails_alone_with_its_sentence(truncated, demo):
         )
     assert not [path for path in published(truncated) if "file_id~file" in path or "file_id~store" in path]
     assert_same_results(truncated, demo, PBMC[0])
+
+
+@pytest.fixture
+def large(demo, data, tmp_path) -> tuple[str, ...]:
+    """The arguments of a run whose one result takes a while to be copied."""
+    query = ad.read_zarr(data / "donor_2.zarr")
+    query.obsm["large"] = np.random.default_rng(0).random((query.n_obs, 500_000), dtype=np.float32)
+    query.write_zarr(tmp_path / "large.zarr")
+    return (*onto_reference(tmp_path, demo, data, large=tmp_path / "large.zarr"), "-profile", "test", "--max_epochs", "0")
+
+
+def test_a_run_that_is_killed_while_it_publishes_leaves_nothing_half_written(large, tmp_path):
+    head = Head(tmp_path, *large)
+    place = tmp_path / "out/reference_mapping/dataset~pbmc/file_id~large.zarr"
+    partial = place.with_name(f".{place.name}.partial")
+    head.wait_for(partial.exists, "the copy of a result")
+    head.end(signal.SIGKILL)
+    assert partial.exists() and not place.exists()
+    assert not (tmp_path / "out/reference_mapping/mappings.csv").exists()
+
+    again = Head(tmp_path, *large, "-resume")
+    again.wait_for(lambda: "CHECK_INPUT" in again.log.read_text().rpartition("Launching")[2], "its start")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "out").symlink_to(tmp_path / "out")
+    shutil.copy(tmp_path / "sheet.csv", elsewhere)
+    other = Run(elsewhere, *large)
+    assert other.status != 0
+    assert "Another run is writing to --outdir 'out': wait for its end, or choose another folder." in other.printed
+    assert "Submitted process" not in other.printed
+    assert again.wait() == 0, again.log.read_text()
+    assert again.tasks()["EXPORT_EMBEDDING (pbmc~large)"] == "CACHED"
+    (result,) = tmp_path.glob("work/*/*/file_id~large.zarr")
+    subprocess.run(["diff", "--recursive", result, place], check=True)
+    assert again.index()["pbmc/large"]["status"] == "mapped"
+    assert not [path for path in published(again) if path.endswith((".partial", ".replaced"))]
