@@ -12,7 +12,7 @@ include { CHECK_QUERY     } from '../modules/check_query'
 include { ALIGN_GENES     } from '../modules/align_genes'
 include { TRAIN_SURGERY   } from '../modules/train_surgery'
 
-include { located ; parse ; size ; toJson ; together ; training ; withoutTraining } from '../modules/functions'
+include { alignedSize ; located ; parse ; size ; toJson ; together ; training ; withoutTraining } from '../modules/functions'
 
 // A model that can be inspected, of the atlas's genes, batches and labels; its weights are no tensors
 process MAKE_MODEL {
@@ -207,7 +207,8 @@ workflow PREPARED {
         .join(ALIGN_GENES.out.prepared)
         .join(PLANNED.out.mappings.map { meta, row, _query, _table -> [meta, training(row)] })
         .combine(PLANNED.out.model)
-        .map { meta, size, _plan, _query, _table, _gmt, card, prepared, training, model ->
+        .map { meta, _size, _plan, _query, _table, _gmt, card, prepared, training, model ->
+            def size = alignedSize(prepared.resolve('aligned.zarr'), training.train.max_epochs)
             [meta: meta, size: size, training: training, prepared: prepared, model: model, card: card]
         }
 
