@@ -290,7 +290,7 @@ class Query:
             raise self.fault("is neither an HDF5 file (.h5ad, .h5mu) nor a zarr store: give a file that anndata can read.")
         with self.reading("its top group"):
             file = h5py.File(path, "r")
-        return file, "h5mu" if "mod" in file and "obs" in file else "h5ad"
+            return file, "h5mu" if "mod" in file and "obs" in file else "h5ad"
 
     def _choose(self, modality: str | None) -> h5py.Group | zarr.Group:
         """The group of the AnnData that holds the counts: the file itself or, of several modalities, the one asked for."""

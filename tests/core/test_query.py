@@ -109,6 +109,14 @@ def corrupt(adata, path):
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"rubbish" * 100)
 
 
+def holed(adata, path):
+    """The file opens; what its top group holds cannot be told."""
+    store(adata, path, "h5ad", "csr")
+    with path.open("r+b") as file:
+        file.seek(600)
+        file.write(bytes(400))
+
+
 def empty(adata, path):
     path.write_bytes(b"")
 
@@ -131,6 +139,7 @@ def no_anndata(adata, path):
     [
         (truncated, "query 'my file.h5ad' cannot be read at its top group .*truncated.* damaged"),
         (corrupt, "query 'my file.h5ad' cannot be read at its top group"),
+        (holed, "query 'my file.h5ad' cannot be read at its top group .*link existence"),
         (empty, r"query 'my file.h5ad' is empty \(0 bytes\)"),
         (no_hdf5, "query 'my file.h5ad' is neither an HDF5 file"),
         (no_zarr, "query 'my file.h5ad' is a folder but no zarr store"),
