@@ -19,7 +19,8 @@ include { REPORT           } from './modules/report'
 include { PUBLISH ; PUBLISH as PUBLISH_REPORT } from './modules/publish'
 include { VERDICT          } from './modules/verdict'
 
-include { alignedSize ; announce ; claim ; codeVersion ; furthest ; given ; helpText ; located ; mappingId ; parameters ; parse ; referenceSettings } from './modules/functions'
+include { claim } from './modules/publish/functions'
+include { alignedSize ; announce ; codeVersion ; furthest ; given ; helpText ; located ; mappingId ; parameters ; parse ; referenceSettings } from './modules/functions'
 include { size ; stamp ; tasks ; toJson ; together ; training ; withoutTraining } from './modules/functions'
 
 workflow MAP {

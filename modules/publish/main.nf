@@ -1,4 +1,4 @@
-include { publish } from '../functions'
+include { publish } from './functions'
 
 // Puts a result in its place below outdir, whole or not at all. Never cached: a resumed run looks whether it is still there.
 process PUBLISH {

@@ -1,0 +1,80 @@
+// What is put into outdir, and by whom
+
+include { stamp } from '../functions'
+
+// One run an outdir: two at once would publish over each other. The lock goes with the process that holds it, however that ends.
+def claim(outdir) {
+    def folder = file(outdir)
+    if (!isHere(folder)) {
+        return // an object store has no locks
+    }
+    folder.mkdirs()
+    def lock = new RandomAccessFile(folder.resolve('.refmap.lock').toFile(), 'rw')
+    def held
+    try {
+        held = lock.channel.tryLock()
+    } catch (IOException e) {
+        log.warn("The file system of --outdir '${outdir}' has no locks: see to it that no other run writes there.")
+        return
+    }
+    if (!held) {
+        error("Another run is writing to --outdir '${outdir}': wait for its end, or choose another folder.")
+    }
+    workflow.onComplete { lock.close() }
+}
+
+// A file system of this machine, not an object store
+def isHere(path) {
+    return path.fileSystem == java.nio.file.FileSystems.default
+}
+
+// Put a file or folder in its place, whole or not at all: a copy is made beside it, which then takes its name. publishDir
+// copies a folder file by file into its place, and a run that is killed leaves half of it there.
+def publish(result, place, mode) {
+    if (!isHere(place)) {
+        result.copyTo(place) // an object store renames nothing
+        return
+    }
+    if (place.exists() && look(place) == look(result)) {
+        return
+    }
+    place.parent.mkdirs()
+    def (partial, replaced) = ['partial', 'replaced'].collect { state -> place.resolveSibling(".${place.name}.${state}") }
+    discard(partial)
+    discard(replaced)
+    if (mode == 'symlink') {
+        java.nio.file.Files.createSymbolicLink(partial, result)
+    } else {
+        imitate(result, partial, mode == 'link')
+    }
+    if (place.exists()) {
+        java.nio.file.Files.move(place, replaced)
+    }
+    java.nio.file.Files.move(partial, place)
+    discard(replaced)
+}
+
+// What tells whether a file or folder is the one that was copied, as far as sizes and dates tell
+def look(path) {
+    return path.isDirectory() ? stamp(path) : "${path.size()} ${path.lastModified()}".toString()
+}
+
+def discard(path) {
+    if (path.isDirectory() && !java.nio.file.Files.isSymbolicLink(path)) {
+        path.deleteDir()
+    } else {
+        java.nio.file.Files.deleteIfExists(path)
+    }
+}
+
+// A copy that is as old as what it was made of, or hard links to it
+def imitate(result, copy, link) {
+    if (result.isDirectory()) {
+        copy.mkdirs()
+        result.eachFile { item -> imitate(item, copy.resolve(item.name), link) }
+    } else if (link) {
+        java.nio.file.Files.createLink(copy, result.toRealPath())
+    } else {
+        java.nio.file.Files.copy(result, copy, java.nio.file.StandardCopyOption.COPY_ATTRIBUTES)
+    }
+}
