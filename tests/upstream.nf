@@ -138,7 +138,8 @@ workflow REFERENCE {
     if (family) {
         ALIGN_REFERENCE(CHECKED_INPUT.out.atlas, settings, 'code')
         aligned = ALIGN_REFERENCE.out.aligned.combine(CHECKED_INPUT.out.trainer)
-        TRAIN_REFERENCE(aligned.map { atlas, facts, env -> [atlas, facts, [], env, family == 'treearches'] }, 'code')
+        hierarchical = family == 'treearches'
+        TRAIN_REFERENCE(aligned.map { atlas, facts, env -> [atlas, facts, [], env, hierarchical, alignedSize(atlas, 2)] }, 'code')
         model = TRAIN_REFERENCE.out.model
     } else {
         model = MAKE_MODEL(CHECKED_INPUT.out.atlas.map { atlas, _stamp -> atlas })

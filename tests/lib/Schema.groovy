@@ -29,7 +29,7 @@ class Schema {
         }
     }
 
-    /** All files below a folder, by their paths from it; a zarr counts as one. */
+    /** All files below a folder, by their paths from it; a zarr counts as one, and the run's lock as none. */
     static List<String> files(folder) {
         def root = new File(folder.toString())
         return names(root).collectMany { name ->
@@ -39,7 +39,7 @@ class Schema {
     }
 
     private static List<String> names(File folder) {
-        return folder.list().toList().sort()
+        return (folder.list().toList() - '.refmap.lock').sort()
     }
 
     private static Object types(value) {
@@ -67,6 +67,6 @@ class Schema {
                 found[item.parent] = attributes.exists() ? new JsonSlurper().parse(attributes)['encoding-type'] : ''
             }
         }
-        return found.sort().collectEntries { path, about -> [path == root.path ? '.' : path.substring(root.path.length() + 1), about] }
+        return found.sort().collectEntries { path, about -> [path == root.path ? '.' : path - "$root.path/", about] }
     }
 }
