@@ -16,10 +16,9 @@ include { UPDATE_HIERARCHY } from './modules/update_hierarchy'
 include { EXPORT_EMBEDDING } from './modules/export_embedding'
 include { QC_MAPPING       } from './modules/qc_mapping'
 include { REPORT           } from './modules/report'
-include { PUBLISH ; PUBLISH as PUBLISH_REPORT } from './modules/publish'
 include { VERDICT          } from './modules/verdict'
 
-include { claim } from './modules/publish/functions'
+include { claim ; publish } from './modules/publishing'
 include { alignedSize ; announce ; codeVersion ; furthest ; given ; helpText ; located ; mappingId ; parameters ; parse ; referenceSettings } from './modules/functions'
 include { size ; stamp ; tasks ; toJson ; together ; training ; withoutTraining } from './modules/functions'
 
@@ -154,13 +153,11 @@ workflow MAP {
         .filter { _id, meta, _model -> !meta.hierarchy }
         .map { _id, meta, model -> [meta, model] }
         .mix(UPDATE_HIERARCHY.out.model)
-    PUBLISH(
-        CHECK_INPUT.out.parameters.map { path -> [path, 'pipeline_info/parameters.json'] }.mix(
-            reference.map { path -> [path, 'reference_model'] },
-            models.map { meta, path -> [path, "reference_mapping/model/dataset~${meta.dataset}/file_id~${meta.file_id}"] },
-            EXPORT_EMBEDDING.out.query.map { meta, path -> [path, "reference_mapping/dataset~${meta.dataset}/file_id~${meta.file_id}.zarr"] },
-            QC_MAPPING.out.qc.map { meta, path -> [path, "reference_mapping/qc/dataset~${meta.dataset}/file_id~${meta.file_id}"] },
-        )
+    placed = CHECK_INPUT.out.parameters.map { path -> publish(path, 'pipeline_info/parameters.json') }.mix(
+        reference.map { path -> publish(path, 'reference_model') },
+        models.map { meta, path -> publish(path, "reference_mapping/model/dataset~${meta.dataset}/file_id~${meta.file_id}") },
+        EXPORT_EMBEDDING.out.query.map { meta, path -> publish(path, "reference_mapping/dataset~${meta.dataset}/file_id~${meta.file_id}.zarr") },
+        QC_MAPPING.out.qc.map { meta, path -> publish(path, "reference_mapping/qc/dataset~${meta.dataset}/file_id~${meta.file_id}") },
     )
 
     // One page over all mappings, those that failed included
@@ -184,17 +181,15 @@ workflow MAP {
         code,
     )
     // The index comes last: what it names is in its place
-    PUBLISH_REPORT(
-        REPORT.out.page.map { path -> [path, 'multiqc/multiqc_report.html'] }
-            .mix(
-                REPORT.out.index.map { path -> [path, 'reference_mapping/mappings.csv'] },
-                REPORT.out.versions.map { path -> [path, 'pipeline_info/software_versions.yml'] },
-            )
-            .combine(PUBLISH.out.toList().map { places -> [places] })
-            .map { path, place, _places -> [path, place] }
-    )
+    told = REPORT.out.page.map { path -> [path, 'multiqc/multiqc_report.html'] }
+        .mix(
+            REPORT.out.index.map { path -> [path, 'reference_mapping/mappings.csv'] },
+            REPORT.out.versions.map { path -> [path, 'pipeline_info/software_versions.yml'] },
+        )
+        .combine(placed.toList().map { places -> [places] })
+        .map { path, name, _places -> publish(path, name) }
     REPORT.out.summary.view { path -> path.text }
-    VERDICT(REPORT.out.failed.map { path -> path.text.trim() as Integer })
+    VERDICT(REPORT.out.failed.combine(told.toList().map { places -> [places] }).map { path, _places -> path.text.trim() as Integer }.first())
 }
 
 workflow {

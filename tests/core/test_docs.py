@@ -125,7 +125,7 @@ def test_every_process_is_in_the_picture(name):
 
 def published() -> set[str]:
     """The places below outdir that main.nf and Nextflow write to."""
-    places = re.findall(r"\[path, ['\"]([^'\"]+)['\"]\]|model, ['\"]([^'\"]+)['\"]\]", (ROOT / "main.nf").read_text())
+    places = re.findall(r"\[path, '([^']+)'\]|publish\(path, ['\"]([^'\"]+)['\"]\)", (ROOT / "main.nf").read_text())
     named = {re.sub(r"\$\{meta\.(\w+)\}", r"<\1>", "".join(place)) for place in places}
     # The folder that Nextflow writes to is explained as one.
     assert "${params.outdir}/pipeline_info/" in (ROOT / "nextflow.config").read_text()

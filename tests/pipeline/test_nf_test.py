@@ -77,7 +77,7 @@ def test_main_includes_every_module_and_nothing_that_is_not_there():
         included[path] = {name.split(" as ")[0].strip() for name in names.split(";")}
         defined = re.findall(r"^(?:process|workflow|def) (\w+)", path.read_text(), flags=re.MULTILINE)
         assert included[path] <= set(defined)
-    functions = {ROOT / "modules/functions.nf", ROOT / "modules/publish/functions.nf"}
+    functions = {ROOT / "modules/functions.nf", ROOT / "modules/publishing.nf"}
     assert set(included) == {*(module / "main.nf" for module in MODULES)} | functions
 
 

@@ -23,7 +23,7 @@ UNANSWERED = "sbatch: error: Batch job submission failed: Unable to contact slur
 
 def published(run: Run | Head) -> list[str]:
     """The paths of all results, beside what a run says of itself."""
-    parts = [path for path in run.out.iterdir() if path.name != "pipeline_info"]
+    parts = [path for path in run.out.iterdir() if path.name not in ("pipeline_info", ".refmap.lock")]
     return sorted(str(path.relative_to(run.out)) for part in parts for path in [part, *part.rglob("*")])
 
 

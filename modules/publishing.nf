@@ -1,6 +1,6 @@
 // What is put into outdir, and by whom
 
-include { stamp } from '../functions'
+include { stamp } from './functions'
 
 // One run an outdir: two at once would publish over each other. The lock goes with the process that holds it, however that ends.
 def claim(outdir) {
@@ -28,24 +28,32 @@ def isHere(path) {
     return path.fileSystem == java.nio.file.FileSystems.default
 }
 
-// Put a file or folder in its place, whole or not at all: a copy is made beside it, which then takes its name. publishDir
-// copies a folder file by file into its place, and a run that is killed leaves half of it there.
-def publish(result, place, mode) {
-    if (!isHere(place)) {
-        result.copyTo(place) // an object store renames nothing
-        return
+// Put a file or folder in its place below outdir, whole or not at all, and return that place: a copy is made beside it, which
+// then takes its name. publishDir copies a folder file by file into its place, and a run that is killed leaves half of it there;
+// a process would compete with the tasks for CPUs.
+def publish(result, name) {
+    def place = file(params.outdir).resolve(name)
+    try {
+        if (!isHere(place)) {
+            result.copyTo(place) // an object store renames nothing
+        } else if (!place.exists() || look(place) != look(result)) {
+            replace(result, place)
+        }
+    } catch (IOException e) {
+        error("${place} could not be written (${e.message}): see to the disk or the rights, then run again with -resume.")
     }
-    if (place.exists() && look(place) == look(result)) {
-        return
-    }
+    return place
+}
+
+def replace(result, place) {
     place.parent.mkdirs()
     def (partial, replaced) = ['partial', 'replaced'].collect { state -> place.resolveSibling(".${place.name}.${state}") }
     discard(partial)
     discard(replaced)
-    if (mode == 'symlink') {
+    if (params.publish_dir_mode == 'symlink') {
         java.nio.file.Files.createSymbolicLink(partial, result)
     } else {
-        imitate(result, partial, mode == 'link')
+        imitate(result, partial, params.publish_dir_mode == 'link')
     }
     if (place.exists()) {
         java.nio.file.Files.move(place, replaced)
