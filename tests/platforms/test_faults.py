@@ -174,7 +174,7 @@ def test_a_run_that_is_killed_while_it_publishes_leaves_nothing_half_written(lar
     head = Head(tmp_path, *large)
     place = tmp_path / "out/reference_mapping/dataset~pbmc/file_id~large.zarr"
     partial = place.with_name(f".{place.name}.partial")
-    head.wait_for(partial.exists, "the copy of a result")
+    head.wait_for(partial.exists, "the copy of a result", every=0.005)
     head.end(signal.SIGKILL)
     assert partial.exists() and not place.exists()
     assert not (tmp_path / "out/reference_mapping/mappings.csv").exists()
