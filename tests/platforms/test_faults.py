@@ -170,17 +170,11 @@ def large(demo, data, tmp_path) -> tuple[str, ...]:
     return (*onto_reference(tmp_path, demo, data, large=tmp_path / "large.zarr"), "-profile", "test", "--max_epochs", "0")
 
 
-def test_a_run_that_is_killed_while_it_publishes_leaves_nothing_half_written(large, tmp_path):
+def test_one_run_at_a_time_publishes_and_leaves_nothing_half_written_when_it_is_killed(large, tmp_path):
     head = Head(tmp_path, *large)
     place = tmp_path / "out/reference_mapping/dataset~pbmc/file_id~large.zarr"
     partial = place.with_name(f".{place.name}.partial")
-    head.wait_for(partial.exists, "the copy of a result", every=0.005)
-    head.end(signal.SIGKILL)
-    assert partial.exists() and not place.exists()
-    assert not (tmp_path / "out/reference_mapping/mappings.csv").exists()
-
-    again = Head(tmp_path, *large, "-resume")
-    again.wait_for(lambda: "CHECK_INPUT" in again.log.read_text().rpartition("Launching")[2], "its start")
+    head.wait_for(lambda: "Submitted process" in head.log.read_text(), "its first task")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "out").symlink_to(tmp_path / "out")
@@ -189,6 +183,12 @@ def test_a_run_that_is_killed_while_it_publishes_leaves_nothing_half_written(lar
     assert other.status != 0
     assert "Another run is writing to --outdir 'out': wait for its end, or choose another folder." in other.printed
     assert "Submitted process" not in other.printed
+    head.wait_for(partial.exists, "the copy of a result", every=0.005)
+    head.end(signal.SIGKILL)
+    assert partial.exists() and not place.exists()
+    assert not (tmp_path / "out/reference_mapping/mappings.csv").exists()
+
+    again = Head(tmp_path, *large, "-resume")
     assert again.wait() == 0, again.log.read_text()
     assert again.tasks()["EXPORT_EMBEDDING (pbmc~large)"] == "CACHED"
     (result,) = tmp_path.glob("work/*/*/file_id~large.zarr")
