@@ -5,7 +5,6 @@ The stored elements are copied as they are stored, arrays by blocks: dtypes stay
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import anndata
@@ -35,18 +34,12 @@ def export(query: Query, row: dict, embedding: Path, out: Path) -> None:
         raise query.fault(
             f"has {query.n_obs:,} cells that are not the {len(cells):,} of its embedding, in the same order: map it again."
         )
-    out = Path(out)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    root = zarr.open_group(partial, mode="w", zarr_format=2)
+    root = zarr.open_group(out, mode="w", zarr_format=2)
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     with anndata.settings.override(allow_write_nullable_strings=False):
         copy_query(query, root)
         add_results(query, root, result, row)
     zarr.consolidate_metadata(root.store)
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
 
 
 def copy_query(query: Query, root: zarr.Group) -> None:
