@@ -23,7 +23,7 @@ test: ## set up, then run all tests
 	@tools/test
 
 test-platforms: ## as root on Debian: install what is missing, then test Docker, SLURM and Charliecloud for real
-	@tools/setup
+	@tools/setup platforms
 	@tools/test_platforms
 
 lint: ## set up, then run nf-core's own checks alone (docs/nf-core.md)
