@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """What the fan-out over many mappings costs: the memory of Nextflow's head, and the time a task takes beyond its own work.
 
-`--stub N` runs N mappings with `-stub-run` on this machine: all of Nextflow, none of the work. `--real N` maps N queries of 40
-cells, in `--per-task` to a task of training, on a SLURM of one node (as root; tools/slurm_cluster). Run with any environment.
+`--stub N` runs N mappings with `-stub-run` on this machine: all of Nextflow, none of the work. `--real N M` maps N queries of 40
+cells, M to a task of training, on a SLURM of one node (as root; tools/slurm_cluster). Run with any environment.
 """
 
 from __future__ import annotations
