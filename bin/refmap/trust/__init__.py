@@ -1,0 +1,20 @@
+"""How far a mapping can be trusted: figures on a scale that the reference sets, and a traffic light with its reasons."""
+
+from .measure import QueryCells, ReferenceCells, measure
+from .thresholds import FIGURES, Limit, read_thresholds
+from .verdict import AMBER, GREEN, GREY, RED, Verdict, judge
+
+__all__ = [
+    "AMBER",
+    "FIGURES",
+    "GREEN",
+    "GREY",
+    "RED",
+    "Limit",
+    "QueryCells",
+    "ReferenceCells",
+    "Verdict",
+    "judge",
+    "measure",
+    "read_thresholds",
+]

@@ -1,0 +1,165 @@
+"""How the query and the reference lie to each other in the latent space."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ..transfer.neighbors import Index
+from .figures import FEWEST, figure, plural
+
+# Neighbours that make a neighbourhood, where there are cells enough.
+NEIGHBORS = 15
+# Cells of either side that are mixed: few enough that small and large queries are seen at the same resolution.
+MOST_MIXED = 2_000
+MOST_REGIONS, CELLS_A_REGION = 30, 50
+MOST_FITTED = 5_000
+# Batches of the reference that are held out in turn, the largest first.
+MOST_HELD_OUT = 10
+# Random halves that are held out where there are no batches.
+RANDOM_HALVES = 5
+# Cells of either side that are looked at for presence.
+MOST_PRESENT = 10_000
+
+
+def sample(n: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw at most `most` of `n` rows without putting back; ascending int64."""
+    return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
+
+
+def own_neighbors(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return each point's `k` nearest others, nearest first: indices and Euclidean distances, points x min(k, points - 1)."""
+    k = min(k, len(points) - 1)
+    found = Index(points).search(points, k + 1)
+    itself = found.indices == np.arange(len(points))[:, None]
+    # Among many points at one place, a point need not be among those found: then the farthest goes.
+    dropped = np.where(itself.any(axis=1), itself.argmax(axis=1), k)
+    kept = np.arange(k + 1) != dropped[:, None]
+    return found.indices[kept].reshape(-1, k), found.distances[kept].reshape(-1, k)
+
+
+def mixing(query: np.ndarray, reference: np.ndarray, batches: pd.Series | None, seed: int) -> dict:
+    """Share of reference cells in the neighbourhoods of query cells, against what the reference's own batches show.
+
+    See :func:`reference_share` for the share, which depends neither on how many cells either side has nor on which cell types
+    are frequent in it. The same is done with each of the reference's ten largest batches against the others, as if it were the
+    query; ``expected`` is the median of these, ``lowest`` the lowest. Without batches five random halves of the reference's cells
+    take their place.
+
+    The idea to judge a query's mapping by its neighbourhoods' mixing with the reference is that of Lotfollahi et al. 2022
+    (doi:10.1038/s41587-021-01001-7); the draw of equal numbers and the scale are refmap's.
+
+    Parameters
+    ----------
+    query, reference
+        float, cells x latent dimensions.
+    batches
+        Of the reference's cells; missing ones are in no batch. None if there are none.
+
+    Returns
+    -------
+    A figure, whose ``relative`` is value / expected, at most 1.
+    """
+    if len(query) < FEWEST:
+        return figure(note=f"The query has {plural(len(query), 'cell')}, too few for neighbourhoods.")
+    if len(reference) < 2 * FEWEST:
+        return figure(note=f"The reference has {plural(len(reference), 'cell')}, too few for neighbourhoods.")
+    rng = np.random.default_rng(seed)
+    share = reference_share(query, reference, rng)
+    held_out, of = _held_out(len(reference), batches, rng)
+    shown = [reference_share(reference[out], reference[~out], rng, most=min(len(query), MOST_MIXED)) for out in held_out]
+    expected = float(np.median(shown))
+    return figure(
+        share,
+        expected,
+        relative=min(1.0, share / expected) if expected else None,
+        lowest=min(shown),
+        held_out=of,
+        n_held_out=len(shown),
+        n_cells=min(len(query), MOST_MIXED),
+    )
+
+
+def _held_out(n: int, batches: pd.Series | None, rng: np.random.Generator) -> tuple[list[np.ndarray], str]:
+    """Return masks of the cells to hold out in turn, and what they are."""
+    counts = pd.Series(dtype=int) if batches is None else batches.astype(object).value_counts()
+    fit = counts[(counts >= FEWEST) & (counts <= n - FEWEST)].index[:MOST_HELD_OUT]
+    if len(fit):
+        return [(batches == batch).to_numpy(bool, na_value=False) for batch in fit], "batches"
+    return [rng.permutation(n) < n // 2 for _ in range(RANDOM_HALVES)], "random cells"
+
+
+def reference_share(query: np.ndarray, reference: np.ndarray, rng: np.random.Generator, most: int = MOST_MIXED) -> float:
+    """Return the share of reference cells among the nearest neighbours of query cells, of equal numbers of both.
+
+    The latent space is parted into up to 30 regions, around cells of the reference which lie far from each other (drawn as the
+    start of k-means++: Arthur & Vassilvitskii 2007). At most `most` query cells are drawn, and in each region as many reference
+    cells as query cells. Among the 15 nearest of a drawn query cell (a tenth of those drawn if that is fewer, 3 at least) the
+    share of reference cells is 0.5 where the two are intermixed and 0 where they lie apart. Where a region has fewer reference
+    cells than query cells, fewer query cells stand for all of its query cells.
+    """
+    regions_of_query, regions_of_reference = _regions(query, reference, rng)
+    wanted = min(1.0, most / len(query))
+    drawn_query, drawn_reference, weights = [], [], []
+    for region in np.unique(regions_of_query):
+        there = np.flatnonzero(regions_of_query == region)
+        near = np.flatnonzero(regions_of_reference == region)
+        n = min(max(1, round(wanted * len(there))), len(near))
+        drawn_query.append(rng.choice(there, n, replace=False))
+        drawn_reference.append(rng.choice(near, n, replace=False))
+        weights.append(np.full(n, len(there) / max(n, 1)))
+    a, b = query[np.concatenate(drawn_query)], reference[np.concatenate(drawn_reference)]
+    k = int(np.clip(len(a) // 10, min(3, 2 * len(a) - 1), NEIGHBORS))
+    indices, _ = own_neighbors(np.concatenate([a, b]), k)
+    shares = (indices[: len(a)] >= len(a)).mean(axis=1)
+    return float(np.average(shares, weights=np.concatenate(weights)))
+
+
+def _regions(query: np.ndarray, reference: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the region of each cell: that of the nearest of some reference cells which lie far from each other."""
+    from sklearn.cluster import kmeans_plusplus
+
+    fitted = reference[sample(len(reference), MOST_FITTED, rng)].astype(np.float32)
+    n = int(np.clip(len(fitted) // CELLS_A_REGION, 1, MOST_REGIONS))
+    centers, _ = kmeans_plusplus(fitted, n, random_state=int(rng.integers(2**31)))
+    # Of centers at the same place only one has cells.
+    nearest = Index(np.unique(centers, axis=0))
+    return tuple(nearest.search(cells, 1).indices[:, 0] for cells in (query, reference))
+
+
+def presence(query: np.ndarray, reference: np.ndarray, labels: pd.Series | None, seed: int) -> dict:
+    """Share of the reference's cells that have a query cell nearby, in all and by label.
+
+    A reference cell is present if its nearest query cell is no farther than its own 15th nearest reference cell. How often that
+    happens depends on how many query cells there are, so the reference is parted at random: one half is looked at, and of the
+    other half as many cells as of the query play the query, which gives ``expected``. At most 10,000 cells of each are used.
+    A query need not cover its reference: this is to be read, not to be judged.
+
+    The question, and doing it by neighbours of reference cells in the query, are those of the presence scores of He et al. 2024
+    (doi:10.1038/s41586-024-08172-8); these are scaled within each query, and this is not.
+
+    Returns
+    -------
+    A figure, with ``labels``: label -> ``value``, ``expected``, ``n_cells``, for the labels of which a cell was looked at.
+    """
+    if len(query) < FEWEST:
+        return figure(note=f"The query has {plural(len(query), 'cell')}, too few to cover a reference.", labels={})
+    if len(reference) < 2 * FEWEST:
+        return figure(note=f"The reference has {plural(len(reference), 'cell')}, too few to be covered.", labels={})
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(reference))
+    seen, spare = np.sort(order[: len(order) // 2][:MOST_PRESENT]), order[len(order) // 2 :]
+    n = min(len(query), len(spare), MOST_PRESENT)
+    looked_at = reference[seen]
+    _, distances = own_neighbors(looked_at, NEIGHBORS)
+    near = pd.DataFrame(
+        {
+            name: Index(cells).search(looked_at, 1).distances[:, 0] <= distances[:, -1]
+            for name, cells in {"value": query[sample(len(query), n, rng)], "expected": reference[spare[:n]]}.items()
+        }
+    )
+    by_label = {}
+    if labels is not None:
+        groups = near.groupby(labels.iloc[seen].astype(object).to_numpy())
+        by_label = {label: {**group.mean().to_dict(), "n_cells": len(group)} for label, group in groups}
+    return figure(near["value"].mean(), near["expected"].mean(), labels=by_label, n_cells=len(seen), n_query_cells=n)
