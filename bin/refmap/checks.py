@@ -17,6 +17,7 @@ from .gmt import read_gmt
 from .options import Option, read_options
 from .proteins import find_proteins
 from .query import Query, as_text, listed
+from .strategies import refusals
 
 # What a mapping adds to the query's obs for each label column that its model predicts.
 MADE_OF_PREDICTIONS = ("predicted", "predicted_uncertainty", "predicted_probability")
@@ -41,7 +42,7 @@ def check(path: Path | None, row: dict, card: dict, table_path: Path | None = No
 
 
 def _stopped(row: dict, fault: str) -> dict:
-    nothing = {"query": NOTHING_KNOWN, "batches": {}, "covariates": {}, "options": {}}
+    nothing = {"query": NOTHING_KNOWN, "batches": {}, "covariates": {}, "options": {}, "refused": {}}
     return {"row": row, **nothing, "faults": [fault], "warnings": []}
 
 
@@ -89,14 +90,15 @@ class Check:
         """The JSON of the plan.
 
         Row, query (its sizes), batches {value: {cells, name}}, covariates {column: {new}}, options (typed, with their
-        defaults), faults, warnings.
+        defaults), refused {strategy: why it cannot be followed}, faults, warnings.
         """
         for look in (
             self.cells, self.layer, self.genes, self.batch, self.labels, self.truth,
             self.categorical, self.continuous, self.size_factor, self.proteins, self.programs, self.family, self.colors,
+            self.reference,
         ):  # fmt: skip
             self._attempt(look)
-        return {
+        plan = {
             "row": self.row,
             "query": self.summary,
             "batches": self.batches,
@@ -105,6 +107,7 @@ class Check:
             "faults": list(dict.fromkeys(self.faults)),
             "warnings": list(dict.fromkeys(self.warnings)),
         }
+        return plan | {"refused": refusals(plan, self.card)}
 
     def _attempt(self, look: Callable[[], None]) -> None:
         try:
@@ -347,3 +350,8 @@ class Check:
             self.warnings.append(
                 f"query '{self.row['query']}' has no obs column for umap_colors {listed(missing)}: left out of the plots."
             )
+
+    def reference(self) -> None:
+        """What was found wrong with the reference cells that the row names."""
+        if fault := self.row.get("reference_fault"):
+            self.faults.append(fault)

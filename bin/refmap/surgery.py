@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import platform
+import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -22,6 +25,39 @@ from .folders import MappedFolder, PreparedFolder
 from .hierarchy import below_hierarchy
 from .options import defaults as option_defaults
 from .storage import write_zarr
+from .strategies import JOINT, PER_BATCH, SEQUENTIAL, in_order, same_as_joint
+
+# In a warning about some of a query's batches.
+MOST_NAMED = 10
+
+
+@dataclass
+class Part:
+    """What one surgery gave.
+
+    Attributes
+    ----------
+    embedding
+        Its cells x 0 genes, with embedding and predictions.
+    labels_keys
+        The columns of labels that the model predicts.
+    history
+        The training's curves, a row an epoch.
+    facts
+        What the record of the mapping says of it.
+    warnings
+        Sentences for the user.
+    batch, cells
+        Where there is one surgery a batch: which it is, and the places of its cells in the query.
+    """
+
+    embedding: ad.AnnData
+    labels_keys: list[str]
+    history: pd.DataFrame
+    facts: dict
+    warnings: list[str]
+    batch: str | None = None
+    cells: np.ndarray | None = None
 
 
 def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path, mapped: MappedFolder, updated: Path) -> None:
@@ -32,7 +68,8 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
     prepared
         The query, ready for its model.
     training
-        ``train``: settings of the training, None for inference only; ``seed``; ``freeze_dropout``.
+        ``train``: settings of the training, None for inference only; ``seed``; ``freeze_dropout``; ``strategy``: see
+        :mod:`.strategies`, joint unless given.
     card
         What is known of the model.
     model
@@ -40,52 +77,45 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
     mapped
         Where to write what the mapping gives; the folder is made.
     updated
-        The folder to write the updated model to.
+        The folder to write the updated model to; with the strategy ``per_batch`` it gets a folder ``batch_<number>`` for the
+        model of each batch, the largest batch first.
 
     Raises
     ------
     RefmapError
-        If the model is not the one that was inspected, cannot be loaded, diverges, or moved the reference.
+        If the model is not the one that was inspected, cannot be loaded, cannot be mapped onto by this strategy, diverges, or
+        moved the reference.
     """
     plan, alignment = read_json(prepared.plan), read_json(prepared.alignment)
-    row = plan["row"]
+    row, train, strategy = plan["row"], training["train"], training.get("strategy", JOINT)
+    if refused := plan["refused"].get(strategy):
+        raise RefmapError(refused)
     folder = ModelFolder(model, card["model"])
     folder.verify(card["sha256"])
     # The libraries' advice to programmers would bury the line an epoch.
     warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
-    surgery_of = by_name(card["family"]).surgery()
     settings = Settings(training["freeze_dropout"], training["seed"], plan["options"], prepared.gmt if row["gmt"] else None)
 
-    def prepare() -> tuple[ad.AnnData, Surgery]:
+    def read() -> tuple[ad.AnnData, dict]:
         query = ad.read_zarr(prepared.aligned)
         query.obs, model_card = below_hierarchy(query.obs, card)
-        surgery_of.seed(training["seed"])
-        surgery = surgery_of.prepare(folder.path, query, model_card, settings)
-        print(f"{card['class_name']} on {surgery.device}: {query.n_obs} cells, {query.n_vars} genes,", end=" ")
-        print(f"{surgery.parameters_trainable} of {surgery.parameters_total} parameters to train")
-        return query, surgery
+        return query, model_card
 
-    query, surgery, before, history, trained = _trained(prepare, training["train"])
-    latent = surgery.embed()
-    if not np.isfinite(latent).all():
-        raise RefmapError(f"The embedding of '{row['query']}' holds values that are no numbers: lower learning_rate.")
-    embedding, predictions = _embedding(query, latent, surgery.predict())
-    embedding.uns["refmap"] = {key: card[key] for key in ("model", "family", "class_name")} | {"model_sha256": card["sha256"]}
-    surgery.annotate(embedding)
-    mapped.results.mkdir(parents=True)
-    surgery.write_results(mapped.results)
-    # After the embedding, which can move statistics of batch norm as well as training can.
-    after = surgery.frozen_sha256()
-    if before != after:
-        raise RefmapError(
-            f"Surgery moved the reference '{card['model']}' (frozen parameters {before[:12]} became {after[:12]}):"
-            " the mapping is not to be used. This is a defect of refmap: please report it with the model's class and version."
-        )
-    history.to_csv(mapped.history)
+    operate = partial(_operate, row["query"], train, settings)
+    advice = []
+    if strategy != JOINT and (why := same_as_joint(plan, card, train)):
+        advice, strategy = [f"strategy '{strategy}' is the same as '{JOINT}' here, as {why}."], JOINT
+    if strategy == JOINT:
+        parts = [operate(read, folder, updated, mapped.results)]
+    else:
+        parts = _by_batch(strategy, in_order(plan), operate, read, folder, updated, mapped.results)
+    first, last = parts[0], parts[-1]
+
+    embedding = _joined(parts)
+    who = {key: card[key] for key in ("model", "family", "class_name")} | {"model_sha256": card["sha256"]}
+    embedding.uns["refmap"] = who | embedding.uns["refmap"]
+    _history(parts).to_csv(mapped.history)
     write_zarr(embedding, mapped.embedding)
-    surgery.save(updated)
-    if not surgery.holds_facts:
-        carry_facts(folder, updated)
     write_json(
         mapped.record,
         {
@@ -97,24 +127,137 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
             "family": card["family"],
             "class_name": card["class_name"],
             "model_sha256": card["sha256"],
-            "n_cells": query.n_obs,
+            "n_cells": embedding.n_obs,
             "n_genes": {key: alignment[key] for key in ("matched", "padded", "dropped", "summed")},
             "batches": _batches(plan, card),
             "covariates": plan["covariates"],
             "parameters": row | training | {"options": plan["options"]},
-            "train": trained,
-            "device": surgery.device,
-            "parameters_total": surgery.parameters_total,
-            "parameters_trainable": surgery.parameters_trainable,
-            "frozen_sha256_before": before,
-            "frozen_sha256_after": after,
+            "strategy": strategy,
+            "surgeries": [{"batch": part.batch, "n_cells": part.embedding.n_obs, **part.facts} for part in parts],
+            "train": _train_of_all([part.facts["train"] for part in parts]),
+            "device": last.facts["device"],
+            "parameters_total": last.facts["parameters_total"],
+            "parameters_trainable": sum(part.facts["parameters_trainable"] for part in parts),
+            "frozen_sha256_before": first.facts["frozen_sha256_before"],
+            "frozen_sha256_after": first.facts["frozen_sha256_after"],
             "seed": training["seed"],
-            "versions": {"refmap": __version__, "python": platform.python_version(), **surgery.versions()},
-            "predictions": predictions,
+            "versions": {
+                "refmap": __version__,
+                "python": platform.python_version(),
+                **by_name(card["family"]).surgery().versions(),
+            },
+            "predictions": {key: _sums(embedding.obs, key) for key in first.labels_keys},
             # The alignment sees again some of what the plan saw.
-            "warnings": list(dict.fromkeys([*plan["warnings"], *alignment["warnings"], *surgery.warnings])),
+            "warnings": list(dict.fromkeys([*plan["warnings"], *alignment["warnings"], *advice, *_warnings(parts)])),
         },
     )
+
+
+def _by_batch(
+    strategy: str,
+    batches: list[str],
+    operate: Callable[..., Part],
+    read: Callable[[], tuple[ad.AnnData, dict]],
+    folder: ModelFolder,
+    updated: Path,
+    results: Path,
+) -> list[Part]:
+    """Do one surgery a batch, in the order of `batches`: on the reference, or sequentially on what the one before left."""
+    query, card = read()
+    batch_of = query.obs[card["batch_key"]].to_numpy()
+    parts = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, batch in enumerate(batches, start=1):
+            print(f"batch '{batch}' ({number} of {len(batches)}):", end=" ")
+            name, is_last = f"batch_{number}", number == len(batches)
+            if strategy == PER_BATCH:
+                target = updated / name
+            else:
+                target = updated if is_last else Path(scratch) / name
+            cells = np.flatnonzero(batch_of == batch)
+            # Beside the cells, the families whose batches can be parted find what does not hang on the batch.
+            part = operate(partial(_some, query, cells, card), folder, target, results if is_last else None)
+            part.batch, part.cells = batch, cells
+            part.facts["model"] = name if strategy == PER_BATCH else None
+            parts.append(part)
+            if strategy == SEQUENTIAL and not is_last:
+                if number > 1:
+                    remove(folder.path)
+                folder = ModelFolder(target, folder.shown)
+                card = inspect_model(target, folder.shown, card["trusted"]).to_json()
+    return parts
+
+
+def _some(query: ad.AnnData, cells: np.ndarray, card: dict) -> tuple[ad.AnnData, dict]:
+    return query[cells].copy(), card
+
+
+def _operate(
+    shown: str,
+    train: dict | None,
+    settings: Settings,
+    read: Callable[[], tuple[ad.AnnData, dict]],
+    folder: ModelFolder,
+    updated: Path,
+    results: Path | None,
+) -> Part:
+    """Do one surgery: train, embed and predict, prove that the reference has not moved, and save the grown model.
+
+    Parameters
+    ----------
+    shown
+        What the user calls the query.
+    train, settings
+        How it is done; without `train` there is inference only.
+    read
+        Gives the aligned cells, and the card of the model as its family takes it.
+    folder
+        The model that is grown.
+    updated
+        Where the grown model goes.
+    results
+        The folder for what the family finds beside the cells, which is made; None if it is not wanted.
+    """
+
+    def prepare() -> tuple[ad.AnnData, Surgery]:
+        query, card = read()
+        surgery_of = by_name(card["family"]).surgery()
+        surgery_of.seed(settings.seed)
+        surgery = surgery_of.prepare(folder.path, query, card, settings)
+        print(f"{card['class_name']} on {surgery.device}: {query.n_obs} cells, {query.n_vars} genes,", end=" ")
+        print(f"{surgery.parameters_trainable} of {surgery.parameters_total} parameters to train")
+        return query, surgery
+
+    query, surgery, before, history, trained = _trained(prepare, train)
+    latent = surgery.embed()
+    if not np.isfinite(latent).all():
+        raise RefmapError(f"The embedding of '{shown}' holds values that are no numbers: lower learning_rate.")
+    predictions = surgery.predict()
+    embedding = _embedding(query, latent, predictions)
+    surgery.annotate(embedding)
+    if results:
+        results.mkdir(parents=True)
+        surgery.write_results(results)
+    # After the embedding, which can move statistics of batch norm as well as training can.
+    after = surgery.frozen_sha256()
+    if before != after:
+        raise RefmapError(
+            f"Surgery moved the reference '{folder.shown}' (frozen parameters {before[:12]} became {after[:12]}):"
+            " the mapping is not to be used. This is a defect of refmap: please report it with the model's class and version."
+        )
+    surgery.save(updated)
+    if not surgery.holds_facts:
+        carry_facts(folder, updated)
+    facts = {
+        "model": None,
+        "train": trained,
+        "device": surgery.device,
+        "parameters_total": surgery.parameters_total,
+        "parameters_trainable": surgery.parameters_trainable,
+        "frozen_sha256_before": before,
+        "frozen_sha256_after": after,
+    }
+    return Part(embedding, list(predictions), history, facts, surgery.warnings)
 
 
 def _trained(
@@ -169,18 +312,12 @@ def _train(surgery: Surgery, settings: dict | None) -> tuple[pd.DataFrame, dict 
     return surgery.train(settings, log=print)
 
 
-def _embedding(query: ad.AnnData, latent: np.ndarray, predictions: dict[str, Prediction]) -> tuple[ad.AnnData, dict]:
-    """Put the latent and the model's predictions into an AnnData without genes; sum the predictions up."""
-    result = ad.AnnData(obs=pd.DataFrame(index=query.obs_names.astype(object)), obsm={"X_emb": latent})
-    sums = {}
+def _embedding(query: ad.AnnData, latent: np.ndarray, predictions: dict[str, Prediction]) -> ad.AnnData:
+    """Put the latent and the model's predictions into an AnnData without genes."""
+    result = ad.AnnData(obs=pd.DataFrame(index=query.obs_names.astype(object)), obsm={"X_emb": latent}, uns={"refmap": {}})
     for key, prediction in predictions.items():
         add_prediction(result, key, prediction)
-        counts = result.obs[f"{key}_predicted"].value_counts()
-        sums[key] = {
-            "counts": {name: int(n) for name, n in counts.items() if n},
-            "mean_uncertainty": float(prediction.uncertainty.mean()),
-        }
-    return result, sums
+    return result
 
 
 def add_prediction(result: ad.AnnData, key: str, prediction: Prediction) -> None:
@@ -202,6 +339,66 @@ def _batches(plan: dict, card: dict) -> dict:
         "new": sorted(set(names.values()) - set(card["batches"])),
         "renamed": {value: name for value, name in names.items() if value != name},
     }
+
+
+def _sums(obs: pd.DataFrame, key: str) -> dict:
+    """How many cells each label was predicted of, and the mean uncertainty."""
+    counts = obs[f"{key}_predicted"].value_counts()
+    return {
+        "counts": {name: int(n) for name, n in counts.items() if n},
+        "mean_uncertainty": float(obs[f"{key}_predicted_uncertainty"].mean()),
+    }
+
+
+def _joined(parts: list[Part]) -> ad.AnnData:
+    """The cells of all surgeries, in the query's order."""
+    if len(parts) == 1:
+        return parts[0].embedding
+    joined = ad.concat([part.embedding for part in parts])
+    order = np.argsort(np.concatenate([part.cells for part in parts]))
+    # Not `joined[order].copy()`, which drops the labels that no cell has.
+    obsm = {key: values[order] for key, values in joined.obsm.items()}
+    return ad.AnnData(obs=joined.obs.iloc[order], obsm=obsm, uns=parts[0].embedding.uns)
+
+
+def _history(parts: list[Part]) -> pd.DataFrame:
+    """The curves of all surgeries: where there are several, with the batch of each row, and epochs that are counted on."""
+    if len(parts) == 1:
+        return parts[0].history
+    tables = []
+    for part in parts:
+        tables.append(part.history.copy())
+        tables[-1].insert(0, "batch", part.batch)
+    table = pd.concat(tables)
+    table.index = pd.RangeIndex(1, len(table) + 1, name="epoch")
+    return table
+
+
+def _train_of_all(trained: list[dict | None]) -> dict | None:
+    """What to record of the training of all surgeries: sums, and the smallest minibatch."""
+    done = [facts for facts in trained if facts]
+    if len(done) < 2:
+        return done[0] if done else None
+    return {
+        "epochs": sum(facts["epochs"] for facts in done),
+        "max_epochs": sum(facts["max_epochs"] for facts in done),
+        "stopped_early": any(facts["stopped_early"] for facts in done),
+        "seconds": round(sum(facts["seconds"] for facts in done), 2),
+        "batch_size": min(facts["batch_size"] for facts in done),
+    }
+
+
+def _warnings(parts: list[Part]) -> list[str]:
+    """The warnings of all surgeries, each once, with the batches that it is about unless it is about all of them."""
+    batches: dict[str, list[str]] = {}
+    for part in parts:
+        for sentence in part.warnings:
+            batches.setdefault(sentence, []).append(f"'{part.batch}'")
+    told = []
+    for sentence, of in batches.items():
+        names = ", ".join(of[:MOST_NAMED]) + (f" and {len(of) - MOST_NAMED} more" if len(of) > MOST_NAMED else "")
+        told.append(sentence if len(of) == len(parts) else f"Batch{'es' * (len(of) > 1)} {names}: {sentence}")
+    return told
 
 
 def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path | None = None, log=print) -> None:
@@ -226,15 +423,20 @@ def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path
     family.train_reference(ad.read_zarr(aligned), settings, folder, log)
     if embedding:
         cells = ad.read_zarr(aligned)  # again, as training may have changed those that it was given
-        latent = embed_reference(cells, folder, settings["seed"])
+        latent = embed_reference(cells, folder, inspect_model(folder).to_json(), settings["seed"])
         write_zarr(ad.AnnData(obs=cells.obs, obsm={"X_emb": latent}), embedding)
 
 
-def embed_reference(cells: ad.AnnData, folder: Path, seed: int) -> np.ndarray:
-    """Return the latent of aligned cells whose batches a model knows: float32, cells x latent dimensions."""
-    card = inspect_model(folder)
-    # Some families leave genes out of what they train on.
-    cells = cells[:, card.genes].copy()
-    surgery_of: type[Surgery] = by_name(card.family).surgery()
+def embed_reference(cells: ad.AnnData, model: Path, card: dict, seed: int) -> np.ndarray:
+    """Return the latent of aligned cells whose batches a model knows: float32, cells x latent dimensions.
+
+    Raises RefmapError if the model is not the one that `card` describes, or cannot be loaded.
+    """
+    folder = ModelFolder(model, card["model"])
+    folder.verify(card["sha256"])
+    surgery_of = by_name(card["family"]).surgery()
     surgery_of.seed(seed)
-    return surgery_of.prepare(folder, cells, card.to_json(), Settings(seed=seed, options=option_defaults(card.options))).embed()
+    # Some families leave genes out of what they train on; a hierarchy's labels are none of the model's below it.
+    cells = cells[:, card["genes"]].copy()
+    cells.obs, model_card = below_hierarchy(cells.obs, card)
+    return surgery_of.prepare(folder.path, cells, model_card, Settings(seed=seed, options=option_defaults(card["options"]))).embed()

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from refmap.checks import check, name_batches
 from refmap.options import Option
 from refmap.query import Matrix
+from refmap.strategies import STRATEGIES, faults_of
 from test_align import MODEL, make_card, make_query, make_row
 
 
@@ -43,6 +44,7 @@ def test_a_good_query_has_a_plan(tmp_path):
         "batches": {name: {"cells": 3, "name": name} for name in ("d1", "d2", "d3")},
         "covariates": {},
         "options": {},
+        "refused": {},
         "faults": [],
         "warnings": [],
     }
@@ -203,6 +205,20 @@ def test_batches_are_renamed_where_they_collide():
     }
 
 
+def test_a_strategy_that_cannot_be_followed_is_no_fault_of_a_plan(tmp_path):
+    """It is known before any training, and whoever wants another strategy has nothing to align again."""
+    card = make_card(class_name="SysVI", fixed_batches=True, batches=["d1", "d2", "d3"])
+    plans = [plan_of(make_query(MODEL), tmp_path, card, strategy=strategy) for strategy in STRATEGIES]
+    for plan, strategy in zip(plans, STRATEGIES, strict=True):
+        assert plan["faults"] == [] and plan == plans[0] | {"row": make_row(strategy=strategy)}
+    assert set(plans[0]["refused"]) == {"per_batch", "sequential"}
+    assert faults_of(plans[0], "joint") == [] and faults_of(plans[0], "per_batch") == [
+        "strategy 'per_batch' is not for query 'data/q.h5ad', as surgery on a SysVI model learns no batches: set strategy to joint."
+    ]
+    together = plan_of(make_query(MODEL), tmp_path, card | {"fixed_batches": False}, one_batch=True)
+    assert together["refused"] == {}
+
+
 def test_one_batch_needs_no_column(tmp_path):
     plan = plan_of(make_query(MODEL), tmp_path, batch_key=None, one_batch=True)
     assert plan["faults"] == [] and plan["batches"] == {"lung.donor_1": {"cells": 9, "name": "lung.donor_1"}}
@@ -321,7 +337,8 @@ def test_no_accuracy_is_doubted_where_the_model_predicts_nothing(tmp_path):
 
 
 def test_columns_that_the_mapping_adds_can_colour_the_pictures(tmp_path):
-    card = make_card(labels={"type": ["B"]}, adds=["prototype"], hierarchy={"labels_key": "type"})
+    hierarchy = {"labels_key": "type", "below": {"takes_new_labels": False}}
+    card = make_card(labels={"type": ["B"]}, adds=["prototype"], hierarchy=hierarchy)
     colors = ["prototype", "type_predicted", "type_tree_predicted", "nothing"]
     (warning,) = plan_of(make_query(MODEL), tmp_path, card, umap_colors=colors)["warnings"]
     assert "has no obs column for umap_colors 'nothing'" in warning

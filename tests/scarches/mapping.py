@@ -102,7 +102,7 @@ def map_cells(adata: ad.AnnData, model: Path, folder: Path, gmt: Path | None = N
     write_json(prepared.alignment, found["alignment"])
     if gmt:
         shutil.copyfile(gmt, prepared.gmt)
-    training = {key: (ROW | row)[key] for key in ("train", "seed", "freeze_dropout")}
+    training = {key: (ROW | row)[key] for key in ("train", "seed", "freeze_dropout", "strategy")}
     map_query(prepared, training, card, model, MappedFolder(folder / "mapped"), folder / "updated")
     return Mapped(folder, card, plan)
 

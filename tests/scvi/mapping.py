@@ -45,7 +45,7 @@ def prepare(adata, model: Path, folder: Path, row: dict) -> tuple[dict, Prepared
 
 
 def training_of(row: dict) -> dict:
-    return {key: row[key] for key in ("train", "seed", "freeze_dropout")}
+    return {key: row[key] for key in ("train", "seed", "freeze_dropout", "strategy")}
 
 
 def map_cells(adata, model: Path, folder: Path, **row) -> Mapped:

@@ -34,6 +34,8 @@ def training_arguments(kind: type, settings: dict, n_cells: int, warnings: list[
         for name in [name for name in arguments if name.startswith("early_stopping_")]:
             del arguments[name]
         arguments |= {"train_size": 1.0, "early_stopping": False, "check_val_every_n_epoch": None}
+        if "reduce_lr_on_plateau" in inspect.signature(kind.train).parameters:
+            arguments["reduce_lr_on_plateau"] = False  # totalVI's own choice, which looks at the validation set
     return arguments | {"plan_kwargs": plan}
 
 
