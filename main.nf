@@ -9,17 +9,21 @@ include { ALIGN_REFERENCE  } from './modules/align_reference'
 include { TRAIN_REFERENCE  } from './modules/train_reference'
 include { LEARN_HIERARCHY  } from './modules/learn_hierarchy'
 include { INSPECT_MODEL    } from './modules/inspect_model'
+include { PREPARE_REFERENCE   } from './modules/prepare_reference'
+include { EMBED_REFERENCE     } from './modules/embed_reference'
+include { CALIBRATE_REFERENCE } from './modules/calibrate_reference'
 include { CHECK_QUERY      } from './modules/check_query'
 include { ALIGN_GENES      } from './modules/align_genes'
 include { TRAIN_SURGERY ; TRAIN_SURGERY as TRAIN_ALONE } from './modules/train_surgery'
 include { UPDATE_HIERARCHY } from './modules/update_hierarchy'
+include { TRANSFER_LABELS  } from './modules/transfer_labels'
 include { EXPORT_EMBEDDING } from './modules/export_embedding'
 include { QC_MAPPING       } from './modules/qc_mapping'
 include { REPORT           } from './modules/report'
 include { VERDICT          } from './modules/verdict'
 
 include { claim ; publish } from './modules/publishing'
-include { alignedSize ; announce ; codeVersion ; furthest ; given ; helpText ; located ; mappingId ; parameters ; parse ; referenceSettings } from './modules/functions'
+include { alignedSize ; announce ; codeVersion ; furthest ; given ; helpText ; judged ; located ; mappingId ; parameters ; parse ; referenceSettings } from './modules/functions'
 include { size ; stamp ; tasks ; toJson ; together ; training ; withoutTraining } from './modules/functions'
 
 workflow MAP {
@@ -49,32 +53,58 @@ workflow MAP {
     LEARN_HIERARCHY(TRAIN_REFERENCE.out.model.combine(TRAIN_REFERENCE.out.embedding), referenceSettings(), code)
     reference = hierarchical ? LEARN_HIERARCHY.out.model : TRAIN_REFERENCE.out.model
 
-    // [model's name, row, query, id table, GMT, model]; a path that leads nowhere is []
+    // [[model's name, what the row says of its reference cells], row, query, id table, GMT, reference cells, model]; a path that
+    // leads nowhere is []
     rows = CHECK_INPUT.out.mappings
         .splitText { line -> line.trim() }
         .combine(sheet.map { path -> [path] })
         .combine(reference.ifEmpty([]).map { path -> [path] })
-        .map { line, path, trained ->
+        .combine(atlas.ifEmpty([]).map { path -> [path] })
+        .map { line, path, trained, its_cells ->
             def row = parse(line)
             [
-                row.model ?: 'the reference trained in this run', row,
-                located(row.query, path), located(row.id_table, path), located(row.gmt, path), row.model ? located(row.model, path) : trained,
+                [row.model ?: 'the reference trained in this run', toJson(row.cells.sort())], row,
+                located(row.query, path), located(row.id_table, path), located(row.gmt, path),
+                row.cells.trained ? its_cells : located(row.cells.reference, path), row.model ? located(row.model, path) : trained,
             ]
         }
 
     // Once a distinct model: [name, card]
-    models = rows.map { name, _row, _query, _table, _gmt, model -> [name, model] }.unique { name, _model -> name }
+    models = rows.map { key, _row, _query, _table, _gmt, _cells, model -> [key[0], model] }.unique { name, _model -> name }
     INSPECT_MODEL(models.map { name, model -> [name, model, stamp(model)] }, code)
 
-    // [meta, row, query, id table, GMT, model, card]
-    mappings = rows
+    // Once a distinct reference: its cells in the latent space, and the scale that they set
+    references = rows.map { key, _row, _query, _table, _gmt, cells, model -> [key[0], key, cells, model] }
+        .unique { _name, key, _cells, _model -> key }
         .combine(INSPECT_MODEL.out.card, by: 0)
-        .map { _name, row, query, table, gmt, model, card ->
+    PREPARE_REFERENCE(references.map { _name, key, cells, model, card -> [key, cells, model, stamp(cells) + stamp(model), card] }, code)
+    cells = PREPARE_REFERENCE.out.prepared.branch { _key, prepared ->
+        def source = parse(prepared.resolve('reference.json').text).source
+        counts: source == 'counts'
+        embedded: source
+    }
+    EMBED_REFERENCE(
+        cells.counts.join(references.map { _name, key, _cells, model, card -> [key, model, card] }).map { key, prepared, model, card ->
+            [key, parse(card.text).env, alignedSize(prepared.resolve('aligned.zarr'), 0), prepared, model, card]
+        },
+        code,
+    )
+    CALIBRATE_REFERENCE(cells.counts.join(EMBED_REFERENCE.out.latent).mix(cells.embedded.map { key, prepared -> [key, prepared, []] }), code)
+
+    // [meta, row, query, id table, GMT, model, card], and of each whether it has reference cells: [meta, key, whether]
+    joined = rows
+        .map { key, row, query, table, gmt, _cells, model -> [key, row, query, table, gmt, model] }
+        .combine(references.map { _name, key, _cells, _model, card -> [key, card] }, by: 0)
+        .combine(PREPARE_REFERENCE.out.prepared, by: 0)
+        .map { key, row, query, table, gmt, model, card, prepared ->
             def kind = parse(card.text)
+            def found = parse(prepared.resolve('reference.json').text)
             def id = "${row.dataset}~${row.file_id}".toString()
             def meta = [id: id, dataset: row.dataset, file_id: row.file_id, family: kind.family, env: kind.env, hierarchy: kind.hierarchy != null]
-            [meta, row, query, table, gmt, model, card]
+            [meta, row + [reference_fault: found.fault], query, table, gmt, model, card, key, found.source != null]
         }
+    mappings = joined.map { meta, row, query, table, gmt, model, card, _key, _found -> [meta, row, query, table, gmt, model, card] }
+    keys = joined.map { meta, _row, _query, _table, _gmt, _model, _card, key, found -> [meta, key, found] }
     CHECK_QUERY(
         mappings.map { meta, row, query, table, gmt, _model, card -> [meta, withoutTraining(row), query, table, gmt, stamp(query), card] },
         code,
@@ -83,7 +113,7 @@ workflow MAP {
     // The gate: all faults are told at once, and nothing is trained before every query has been looked at
     plans = CHECK_QUERY.out.plan
         .join(mappings.map { meta, row, _query, _table, _gmt, _model, _card -> [meta, row] })
-        .map { meta, path, row -> [meta, row, path, parse(path.text)] }
+        .map { meta, path, row -> [meta, row, path, judged(parse(path.text), row)] }
     gate = plans.map { meta, row, _path, plan -> [meta, row, plan] }.toList().map { all -> announce(all); tasks(all) }
 
     // [meta, size, plan, query, id table, GMT, model, card]
@@ -136,14 +166,30 @@ workflow MAP {
         code,
     )
 
-    // [meta, size, plan, query, mapped]
+    // Labels from the reference's cells, where there are any: [meta, size, plan, query, mapped, reference]
+    scales = keys.map { meta, key, _found -> [key, meta] }
+        .combine(CALIBRATE_REFERENCE.out.reference, by: 0)
+        .map { _key, meta, scale -> [meta, scale] }
     mapped = ready
         .map { meta, size, plan, query, _table, _gmt, _model, _card -> [meta, size, plan, query] }
         .join(surgery.done.mix(UPDATE_HIERARCHY.out.mapped))
-    EXPORT_EMBEDDING(mapped, code)
+        .join(keys.map { meta, _key, found -> [meta, found] })
+        .branch { meta, size, plan, query, mapped, found ->
+            near: found
+                return [meta, size, plan, query, mapped]
+            alone: true
+                return [meta, size, plan, query, mapped, []]
+        }
+    TRANSFER_LABELS(mapped.near.join(scales).map { meta, size, plan, _query, mapped, scale -> [meta, size, plan, mapped, scale] }, code)
+    labelled = mapped.near
+        .map { meta, size, plan, query, _mapped -> [meta, size, plan, query] }
+        .join(TRANSFER_LABELS.out.mapped)
+        .join(scales)
+        .mix(mapped.alone)
+    EXPORT_EMBEDDING(labelled.map { meta, size, plan, query, mapped, _scale -> [meta, size, plan, query, mapped] }, code)
     QC_MAPPING(
-        mapped.join(ALIGN_GENES.out.prepared).map { meta, size, plan, query, mapped, prepared ->
-            [meta, size, plan, query, prepared.resolve('alignment.json'), mapped]
+        labelled.join(ALIGN_GENES.out.prepared).map { meta, size, plan, query, mapped, scale, prepared ->
+            [meta, size, plan, query, prepared, mapped, scale]
         },
         code,
     )
@@ -166,16 +212,19 @@ workflow MAP {
             ALIGN_GENES.out.prepared.map { item -> [item[0].id, 'ALIGN_GENES'] },
             trained.map { item -> [item[0], 'TRAIN_SURGERY'] },
             UPDATE_HIERARCHY.out.mapped.map { item -> [item[0].id, 'UPDATE_HIERARCHY'] },
+            TRANSFER_LABELS.out.mapped.mix(mapped.alone).map { item -> [item[0].id, 'TRANSFER_LABELS'] },
             EXPORT_EMBEDDING.out.query.map { item -> [item[0].id, 'EXPORT_EMBEDDING'] },
         )
     faults = ALIGN_GENES.out.fault
-        .mix(TRAIN_SURGERY.out.fault.flatten(), TRAIN_ALONE.out.fault, UPDATE_HIERARCHY.out.fault, EXPORT_EMBEDDING.out.fault, QC_MAPPING.out.fault)
+        .mix(TRAIN_SURGERY.out.fault.flatten(), TRAIN_ALONE.out.fault, UPDATE_HIERARCHY.out.fault, TRANSFER_LABELS.out.fault)
+        .mix(EXPORT_EMBEDDING.out.fault, QC_MAPPING.out.fault)
     REPORT(
         CHECK_INPUT.out.mappings.filter { path -> path.size() > 0 },
         CHECK_QUERY.out.plan.map { _meta, path -> path }.collect(sort: true).ifEmpty([]),
         INSPECT_MODEL.out.card.map { _name, path -> path }.collect(sort: true).ifEmpty([]),
         faults.collect(sort: true).ifEmpty([]),
         QC_MAPPING.out.qc.map { _meta, path -> path }.collect(sort: true).ifEmpty([]),
+        CALIBRATE_REFERENCE.out.reference.map { _key, path -> path.resolve('reference.json') }.collect(sort: true).ifEmpty([]),
         passed.toList().map { all -> furthest(all) },
         file("${projectDir}/assets/multiqc_config.yml"),
         code,

@@ -5,19 +5,21 @@ from pathlib import Path
 
 import click
 from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.folders import MappedFolder
+from refmap.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from refmap.qc import describe_mapping
 
 
 @command("QC_MAPPING")
 @click.option("--plan", required=True, type=INPUT, help="The mapping's plan (JSON).")
 @click.option("--query", required=True, type=INPUT, help="The query as it came.")
-@click.option("--alignment", required=True, type=INPUT, help="What became of its genes (JSON).")
+@click.option("--prepared", required=True, type=INPUT, help="The query ready for its model: a folder.")
 @click.option("--mapped", required=True, type=INPUT, help="What the mapping gave: a folder.")
+@click.option("--reference", type=INPUT, help="The reference's cells and the scale that they set: a folder.")
 @click.option("--output", required=True, type=OUTPUT, help="Folder to make.")
-def main(plan: Path, query: Path, alignment: Path, mapped: Path, output: Path) -> None:
-    """Write the label composition, the score and the pictures of one mapping to a folder, beside its records."""
-    describe_mapping(read_json(plan), query, alignment, MappedFolder(mapped), output)
+def main(plan: Path, query: Path, prepared: Path, mapped: Path, reference: Path | None, output: Path) -> None:
+    """Write how far one mapping is to be trusted, its composition, score and pictures to a folder, beside its records."""
+    around = ReferenceFolder(reference) if reference else None
+    describe_mapping(read_json(plan), query, PreparedFolder(prepared), MappedFolder(mapped), around, output)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.outcomes import gather
+from refmap.outcomes import gather, read_references
 from refmap.report import write_report
 
 FOLDER = click.Path(path_type=Path)
@@ -17,6 +17,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--cards", required=True, type=FOLDER, help="Folder of model cards (JSON); may be absent.")
 @click.option("--faults", required=True, type=FOLDER, help="Folder of faults (JSON); may be absent.")
 @click.option("--qc", required=True, type=FOLDER, help="Folder of the mappings' QC folders, named by their ids; may be absent.")
+@click.option("--references", required=True, type=FOLDER, help="Folder of the references' records (JSON); may be absent.")
 @click.option("--reached", required=True, type=INPUT, help="The last stage that each mapping finished (JSON: id to stage).")
 @click.option("--config", required=True, type=INPUT, help="MultiQC's configuration.")
 @click.option("--title", default="refmap", help="Heading of the page.")
@@ -28,6 +29,7 @@ def main(
     cards: Path,
     faults: Path,
     qc: Path,
+    references: Path,
     reached: Path,
     config: Path,
     title: str,
@@ -36,7 +38,7 @@ def main(
 ) -> None:
     """Write multiqc_report.html, mappings.csv, summary.txt and failed.txt (how many failed) to a folder."""
     outcomes = gather(mappings, plans, cards, faults, qc, read_json(reached))
-    write_report(outcomes, output, config, title, outdir)
+    write_report(outcomes, read_references(references), output, config, title, outdir)
 
 
 if __name__ == "__main__":

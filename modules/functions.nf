@@ -53,7 +53,7 @@ def located(name, sheet) {
 
 // What surgery alone needs of a row, and the row without it: to train otherwise is no reason to align again
 def ofTraining() {
-    return ['train', 'seed', 'freeze_dropout']
+    return ['train', 'seed', 'freeze_dropout', 'strategy']
 }
 
 def training(row) {
@@ -61,7 +61,13 @@ def training(row) {
 }
 
 def withoutTraining(row) {
-    return toJson((row - row.subMap(ofTraining() + 'bundle')).sort())
+    return toJson((row - row.subMap(ofTraining() + 'bundle' + 'cells')).sort())
+}
+
+// The plan of a mapping with all that it cannot be done for: the plan itself does not know how it is to be trained
+def judged(plan, row) {
+    def refused = plan.refused?.get(row.strategy)
+    return refused ? plan + [faults: plan.faults + refused] : plan
 }
 
 // What tells one state of a folder from another; Nextflow itself looks no further than the folder's own date
@@ -145,7 +151,7 @@ def mappingId(path) {
 
 // How far each mapping came: {id: the last stage that it passed}
 def furthest(passed) {
-    def stages = ['CHECK_QUERY', 'ALIGN_GENES', 'TRAIN_SURGERY', 'UPDATE_HIERARCHY', 'EXPORT_EMBEDDING']
+    def stages = ['CHECK_QUERY', 'ALIGN_GENES', 'TRAIN_SURGERY', 'UPDATE_HIERARCHY', 'TRANSFER_LABELS', 'EXPORT_EMBEDDING']
     return toJson(passed.sort { a, b -> stages.indexOf(a[1]) <=> stages.indexOf(b[1]) ?: a[0] <=> b[0] }.collectEntries())
 }
 

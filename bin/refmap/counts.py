@@ -47,8 +47,9 @@ def counts_elsewhere(query: Query, layer: str) -> str:
     for other in query.layers:
         if other != layer:
             if looks_like_counts(query.matrix(other)):
-                fixes.append(f"{layer_name(other)} looks like counts: set layer: {other}")
-    return "; ".join(fixes) or "no other layer looks like counts: give a query with raw counts"
+                setting = "layer" if query.called == "query" else f"{query.called}_layer"
+                fixes.append(f"{layer_name(other)} looks like counts: set {setting}: {other}")
+    return "; ".join(fixes) or f"no other layer looks like counts: give a {query.called} with raw counts"
 
 
 class Values:

@@ -58,3 +58,30 @@ class MappedFolder:
     def results(self) -> Path:
         """What the family found beside the cells: a folder of tables."""
         return self.folder / "results"
+
+    @property
+    def neighbors(self) -> Path:
+        """The reference cells nearest to each of the query's, indices and distances: .npz; absent without reference cells."""
+        return self.folder / "neighbors.npz"
+
+
+@dataclass(frozen=True)
+class ReferenceFolder:
+    """The cells of a reference, for what their neighbourhood says of a query's."""
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        """What the cells are, and once they are embedded the scale that they set: JSON."""
+        return self.folder / "reference.json"
+
+    @property
+    def cells(self) -> Path:
+        """The reference's cells x 0 genes, with their labels and, once they are embedded, their embedding: AnnData zarr."""
+        return self.folder / "cells.zarr"
+
+    @property
+    def aligned(self) -> Path:
+        """Their counts, ready for the model: AnnData zarr; absent where there is an embedding already."""
+        return self.folder / "aligned.zarr"

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .cli import read_json
+from .strategies import faults_of
 
 # The stages that a mapping passes, in their order; UPDATE_HIERARCHY only if its model has a hierarchy.
-STAGES = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "UPDATE_HIERARCHY", "EXPORT_EMBEDDING", "QC_MAPPING")
+STAGES = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "UPDATE_HIERARCHY", "TRANSFER_LABELS", "EXPORT_EMBEDDING", "QC_MAPPING")
 TRACE = "pipeline_info/trace.txt"
 # What the card of the reference that this run trained is named; its rows name no model.
 TRAINED_HERE = "the reference trained in this run"
@@ -70,6 +71,47 @@ class Outcome:
         return next((sums["mean_uncertainty"] for sums in (self.record.get("predictions") or {}).values()), None)
 
     @property
+    def light(self) -> str | None:
+        """green, amber, red or grey: see :mod:`refmap.trust`."""
+        return self.trust.get("light")
+
+    @property
+    def trust(self) -> dict:
+        return self.record.get("trust") or {}
+
+    @property
+    def unknown(self) -> float | None:
+        """The share of cells without a transferred label, by the column of labels that has least of them."""
+        columns = (self.record.get("transfer") or {}).get("labels", {})
+        return min((column["unknown"] for column in columns.values()), default=None)
+
+    @property
+    def novel(self) -> float | None:
+        """The share of cells unlike the reference."""
+        return self.trust.get("figures", {}).get("novel", {}).get("value")
+
+    @property
+    def calibrations(self) -> dict[str, dict]:
+        """How its labels agree with the true ones: `<key>_predicted` or `<key>_transferred` -> what calibrate says."""
+        return self.record.get("calibration") or {}
+
+    @property
+    def transferred(self) -> dict:
+        """That of the transferred labels, of several columns the one that knows most true labels; empty without a truth."""
+        found = [of for name, of in self.calibrations.items() if name.endswith("_transferred")]
+        return max(found, key=lambda of: of["n"], default={})
+
+    @property
+    def alone(self) -> bool:
+        """Whether it was mapped without cells of the reference to compare with."""
+        return self.mapped and not self.record.get("transfer")
+
+    @property
+    def explore(self) -> str:
+        """Where the page to look around in is, below the run's outdir; empty where there is none."""
+        return f"{self.paths()[2]}/explore.html" if self.folder and (self.folder / "explore.html").exists() else ""
+
+    @property
     def seconds(self) -> float | None:
         """How long training took; 0 where nothing was trained."""
         return (self.record.get("train") or {"seconds": 0})["seconds"] if self.record else None
@@ -120,6 +162,19 @@ def gather(mappings: Path, plans: Path, cards: Path, faults: Path, qc: Path, rea
     return outcomes
 
 
+def read_references(folder: Path) -> list[dict]:
+    """Return the records of all references whose cells were to be had, each with a `name` of its own, sorted by it.
+
+    The same cells make a reference for each model that they are embedded by.
+    """
+    records = sorted(_read_all(folder), key=lambda record: (record["reference"], json.dumps(record)))
+    seen: dict[str, int] = {}
+    for record in records:
+        number = seen[record["reference"]] = seen.get(record["reference"], 0) + 1
+        record["name"] = record["reference"] if number == 1 else f"{record['reference']} ({number})"
+    return records
+
+
 def _read_all(folder: Path) -> list[dict]:
     return [read_json(path) for path in sorted(folder.glob("*.json"))] if folder.is_dir() else []
 
@@ -129,8 +184,8 @@ def _settle(outcome: Outcome, faults: dict[str | None, dict], folder: Path | Non
     fault = faults.get(outcome.id) or (faults.get(None) if outcome.row["model"] is None else None)
     if fault:
         outcome.stage, outcome.reason = fault["stage"], fault["message"]
-    elif outcome.plan.get("faults"):
-        outcome.stage, outcome.reason = "CHECK_QUERY", "\n".join(outcome.plan["faults"])
+    elif outcome.plan and (found := faults_of(outcome.plan, outcome.row["strategy"])):
+        outcome.stage, outcome.reason = "CHECK_QUERY", "\n".join(found)
     elif not outcome.plan and outcome.card.get("fault"):
         outcome.stage, outcome.reason = "INSPECT_MODEL", outcome.card["fault"]
     elif folder and reached == "EXPORT_EMBEDDING":

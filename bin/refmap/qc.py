@@ -1,4 +1,4 @@
-"""What one mapping looks like: its labels by batch, its score where the truth is known, and pictures of the query's cells."""
+"""What one mapping looks like: its labels by batch, how far it is to be trusted, and pictures of the query's cells."""
 
 from __future__ import annotations
 
@@ -9,88 +9,150 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+import zarr
+from anndata.io import sparse_dataset
 
-from . import plots
+from . import pictures, plots, trust
 from .cli import read_json, write_json
+from .counts import check_values
 from .errors import RefmapError
-from .folders import MappedFolder
+from .folders import MappedFolder, PreparedFolder, ReferenceFolder
 from .query import Query, as_text
+from .report_page import read_history
 from .results import Mapped, draw_results
+from .transfer.calibration import calibrate
+from .transfer.labels import Transfer, transfer_labels
+from .transfer.neighbors import Neighbors
 
-MOST_CELLS_DRAWN = 50_000
 MISSING = "missing"
-PREDICTED = "predicted label"
-UNCERTAINTY = "uncertainty of the predicted label"
+# Values of the aligned matrix that tell whether it holds counts.
+ENOUGH_VALUES = 10_000
+
+
+@dataclass
+class Labels:
+    """Labels that a mapping gave the query's cells.
+
+    made           how: ``predicted`` by the model, or ``transferred`` from the reference's cells
+    key            of which column of labels
+    values         the label of each cell
+    uncertainty    that label's
+    classes        the labels that there are
+    """
+
+    made: str
+    key: str
+    values: pd.Series
+    uncertainty: pd.Series
+    classes: list[str]
+
+    @property
+    def name(self) -> str:
+        return f"{self.key}_{self.made}"
 
 
 @dataclass
 class Cells:
     """The query's cells, all of them and in its order.
 
+    names          the name of each
     latent         float array (cells x latent dimensions)
-    labels_key     the column of labels that is shown and scored, or None for a model that predicts none
-    predicted      the model's label of each cell
-    uncertainty    that label's
-    classes        the labels that the model knows
     columns        the obs columns of the query that are asked for: key -> values
+    labels         what the mapping says of them, the model's word first; of several columns that one which knows most true labels
+    levels         every column of transferred labels: key -> the label of each cell
+    novelty        the p-value of each against the reference's own cells; None without those
+    place          cells x 2 in the UMAP of the reference; None without its cells
     """
 
+    names: np.ndarray
     latent: np.ndarray
-    labels_key: str | None = None
-    predicted: pd.Series | None = None
-    uncertainty: pd.Series | None = None
-    classes: list[str] = field(default_factory=list)
     columns: dict[str, pd.Series] = field(default_factory=dict)
+    labels: list[Labels] = field(default_factory=list)
+    levels: dict[str, pd.Series] = field(default_factory=dict)
+    novelty: pd.Series | None = None
+    place: np.ndarray | None = None
 
 
-def describe_mapping(plan: dict, query: Path, alignment: Path, mapped: MappedFolder, output: Path) -> None:
+@dataclass
+class Reference:
+    """The reference's cells, and the scale that they set (see :mod:`refmap.transfer.calibrate`)."""
+
+    cells: ad.AnnData
+    scale: dict
+
+    @classmethod
+    def read(cls, folder: ReferenceFolder) -> Reference:
+        return cls(ad.read_zarr(folder.cells), read_json(folder.record))
+
+    @property
+    def batches(self) -> pd.Series | None:
+        key = self.scale["batch_key"]
+        return self.cells.obs[key].reset_index(drop=True) if key else None
+
+    def labels(self, key: str) -> pd.Series:
+        return self.cells.obs[key].reset_index(drop=True)
+
+
+def describe_mapping(
+    plan: dict, query: Path, prepared: PreparedFolder, mapped: MappedFolder, reference: ReferenceFolder | None, output: Path
+) -> None:
     """Write the folder `output` of one mapping.
 
-    alignment.json, history.csv   as they came
-    mapping.json                  with the score of the predictions, where the row names a `truth_key`
-    composition.json              labels by batch
-    umap.png, umap.pdf            the cells, coloured by what is known of them
-    confusion.csv, confusion.png  where the truth is known and the model predicts: true labels x predicted ones
+    alignment.json, history.csv     as they came
+    mapping.json                    with the score of the labels, where the row names a `truth_key`, and how far to trust them
+    composition.json, .png, .pdf    labels by batch
+    umap.png, .pdf                  the cells, coloured by what is known of them
+    joint.png, .pdf                 the same on the reference's UMAP, where its cells are to be had
+    explore.html                    either, to look around in
+    confusion.csv, .png, .pdf       where the truth is known and the model predicts: true labels x predicted ones
+    confusion_transferred.csv, …    the same of the transferred labels
+    calibration.png, .pdf           and how often they are right, by how certain they are
+    training.png, .pdf              the curves of the training
     and what the family found beside the cells, as tables and pictures: see `refmap.results`
 
     Raises RefmapError when the query cannot be read, or is not the one that was embedded.
     """
     row = plan["row"]
-    record = read_json(mapped.record)
+    record, alignment = read_json(mapped.record), read_json(prepared.alignment)
     embedded = ad.read_zarr(mapped.embedding)
+    around = Reference.read(reference) if reference else None
     output.mkdir(parents=True)
     with Query(query, row["query"], row["modality"]) as source:
-        cells = _read_cells(source, embedded, row)
+        cells = _read_cells(source, embedded, row, around)
         draw_results(Mapped(embedded, source, plan, record, mapped.results, output, _name(row)))
-    truth = cells.columns.get(row["truth_key"])
     # A model without batches is mapped onto without a look at the query's.
     batches = cells.columns.get(row["batch_key"], pd.Series("all cells", index=range(len(cells.latent))))
 
-    shutil.copyfile(alignment, output / "alignment.json")
+    shutil.copyfile(prepared.alignment, output / "alignment.json")
     shutil.copyfile(mapped.history, output / "history.csv")
-    write_json(output / "composition.json", _composition(*_labels(cells, row), batches))
-    record["accuracy"] = None
-    if truth is not None and cells.predicted is not None:
-        record["accuracy"] = {
-            "truth_key": row["truth_key"],
-            "labels_key": cells.labels_key,
-            **score(truth, cells.predicted, cells.classes),
-        }
-        confusion = confusion_table(truth, cells.predicted)
-        confusion.to_csv(output / "confusion.csv")
-        plots.draw_confusion(confusion, _name(row), output / "confusion.png")
+    composition = _composition(*_labels(cells, row), batches)
+    write_json(output / "composition.json", composition)
+    record["accuracy"], record["calibration"] = _score(cells, row, output), None
+    truth = cells.columns.get(row["truth_key"])
+    if truth is not None:
+        record["calibration"] = _calibrations(truth, embedded, mapped, around, record)
+    record["trust"] = _judge(cells, batches, prepared, alignment, around, record["seed"])
     write_json(output / "mapping.json", record)
-    _draw(cells, row, record["seed"], output)
+
+    curves = {name: points for name, points in read_history(mapped.history).items() if len(points) > 1}
+    if curves:
+        plots.draw_history(curves, _name(row), output / "training")
+    if composition["total"]:
+        counts = pd.DataFrame({"all cells": composition["total"], **composition["batches"]}).T.fillna(0).astype(int)
+        plots.draw_composition(counts, f"{_name(row)}: {composition['key']}", output / "composition")
+    if record["calibration"]:
+        plots.draw_calibration(record["calibration"], f"{_name(row)}: labels against {row['truth_key']}", output / "calibration")
+    pictures.draw(cells, around, row, _name(row), record["seed"], output)
 
 
-def _read_cells(source: Query, embedded: ad.AnnData, row: dict) -> Cells:
+def _read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference | None) -> Cells:
     names = np.asarray(embedded.obs_names, dtype=object)
     if len(names) != source.n_obs or not (names == source.obs_names).all():
         raise RefmapError(
             f"The embedding's {len(names)} cells are not those of the query '{row['query']}' ({source.n_obs} cells): "
             "the file changed during the run, so run again with -resume."
         )
-    cells = Cells(latent=np.asarray(embedded.obsm["X_emb"], dtype=np.float32))
+    cells = Cells(names, np.asarray(embedded.obsm["X_emb"], dtype=np.float32))
     for key in dict.fromkeys(key for key in (row["batch_key"], *row["labels_keys"], row["truth_key"]) if key):
         if key != row["batch_key"] or key in source.obs_columns:
             cells.columns[key] = _text(source.obs_column(key))
@@ -106,25 +168,109 @@ def _read_cells(source: Query, embedded: ad.AnnData, row: dict) -> Cells:
         else:
             continue
         cells.columns[key] = values if _is_number(values) else _text(values)
-    _choose_prediction(cells, embedded, row)
+    truth = cells.columns.get(row["truth_key"], pd.Series(dtype=object))
+    cells.labels = [made for made in (_predicted(embedded, truth), around and _transferred(embedded, truth, around)) if made]
+    if around:
+        cells.levels = {key: _text(embedded.obs[f"{key}_transferred"]) for key in around.scale["keys"]}
+        cells.novelty = embedded.obs["novelty_pvalue"].reset_index(drop=True)
+        cells.place = np.asarray(embedded.obsm["X_umap_reference"])
     return cells
 
 
-def _choose_prediction(cells: Cells, embedded: ad.AnnData, row: dict) -> None:
-    """Of several label columns that the model predicts, take the one that knows most of the true labels, else the main one."""
+def _predicted(embedded: ad.AnnData, truth: pd.Series) -> Labels | None:
+    """What the model predicts: of several columns the one that knows most of the true labels, else the main one."""
     classes = {
         key.removesuffix("_classes"): [str(name) for name in values]
         for key, values in embedded.uns.items()
         if key.endswith("_classes")
     }
-    if not classes:
-        return
-    truth = cells.columns.get(row["truth_key"], pd.Series(dtype=object))
-    main_first = sorted(classes, key=lambda key: list(embedded.obs).index(f"{key}_predicted"))
-    key = max(main_first, key=lambda key: int(truth.isin(classes[key]).sum()))
-    cells.labels_key, cells.classes = key, classes[key]
-    cells.predicted = _text(embedded.obs[f"{key}_predicted"])
-    cells.uncertainty = embedded.obs[f"{key}_predicted_uncertainty"].reset_index(drop=True)
+    # The main column comes first.
+    key = _most_known({key: classes[key] for key in sorted(classes, key=lambda key: list(embedded.obs).index(f"{key}_predicted"))}, truth)
+    return key and _made(embedded, "predicted", key, f"{key}_predicted_uncertainty", classes[key])
+
+
+def _transferred(embedded: ad.AnnData, truth: pd.Series, around: Reference) -> Labels | None:
+    classes = {key: sorted(around.labels(key).dropna().unique()) for key in around.scale["keys"]}
+    key = _most_known(classes, truth)
+    return key and _made(embedded, "transferred", key, f"{key}_uncertainty", classes[key])
+
+
+def _most_known(classes: dict[str, list[str]], truth: pd.Series) -> str | None:
+    """The column of labels that knows most of the true ones, else the first; None where there is no column."""
+    return max(classes, key=lambda key: int(truth.isin(classes[key]).sum()), default=None)
+
+
+def _made(embedded: ad.AnnData, made: str, key: str, uncertainty: str, classes: list[str]) -> Labels:
+    values = _text(embedded.obs[f"{key}_{made}"])
+    return Labels(made, key, values, embedded.obs[uncertainty].reset_index(drop=True), classes)
+
+
+def _score(cells: Cells, row: dict, output: Path) -> dict | None:
+    """Draw and write how the labels agree with the true ones; return the score of the model's own, None if there is none."""
+    truth = cells.columns.get(row["truth_key"])
+    if truth is None:
+        return None
+    accuracy = None
+    for labels in cells.labels:
+        predicted = labels.made == "predicted"
+        if predicted:
+            found = score(truth, labels.values, labels.classes)
+            accuracy = {"truth_key": row["truth_key"], "labels_key": labels.key, **found}
+        name = "confusion" if predicted else "confusion_transferred"
+        confusion = confusion_table(truth, labels.values)
+        confusion.to_csv(output / f"{name}.csv")
+        if confusion.size:
+            plots.draw_confusion(confusion, _name(row), output / name, labels.made)
+    return accuracy
+
+
+def _calibrations(
+    truth: pd.Series, embedded: ad.AnnData, mapped: MappedFolder, around: Reference | None, record: dict
+) -> dict[str, dict]:
+    """How often labels are right, by how certain they are: of every column that the truth has labels of."""
+    threshold = (record.get("transfer") or {}).get("threshold", 0.2)
+    made = {}
+    for name, values in embedded.uns.items():
+        key = name.removesuffix("_classes")
+        if key != name and f"{key}_probabilities" in embedded.obsm:
+            made[f"{key}_predicted"] = Transfer([str(label) for label in values], np.asarray(embedded.obsm[f"{key}_probabilities"]))
+    if around:
+        with np.load(mapped.neighbors) as near:
+            neighbors = Neighbors(near["indices"], near["distances"])
+        made |= {f"{key}_transferred": transfer_labels(around.labels(key), neighbors) for key in around.scale["keys"]}
+    found = {name: calibrate(truth, transfer, threshold) for name, transfer in made.items()}
+    return {name: calibration for name, calibration in found.items() if calibration}
+
+
+def _judge(
+    cells: Cells, batches: pd.Series, prepared: PreparedFolder, alignment: dict, around: Reference | None, seed: int
+) -> dict:
+    """Measure the mapping and judge it: see :mod:`refmap.trust`."""
+    expression = sparse_dataset(zarr.open_group(prepared.aligned, mode="r")["X"])
+    values = expression.group["data"][:ENOUGH_VALUES]
+    predicted = next((labels.values for labels in cells.labels if labels.made == "predicted"), None)
+    shared = around.scale["n_latent"] if around else cells.latent.shape[1]
+    figures = trust.measure(
+        trust.QueryCells(
+            latent=cells.latent[:, :shared],
+            expression=expression,
+            normalized=check_values(values, "counts") is not None,
+            batches=batches,
+            labels=cells.levels,
+            predicted=predicted,
+            novelty=None if cells.novelty is None else cells.novelty.to_numpy(),
+        ),
+        around
+        and trust.ReferenceCells(
+            latent=np.asarray(around.cells.obsm["X_emb"]),
+            labels={key: around.labels(key) for key in around.scale["keys"]},
+            batches=around.batches,
+            held_out={key: found for key, found in around.scale["calibration"].items() if found},
+        ),
+        alignment,
+        seed,
+    )
+    return trust.judge(figures, trust.read_thresholds()).to_json() | {"figures": figures}
 
 
 def _is_number(values: pd.Series) -> bool:
@@ -143,8 +289,8 @@ def _name(row: dict) -> str:
 
 def _labels(cells: Cells, row: dict) -> tuple[str | None, str | None, pd.Series | None]:
     """Return (where labels come from, their key, the labels): the best that is known, the model's word first."""
-    if cells.predicted is not None:
-        return "predicted", f"{cells.labels_key}_predicted", cells.predicted
+    if cells.labels:
+        return cells.labels[0].made, cells.labels[0].name, cells.labels[0].values
     for source, key in (("labels", next(iter(row["labels_keys"]), None)), ("truth", row["truth_key"])):
         if key:
             return source, key, cells.columns[key]
@@ -187,32 +333,3 @@ def confusion_table(truth: pd.Series, predicted: pd.Series) -> pd.DataFrame:
     table = pd.crosstab(truth.rename("truth"), predicted.rename("predicted"))
     columns = [*table.index, *(label for label in table.columns if label not in table.index)]
     return table.reindex(columns=columns, fill_value=0)
-
-
-def _draw(cells: Cells, row: dict, seed: int, output: Path) -> None:
-    n = len(cells.latent)
-    drawn = np.random.default_rng(seed).permutation(n)[:MOST_CELLS_DRAWN]
-    latent = cells.latent[drawn]
-    position = plots.umap(latent, seed) if n >= plots.FEWEST_FOR_UMAP else plots.first_two(latent)
-    what = _caption(n, len(drawn))
-    panels = {title: values.iloc[drawn].reset_index(drop=True) for title, values in _panels(cells, row).items()}
-    labels = [title for title in panels if title == PREDICTED or title.startswith(("given label", "true label"))]
-    plots.draw_cells(position, panels, labels, [UNCERTAINTY], f"{_name(row)}: {what}", output / "umap")
-
-
-def _caption(n: int, drawn: int) -> str:
-    if n < plots.FEWEST_FOR_UMAP:
-        return f"{n} cell{'s' * (n > 1)}, too few for a UMAP: the two latent dimensions that vary most"
-    return f"UMAP of {n:,} cells" if drawn == n else f"UMAP of {drawn:,} cells, drawn at random from {n:,}"
-
-
-def _panels(cells: Cells, row: dict) -> dict[str, pd.Series]:
-    """Return what to colour the cells by, title -> values."""
-    panels = {}
-    if cells.predicted is not None:
-        panels[PREDICTED] = cells.predicted
-        panels[UNCERTAINTY] = cells.uncertainty
-    roles = {row["batch_key"]: "batch", **dict.fromkeys(row["labels_keys"], "given label"), row["truth_key"]: "true label"}
-    for key, values in cells.columns.items():
-        panels[f"{roles[key]} ({key})" if key in roles else key] = values
-    return panels

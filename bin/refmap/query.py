@@ -246,17 +246,19 @@ class Proteins:
 class Query:
     """A query dataset, open for reading.
 
-    `shown_as` is the path as the user wrote it, for messages: a workflow may have staged the file under another name.
+    `shown_as` is the path as the user wrote it, for messages: a workflow may have staged the file under another name. `called` is
+    what messages call it.
     """
 
-    def __init__(self, path: Path, shown_as: str | None = None, modality: str | None = None):
+    def __init__(self, path: Path, shown_as: str | None = None, modality: str | None = None, called: str = "query"):
+        self.called = called
         self.path = Path(path)
         self.shown_as = shown_as or str(path)
         self.container, self.format = self._open()
         self.root = self._choose(modality)
 
     def fault(self, found: str) -> RefmapError:
-        return RefmapError(f"query '{self.shown_as}' {found}")
+        return RefmapError(f"{self.called} '{self.shown_as}' {found}")
 
     @contextmanager
     def reading(self, what: str):
@@ -278,7 +280,7 @@ class Query:
     def _open(self) -> tuple[h5py.Group | zarr.Group, str]:
         path = self.path
         if not path.exists():
-            raise RefmapError(f"query file '{self.shown_as}' does not exist.")
+            raise RefmapError(f"{self.called} file '{self.shown_as}' does not exist.")
         if path.is_dir():
             if not any((path / name).is_file() for name in (".zgroup", "zarr.json")):
                 raise self.fault("is a folder but no zarr store (no .zgroup or zarr.json in it): give an .h5ad, .zarr or .h5mu.")

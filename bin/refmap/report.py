@@ -28,24 +28,34 @@ COLUMNS = [
     "epochs",
     "seconds",
     "accuracy",
+    "accuracy_transferred",
+    "ece",
+    "unknown",
+    "novel",
+    "light",
+    "reasons",
     "warnings",
     "embedding",
     "updated_model",
     "qc",
+    "explore",
 ]
 WIDTH = 120
 MOST_IN_SUMMARY = 60
 
 
-def write_report(outcomes: list[Outcome], output: Path, config: Path, title: str, outdir: str) -> None:
-    """Write mappings.csv, summary.txt, software_versions.yml, failed.txt (a number) and multiqc_report.html to a new folder."""
+def write_report(outcomes: list[Outcome], references: list[dict], output: Path, config: Path, title: str, outdir: str) -> None:
+    """Write mappings.csv, summary.txt, software_versions.yml, failed.txt (a number) and multiqc_report.html to a new folder.
+
+    `references` are the records of :func:`refmap.outcomes.read_references`.
+    """
     output.mkdir(parents=True)
     write_index(outcomes, output / "mappings.csv")
     (output / "summary.txt").write_text(summary(outcomes, outdir))
     versions = software_versions([outcome for outcome in outcomes if outcome.mapped])
     (output / "software_versions.yml").write_text(yaml.safe_dump(versions))
     (output / "failed.txt").write_text(f"{sum(not outcome.mapped for outcome in outcomes)}\n")
-    write_page(outcomes, output / "multiqc_report.html", config, title)
+    write_page(outcomes, references, output / "multiqc_report.html", config, title)
 
 
 def write_index(outcomes: Iterable[Outcome], path: Path) -> None:
@@ -75,8 +85,15 @@ def index_line(outcome: Outcome) -> list:
         outcome.epochs,
         outcome.seconds,
         _rounded(outcome.accuracy),
+        _rounded(outcome.transferred.get("accuracy")),
+        _rounded(outcome.transferred.get("ece")),
+        _rounded(outcome.unknown),
+        _rounded(outcome.novel),
+        outcome.light,
+        " | ".join(outcome.trust.get("reasons", [])),
         " | ".join(outcome.warnings),
         *outcome.paths(),
+        outcome.explore,
     ]
     return ["" if value is None else value for value in values]
 
@@ -91,7 +108,10 @@ def summary(outcomes: list[Outcome], outdir: str) -> str:
     shown = outcomes[:MOST_IN_SUMMARY]
     lines = [f"{_plural(len(outcomes), 'mapping')}: {len(outcomes) - len(failed)} mapped, {len(failed)} failed", ""]
     lines += _aligned(
-        [("mapping", "status", "family", "cells", "genes", "epochs", "seconds", "accuracy", "where"), *map(_summary_cells, shown)]
+        [
+            ("mapping", "status", "light", "family", "cells", "genes", "epochs", "seconds", "accuracy", "where"),
+            *map(_summary_cells, shown),
+        ]
     )
     if len(outcomes) > len(shown):
         lines.append(f"... and {len(outcomes) - len(shown):,} more")
@@ -115,6 +135,7 @@ def _summary_cells(outcome: Outcome) -> tuple[str, ...]:
     return (
         outcome.name,
         "mapped" if outcome.mapped else "FAILED",
+        outcome.light or "-",
         outcome.record.get("family") or outcome.card.get("family") or "-",
         "-" if outcome.n_cells is None else f"{outcome.n_cells:,}",
         "-" if outcome.genes is None else "{:,}/{:,}".format(*outcome.genes),
@@ -128,7 +149,7 @@ def _summary_cells(outcome: Outcome) -> tuple[str, ...]:
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Align columns of text: figures to the right, all else to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    figures = range(3, 8)
+    figures = range(4, 9)
 
     def line(row: tuple[str, ...]) -> str:
         cells = zip(row, widths, strict=True)

@@ -17,6 +17,7 @@ import tempfile
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from .cli import read_json, write_json
 from .results import PICTURES
@@ -24,9 +25,10 @@ from .results import PICTURES
 if TYPE_CHECKING:
     from .outcomes import Outcome
 
-MOST_PICTURES = 200
+# Of all pictures together: a browser must still open the page.
+MOST_BYTES = 50_000_000
 MOST_NAMES = 20
-# Up to this many, the pictures need not be unfolded one by one.
+# Up to this many, mappings need not be unfolded one by one, nor looked for.
 MOST_UNFOLDED = 6
 # The curves that are shown of those that a family has, best known first.
 CURVES = (
@@ -39,15 +41,30 @@ CURVES = (
     "validation_loss",
 )
 MOST_CURVES = 5
-# The pictures of a mapping, and what each shows.
-SHOWN = {"umap.png": "UMAP", "confusion.png": "confusion matrix", **PICTURES}
+# The pictures of a mapping, and what each shows; its training is a plot of the page already.
+SHOWN = {
+    "joint.png": "UMAP with the reference",
+    "umap.png": "UMAP",
+    "composition.png": "labels by batch",
+    "confusion.png": "confusion matrix of the predicted labels",
+    "confusion_transferred.png": "confusion matrix of the transferred labels",
+    "calibration.png": "reliability diagram",
+    **PICTURES,
+}
 RED, AMBER, GREEN, GREY, BLUE = "#d9534f", "#e69f00", "#009e73", "#9e9e9e", "#0072b2"
+# The lights, worst first: the colour of each, and what it means.
+LIGHTS = {
+    "red": (RED, "do not use the labels"),
+    "grey": (GREY, "not judged, as too little is known: look at the cells yourself"),
+    "amber": (AMBER, "read the reasons before you use it"),
+    "green": (GREEN, "nothing that was looked at speaks against it"),
+}
 
 
-def write_page(outcomes: list[Outcome], path: Path, config: Path, title: str) -> None:
+def write_page(outcomes: list[Outcome], references: list[dict], path: Path, config: Path, title: str) -> None:
     """Let MultiQC make the page, one HTML file with all that it needs in it; no network is asked for anything."""
     with tempfile.TemporaryDirectory() as folder:
-        write_sections(outcomes, Path(folder))
+        write_sections(outcomes, references, Path(folder))
         command = [sys.executable, "-m", "multiqc", folder, "--module", "custom_content", "--config", str(config.resolve())]
         command += ["--title", escape(title), "--outdir", str(path.parent.resolve()), "--filename", path.name, "--force"]
         command += ["--no-data-dir", "--no-version-check", "--no-megaqc-upload", "--no-ansi", "--quiet"]
@@ -70,13 +87,16 @@ def put_pictures_in(page: str, outcomes: list[Outcome]) -> str:
     return re.sub(r'src="picture:([\w.~-]+)/(\w+\.png)"', picture, page)
 
 
-def write_sections(outcomes: list[Outcome], folder: Path) -> None:
+def write_sections(outcomes: list[Outcome], references: list[dict], folder: Path) -> None:
     """Write a JSON file a section that has something to show, and the versions of the software."""
     mapped = [outcome for outcome in outcomes if outcome.mapped]
     sections = {
         "failures": failures(outcomes),
-        "warnings": warnings(outcomes),
+        "trust": trust(mapped),
+        "warnings": warnings(outcomes, references),
         "mappings": mappings(outcomes),
+        "calibration": calibration(mapped, references),
+        "reliability": reliability(mapped, references),
         "genes": genes(mapped),
         "training": training(mapped),
         "labels": labels(mapped),
@@ -122,19 +142,100 @@ def failures(outcomes: list[Outcome]) -> dict | None:
     }
 
 
-def warnings(outcomes: list[Outcome]) -> dict | None:
-    """Show every warning once, with the mappings that it is about; what makes a result doubtful comes first, in red."""
+def trust(mapped: list[Outcome]) -> dict | None:
+    """Say how far each mapping may be trusted and why, the worst first; those that are green are folded where there are many."""
+    judged = {light: [outcome for outcome in mapped if outcome.light == light] for light in LIGHTS}
+    judged = {light: whose for light, whose in judged.items() if whose}
+    if not judged:
+        return None
+    groups = [_light(light, whose, light != "green" or len(mapped) <= MOST_UNFOLDED) for light, whose in judged.items()]
+    alone = [outcome.name for outcome in mapped if outcome.alone]
+    return {
+        "section_name": "Trust",
+        "description": "How far each mapping may be trusted, the worst first. The light is that of the worst of the figures, each "
+        "measured on the scale that the reference sets; docs/trust.md says how, and where the limits are.",
+        "plot_type": "html",
+        "data": (_without_reference(alone) if alone else "") + (FILTER if len(mapped) > MOST_UNFOLDED else "") + "".join(groups),
+    }
+
+
+# Shows the mappings that have what is typed in their name or reasons, unfolded.
+FILTER = """
+<input type="search" class="form-control" style="max-width: 30em; margin: 0.6em 0" placeholder="Filter by name or reason"
+ aria-label="Filter the mappings by name or reason" oninput="
+  for (const light of document.querySelectorAll('.refmap-light')) {
+    const boxes = [...light.querySelectorAll('.refmap-mapping')];
+    for (const box of boxes) box.hidden = !box.textContent.toLowerCase().includes(this.value.toLowerCase());
+    light.hidden = boxes.every((box) => box.hidden);
+    light.open = this.value ? true : light.dataset.open === 'true';
+  }">
+"""
+
+
+def _without_reference(names: list[str]) -> str:
+    return _box(
+        GREY,
+        f"<strong>Without cells of the reference: {_many(len(names), 'mapping')}.</strong> So no labels were transferred to them, "
+        "no uncertainty was had from neighbours, and it is not known which of their cells are unlike the reference: their light is "
+        "grey, unless the lack of genes makes it red. Name the cells that the model was trained on as <code>reference</code> in the sheet, and run again with "
+        f"<code>-resume</code>: nothing is trained anew.<br><small>{_some(names)}</small>",
+    )
+
+
+def _light(light: str, whose: list[Outcome], unfolded: bool) -> str:
+    color, meaning = LIGHTS[light]
+    boxes = "".join(f'<div class="refmap-mapping">{_box(color, _verdict(outcome))}</div>' for outcome in whose)
+    return (
+        f'<details class="refmap-light" data-open="{str(unfolded).lower()}"{" open" * unfolded} style="margin: 0.6em 0">'
+        f"<summary>{_badge(light)} <strong>{_many(len(whose), 'mapping')}</strong>: {meaning}</summary>{boxes}</details>"
+    )
+
+
+def _badge(light: str) -> str:
+    return (
+        f'<span style="background: {LIGHTS[light][0]}; color: #000; border-radius: 0.8em; padding: 0.1em 0.7em;'
+        f' font-weight: bold">{light}</span>'
+    )
+
+
+def _verdict(outcome: Outcome) -> str:
+    """A mapping's name and light, where to look around in it, why it has that light, and what could not be had."""
+    reasons = "<br>".join(map(_lines, outcome.trust["reasons"]))
+    missing = "".join(f"<br><small>Not measured: {_lines(note)}</small>" for note in outcome.trust["missing"])
+    return f"{_badge(outcome.light)} <strong>{escape(outcome.name)}</strong>{_link(outcome)}<br>{reasons}{missing}"
+
+
+def _link(outcome: Outcome) -> str:
+    """To the page to look around in, from where the report lies: `multiqc` beside `reference_mapping`."""
+    if not outcome.explore:
+        return ""
+    return f' &middot; <a href="../{escape(quote(outcome.explore))}" target="_blank">look around in its cells</a>'
+
+
+def _many(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{escape(', '.join(names[:MOST_NAMES]))}{more}"
+
+
+def warnings(outcomes: list[Outcome], references: list[dict]) -> dict | None:
+    """Show every warning once, with the mappings or references that it is about; what makes a result doubtful comes first, in red."""
     names: dict[tuple[bool, str], list[str]] = {}
     for outcome in outcomes:
         for warning in outcome.warnings:
             names.setdefault((_is_severe(outcome, warning), warning), []).append(outcome.name)
+    for reference in references:
+        for warning in reference["warnings"]:
+            names.setdefault((False, warning), []).append(f"reference {reference['name']}")
     if not names:
         return None
     boxes = []
     for (severe, warning), whose in sorted(names.items(), key=lambda item: not item[0][0]):
-        more = f" and {len(whose) - MOST_NAMES} more" if len(whose) > MOST_NAMES else ""
         text = f"<strong>{_lines(warning)}</strong>" if severe else _lines(warning)
-        boxes.append(_box(RED if severe else AMBER, f"{text}<br><small>{escape(', '.join(whose[:MOST_NAMES]))}{more}</small>"))
+        boxes.append(_box(RED if severe else AMBER, f"{text}<br><small>{_some(whose)}</small>"))
     return {
         "section_name": "Warnings",
         "description": "These mappings went on. Red: the result may mean nothing; read it before you use it.",
@@ -157,6 +258,16 @@ def mappings(outcomes: list[Outcome]) -> dict:
     headers = {
         "status": _header("Status", "", bgcols={"mapped": f"{GREEN}44", "failed": f"{RED}aa"}, scale=False),
         "stage": _header("Failed at", "The stage at which it stopped", scale=False),
+        "light": _header(
+            "Light",
+            "How far it may be trusted: see Trust",
+            bgcols={light: f"{color}88" for light, (color, _meaning) in LIGHTS.items()},
+            scale=False,
+        ),
+        "unknown": _share(
+            "Unknown", "Share of cells without a transferred label, by the column of labels with least of them", "Reds"
+        ),
+        "novel": _share("Novel", "Share of cells unlike the reference", "Reds"),
         "family": _header("Family", "The family of the reference model", scale=False),
         "model": _header("Model", "The class of the reference model", scale=False),
         "cells": _header("Cells", "Cells of the query", scale=False, format="{:,.0f}"),
@@ -173,6 +284,16 @@ def mappings(outcomes: list[Outcome]) -> dict:
         "epochs": _header("Epochs", "Epochs trained; 0: inference only", scale=False, format="{:,.0f}"),
         "accuracy": _header(
             "Accuracy", "Share of cells predicted right, where the truth is known", min=0, max=1, scale="Blues", format="{:.3f}"
+        ),
+        "transferred": _share("Transferred right", "Share of transferred labels that are right, Unknown or not", "Blues"),
+        "kept": _share("Kept right", "Share of transferred labels that are right, of those that are not Unknown", "Blues"),
+        "ece": _header(
+            "ECE",
+            "Expected calibration error of the transferred labels; 0 is best",
+            min=0,
+            max=1,
+            scale="Oranges",
+            format="{:.3f}",
         ),
         "uncertainty": _header(
             "Mean uncertainty", "Of the predicted label; for scPoli a distance", min=0, scale="Purples", format="{:.3f}"
@@ -201,25 +322,159 @@ def _header(title: str, description: str, **more) -> dict:
     return {"title": title, "description": description, **more}
 
 
+def _share(title: str, description: str, scale: str) -> dict:
+    return _header(title, description, min=0, max=100, suffix=" %", scale=scale, format="{:,.1f}")
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 2)
+
+
 def _figures(outcome: Outcome) -> dict:
     """Return a mapping's row of the table, without what is not known."""
     record = outcome.record
     figures = {
         "status": "mapped" if outcome.mapped else "failed",
         "stage": outcome.stage or None,
+        "light": outcome.light,
+        "unknown": _percent(outcome.unknown),
+        "novel": _percent(outcome.novel),
         "family": record.get("family") or outcome.card.get("family"),
         "model": record.get("class_name") or outcome.card.get("class_name"),
         "cells": outcome.n_cells,
-        "genes": None if outcome.overlap is None else round(100 * outcome.overlap, 2),
+        "genes": _percent(outcome.overlap),
         "batches": len(record["batches"]["new"]) if record else None,
         "epochs": outcome.epochs,
         "accuracy": outcome.accuracy,
+        "transferred": _percent(outcome.transferred.get("accuracy")),
+        "kept": _percent(outcome.transferred.get("accuracy_kept")),
+        "ece": outcome.transferred.get("ece"),
         "uncertainty": outcome.uncertainty,
         "seconds": outcome.seconds,
         "device": record.get("device"),
         "warnings": len(outcome.warnings),
     }
     return {key: escape(value) if isinstance(value, str) else value for key, value in figures.items() if value is not None}
+
+
+def _of_references(references: list[dict]) -> dict[tuple[str, str], dict]:
+    """How the labels of held-out reference cells agree with their own: (reference, column) -> what calibrate says."""
+    return {
+        (reference["name"], key): of for reference in references for key, of in reference["calibration"].items() if of is not None
+    }
+
+
+def _of_mappings(mapped: list[Outcome], made: str) -> dict[tuple[str, str], dict]:
+    """How predicted or transferred labels agree with the true ones: (mapping, column) -> what calibrate says."""
+    return {
+        (outcome.name, key.removesuffix(made)): of
+        for outcome in mapped
+        for key, of in outcome.calibrations.items()
+        if key.endswith(made)
+    }
+
+
+def _calibrated(mapped: list[Outcome], references: list[dict]) -> dict[str, dict[tuple[str, str], dict]]:
+    """All that is known of how often labels are right: of which labels -> (whose, column) -> what calibrate says."""
+    found = {
+        "held-out reference cells": _of_references(references),
+        "transferred labels": _of_mappings(mapped, "_transferred"),
+        "predicted labels": _of_mappings(mapped, "_predicted"),
+    }
+    return {name: those for name, those in found.items() if those}
+
+
+def calibration(mapped: list[Outcome], references: list[dict]) -> dict | None:
+    """Say in numbers how often labels are right, and what the threshold of uncertainty makes of that."""
+    found = _calibrated(mapped, references)
+    if not found:
+        return None
+    held = {reference["name"]: reference["held_out"]["by"] for reference in references}
+    sentences = [f"<li>{_at_threshold(name, key, of, held[name])}</li>" for (name, key), of in _of_references(references).items()]
+    rows = [_calibration_row(name, key, labels, of) for labels, those in found.items() for (name, key), of in those.items()]
+    columns = ("", "Column", "Labels", "Cells", "Right", "Unknown", "Right of the kept", "Right of the Unknown", "ECE")
+    head = "".join(f"<th>{column}</th>" for column in columns)
+    table = (
+        '<div class="table-responsive"><table class="table table-sm table-hover" style="width: auto">'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+    return {
+        "section_name": "Calibration",
+        "description": "How often labels are right, by how certain they are: of reference cells that were held out, and of the "
+        "queries whose true labels are known. A label whose uncertainty is above the threshold is Unknown. ECE, the expected "
+        "calibration error, is how far certainty and accuracy lie apart; 0 is best.",
+        "plot_type": "html",
+        "data": _folded(f"<ul>{''.join(sentences)}</ul>" if sentences else "", len(sentences), "reference")
+        + _folded(table, len(rows), "row"),
+    }
+
+
+def _folded(content: str, n: int, noun: str) -> str:
+    """A list or table, folded where it is long."""
+    return content if n <= 2 * MOST_UNFOLDED else f"<details><summary>{_many(n, noun)}</summary>{content}</details>"
+
+
+def _at_threshold(name: str, key: str, of: dict, held_out_by: str) -> str:
+    """What the threshold does to the labels of the reference's own cells, in a sentence."""
+    whose = "all cells of other batches" if held_out_by == "batch" else "the other cells"
+    kept = _in_percent(1 - of["unknown_share"])
+    if of["accuracy_kept"] is None:
+        told = "none of them keeps its label: coarser labels, or a higher --unknown_threshold, would leave some."
+    elif of["accuracy_unknown"] is None:
+        told = f"all keep their labels, and {_in_percent(of['accuracy_kept'])} of these are right."
+    else:
+        told = (
+            f"{kept} keep their labels, of which {_in_percent(of['accuracy_kept'])} are right; of those that become Unknown "
+            f"{_in_percent(of['accuracy_unknown'])} would have been."
+        )
+    return (
+        f"Of {of['n']:,} cells of <strong>{escape(name)}</strong> that got their label by <strong>{escape(key)}</strong> from "
+        f"{whose}, {_in_percent(of['accuracy'])} got the right one. At the threshold of {of['threshold']:g} {told}"
+    )
+
+
+def _in_percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _calibration_row(name: str, key: str, labels: str, of: dict) -> str:
+    shares = (of["accuracy"], of["unknown_share"], of["accuracy_kept"], of["accuracy_unknown"])
+    cells = [escape(name), escape(key), labels, f"{of['n']:,}", *map(_in_percent, shares), f"{of['ece']:.3f}"]
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def reliability(mapped: list[Outcome], references: list[dict]) -> dict | None:
+    """Show how often labels are right, by how certain they are: a line a column of labels, and a plot for whose they are."""
+    found = _calibrated(mapped, references)
+    if not found:
+        return None
+    axes = {"xlab": "certainty (1 - uncertainty)", "ylab": "share of right labels"}
+    diagonal = {"name": "as right as certain", "pairs": [[0, 0], [1, 1]], "color": GREY, "dash": "dash", "width": 1}
+    return {
+        "section_name": "Reliability diagram",
+        "description": "Labels on the dashed line are right as often as their certainty says; those above it are right more often, "
+        "and those below it less. A point stands for all cells of a tenth of the axis.",
+        "plot_type": "linegraph",
+        "pconfig": {
+            "id": "refmap_reliability_plot",
+            "title": "Reliability diagram",
+            **axes,
+            "xmin": 0,
+            "xmax": 1,
+            "ymin": 0,
+            "ymax": 1,
+            "style": "lines+markers",
+            "extra_series": [diagonal],
+            "data_labels": [{"name": labels, **axes} for labels in found],
+        },
+        "data": [
+            {
+                escape(f"{name}: {key}"): [[part["confidence"], part["accuracy"]] for part in of["bins"]]
+                for (name, key), of in those.items()
+            }
+            for those in found.values()
+        ],
+    }
 
 
 def genes(mapped: list[Outcome]) -> dict | None:
@@ -280,6 +535,7 @@ def read_history(path: Path) -> dict[str, list[list[float]]]:
     with path.open(newline="") as file:
         for line in csv.DictReader(file):
             epoch = float(line.pop("epoch"))
+            line.pop("batch", None)  # of several surgeries, whose epochs are counted on
             for name, value in line.items():
                 points = curves.setdefault(name, [])
                 if value and (number := float(value)) == number and abs(number) != float("inf"):
@@ -288,14 +544,15 @@ def read_history(path: Path) -> dict[str, list[list[float]]]:
 
 
 def labels(mapped: list[Outcome]) -> dict | None:
-    """Show each query's composition by the model's labels or, where it predicts none, by the query's own."""
+    """Show each query's composition by the labels that it got or, where it got none, by its own."""
     totals = {outcome.name: read_json(outcome.folder / "composition.json")["total"] for outcome in mapped}
     data = {name: {escape(label): n for label, n in total.items()} for name, total in totals.items() if total}
     if not data:
         return None
     return {
         "section_name": "Label composition",
-        "description": "Cells of each query by predicted label; by the query's own labels where the model predicts none.",
+        "description": "Cells of each query by predicted label; by transferred label where the model predicts none, and by the "
+        "query's own where there is neither.",
         "plot_type": "bargraph",
         "pconfig": {
             "id": "refmap_labels_plot",
@@ -351,24 +608,33 @@ def recall(path: Path) -> dict[str, float]:
 
 
 def pictures(mapped: list[Outcome]) -> dict | None:
-    """Show each query's cells; at most 200 queries, so that a browser can still open the page."""
-    shown = [outcome for outcome in mapped if (outcome.folder / "umap.png").exists()]
-    if not shown:
+    """Show each query's cells, of as many queries as a browser can open."""
+    shown = {outcome.id: [name for name in SHOWN if (outcome.folder / name).exists()] for outcome in mapped}
+    drawn = [outcome for outcome in mapped if shown[outcome.id]]
+    if not drawn:
         return None
-    unfolded = " open" if len(shown) <= MOST_UNFOLDED else ""
-    blocks = []
-    for outcome in shown[:MOST_PICTURES]:
-        images = [_image(outcome, name, what) for name, what in SHOWN.items() if (outcome.folder / name).exists()]
-        blocks.append(f"<details{unfolded}><summary><strong>{escape(outcome.name)}</strong></summary>{''.join(images)}</details>")
-    if len(shown) > MOST_PICTURES:
+    size, fitting = 0, []
+    for outcome in drawn:
+        size += sum((outcome.folder / name).stat().st_size for name in shown[outcome.id])
+        if size <= MOST_BYTES or not fitting:
+            fitting.append(outcome)
+    unfolded = " open" if len(drawn) <= MOST_UNFOLDED else ""
+    blocks = [
+        f"<details{unfolded}><summary><strong>{escape(outcome.name)}</strong>{_link(outcome)}</summary>"
+        f"{''.join(_image(outcome, name, SHOWN[name]) for name in shown[outcome.id])}</details>"
+        for outcome in fitting
+    ]
+    if len(fitting) < len(drawn):
         blocks.append(
-            f"<p>The first {MOST_PICTURES} of {len(shown)}. The others: "
-            "<code>reference_mapping/qc/dataset~&lt;dataset&gt;/file_id~&lt;file_id&gt;/umap.png</code></p>"
+            f"<p>{len(fitting)} of {len(drawn)}, as many as a browser can open. The others: "
+            "<code>reference_mapping/qc/dataset~&lt;dataset&gt;/file_id~&lt;file_id&gt;/*.png</code></p>"
         )
     return {
         "section_name": "Pictures",
-        "description": "UMAP of each query's own embedding, its cells by true and predicted label where the truth is known, "
-        "and what else its family of models finds. Batches that lie apart, or labels that lie scattered, are signs of a mapping that did not work.",
+        "description": "Each query's cells on the UMAP of the reference's, where these are to be had, and on one of their own; "
+        "labels by batch, true against given labels where the truth is known, and what else its family of models finds. Batches "
+        "that lie apart, or labels that lie scattered, are signs of a mapping that did not work. A page to look around in the cells, "
+        "explore.html, lies beside the pictures in reference_mapping/qc, and a link here leads to it from where the run put this page.",
         "plot_type": "html",
         "data": "".join(blocks),
     }

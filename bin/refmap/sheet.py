@@ -17,13 +17,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from .errors import RefmapError, nearest
 from .options import parse_options
+from .strategies import STRATEGIES
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,34 @@ class Mapping(BaseModel):
         Field(description="What the model's family can do beyond that: `name=value;name=value`, see the family's page."),
     ] = {}
     size_factor_key: Annotated[Key, Field(description="The column of `obs` with the cells' size factors.")] = None
+    reference: Annotated[
+        Link,
+        Field(
+            description="The model's own cells, whose labels are transferred (.h5ad, .zarr, .h5mu); none: those saved with the "
+            "model, or those that this run trains it on."
+        ),
+    ] = None
+    reference_layer: Annotated[
+        str | None,
+        AfterValidator(lambda value: value and _layer(value)),
+        Must("X, raw or the name of a layer (which cannot itself be X or raw: rename that layer)"),
+        Field(description="Where the reference cells' counts are; none: `X`."),
+    ] = None
+    reference_var_key: Annotated[
+        Key, Field(description="The column of the reference cells' `var` with the gene ids; none: its index.")
+    ] = None
+    reference_embedding: Annotated[
+        Key, Field(description="The key of the reference cells' `obsm` with their embedding by this model; none: it is computed.")
+    ] = None
+    transfer_keys: Annotated[
+        Keys, Field(description="Columns of the reference cells' `obs` whose labels are transferred; none: the model's label columns.")
+    ] = []
     one_batch: Annotated[Choice, Field(description="Whether all cells count as one new batch; none: `--one_batch`.")] = None
+    strategy: Annotated[
+        Literal[STRATEGIES] | None,
+        Must(f"one of {', '.join(STRATEGIES)}"),
+        Field(description="Whether all batches are mapped in one surgery, or each in its own; none: `--strategy`."),
+    ] = None
     freeze_dropout: Annotated[Flag, Field(description="Whether dropout in the frozen layers is off in training.")] = True
     min_gene_overlap: Annotated[
         Fraction, Field(description="The least fraction of the model's genes in the query; none: `--min_gene_overlap`.")
@@ -230,7 +258,9 @@ class Mapping(BaseModel):
 
 
 FIELDS = Mapping.model_fields
-LISTS = ("labels_key", "categorical_covariate_keys", "continuous_covariate_keys", "umap_colors")
+LISTS = ("labels_key", "categorical_covariate_keys", "continuous_covariate_keys", "umap_colors", "transfer_keys")
+# Where a row says which cells of the reference speak for their labels. A change of them trains nothing again.
+REFERENCE_KEYS = ("reference", "reference_layer", "reference_var_key", "reference_embedding", "transfer_keys")
 # Settings of training with a default among the pipeline's parameters, then those that are left to the model's library.
 TRAIN_DEFAULTS = ("max_epochs", "early_stopping", "check_val_every_n_epoch", "early_stopping_patience")
 YAML_ONLY = (
@@ -245,7 +275,7 @@ COLUMNS = tuple(name for name in FIELDS if name not in YAML_ONLY)
 
 # --- where the keys stand in the YAML -------------------------------------------------------------------------------------
 
-EXTRA_KEYS = ("truth_key", "id_table", "modality", "protein_key", "gmt", "options", "one_batch", "min_gene_overlap")
+EXTRA_KEYS = ("truth_key", "id_table", "modality", "protein_key", "gmt", "options", "one_batch", "strategy", "min_gene_overlap", *REFERENCE_KEYS)
 SETTING_KEYS = ("model", "layer", "var_key", "umap_colors", *EXTRA_KEYS)
 MODEL_KEYS = (
     "batch_key",
@@ -439,10 +469,24 @@ def _row(mapping: Mapping, defaults: dict[str, Any]) -> dict:
     train |= {name: given[name] for name in TRAIN_OPTIONS if given[name] is not None}
     # What may be several is named so behind the sheet.
     names = {"labels_key": "labels_keys"}
-    row = {names.get(name, name): given[name] for name in COLUMNS if name not in ("train", *TRAIN_KEYS)}
-    row |= {name: value(name) for name in ("one_batch", "min_gene_overlap")}
+    row = {names.get(name, name): given[name] for name in COLUMNS if name not in ("train", *TRAIN_KEYS, *REFERENCE_KEYS)}
+    row["cells"] = _reference_cells(mapping, defaults)
+    row |= {name: value(name) for name in ("one_batch", "strategy", "min_gene_overlap")}
     row["train"] = train if given["train"] and train["max_epochs"] > 0 else None
     return row | {name: defaults[name] for name in ("seed", "warn_gene_overlap")}
+
+
+def _reference_cells(mapping: Mapping, defaults: dict[str, Any]) -> dict:
+    """Say where a row's reference cells are; `trained`: they are those that this run trains the model on."""
+    trained = mapping.model is None and mapping.reference is None
+    return {
+        "trained": trained,
+        "reference": (defaults["reference"] or "the demo's atlas") if trained else mapping.reference,
+        "layer": mapping.reference_layer or (defaults["reference_layer"] if trained else "X"),
+        "var_key": mapping.reference_var_key or (defaults["reference_var_key"] if trained else None),
+        "embedding": mapping.reference_embedding,
+        "transfer_keys": mapping.transfer_keys,
+    }
 
 
 # --- CSV ------------------------------------------------------------------------------------------------------------------

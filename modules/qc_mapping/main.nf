@@ -3,7 +3,7 @@ process QC_MAPPING {
     tag "${meta.id}"
 
     input:
-    tuple val(meta), val(size), path(plan), path(query, stageAs: 'query'), path(alignment), path(mapped, stageAs: 'mapped')
+    tuple val(meta), val(size), path(plan), path(query, stageAs: 'query'), path(prepared, stageAs: 'prepared'), path(mapped, stageAs: 'mapped'), path(reference, stageAs: 'reference')
     val code
 
     output:
@@ -12,7 +12,7 @@ process QC_MAPPING {
 
     script:
     """
-    qc_mapping.py --plan ${plan} --query query --alignment ${alignment} --mapped mapped \\
+    qc_mapping.py --plan ${plan} --query query --prepared prepared --mapped mapped ${reference ? '--reference reference' : ''} \\
         --output ${meta.id} --fault ${meta.id}.fault.json
     """
 

@@ -8,6 +8,7 @@ process REPORT {
     path cards, stageAs: 'cards/?.json'
     path faults, stageAs: 'faults/*'
     path qc, stageAs: 'qc/*'
+    path references, stageAs: 'references/?.json'
     val reached
     path config
     val code
@@ -31,9 +32,9 @@ process REPORT {
     ${params.multiqc_title ?: 'refmap'}
     END_OF_TITLE
 
-    mkdir -p plans cards faults qc
-    write_report.py --mappings ${mappings} --plans plans --cards cards --faults faults --qc qc --reached reached.json \\
-        --config ${config} --title "\$(cat title.txt)" --outdir "\$(cat outdir.txt)" --output report
+    mkdir -p plans cards faults qc references
+    write_report.py --mappings ${mappings} --plans plans --cards cards --faults faults --qc qc --references references \\
+        --reached reached.json --config ${config} --title "\$(cat title.txt)" --outdir "\$(cat outdir.txt)" --output report
     """
 
     stub:

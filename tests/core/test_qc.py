@@ -12,9 +12,15 @@ from PIL import Image
 from qc_mapping import main
 from refmap import plots
 from refmap.errors import RefmapError
-from refmap.folders import MappedFolder
-from refmap.qc import _caption, confusion_table, describe_mapping, score
+from refmap.folders import MappedFolder, PreparedFolder, ReferenceFolder
+from refmap.pictures import caption
+from refmap.qc import confusion_table, describe_mapping, score
+from refmap.storage import write_zarr
+from refmap.transfer.calibrate import calibrate_reference
+from refmap.transfer.transfer import transfer
+from scipy import sparse
 
+ALIGNMENT = {"matched": 24, "n_model_genes": 30}
 CLASSES = ["B", "NK", "T $\\frac$"]
 
 
@@ -59,10 +65,12 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
         "n_cells": n,
         "seed": 0,
     }
-    for name, content in {"plan": {"row": row}, "alignment": {"matched": 2}, "mapping": record}.items():
+    for name, content in {"plan": {"row": row}, "alignment": ALIGNMENT, "mapping": record}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
+    counts = sparse.csr_matrix(rng.poisson(1 + 5 * np.eye(3)[kind].repeat(10, axis=1)).astype(np.float32))
+    write_zarr(ad.AnnData(counts, obs=pd.DataFrame(index=obs.index)), folder / "aligned.zarr")
     (folder / "results").mkdir()
-    (folder / "history.csv").write_text("epoch,elbo_train\n1,2.5\n")
+    (folder / "history.csv").write_text("epoch,elbo_train\n1,2.5\n2,2.0\n")
     return SimpleNamespace(
         folder=folder,
         plan={"row": row},
@@ -74,16 +82,36 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
     )
 
 
-def describe(mapping, output):
+def describe(mapping, output, mapped=None, reference=None):
     folder = mapping.folder
     describe_mapping(
-        mapping.plan,
-        folder / "query.h5ad",
-        folder / "alignment.json",
-        MappedFolder(folder),
-        output,
+        mapping.plan, folder / "query.h5ad", PreparedFolder(folder), mapped or MappedFolder(folder), reference, output
     )
     return output
+
+
+def add_reference(mapping, n=300):
+    """Give a mapping reference cells around its own: the mapping with their labels, and the reference's folder."""
+    folder, rng = mapping.folder, np.random.default_rng(1)
+    near = rng.integers(0, len(mapping.latent), size=n)
+    cells, reference = ReferenceFolder(folder / "cells"), ReferenceFolder(folder / "reference")
+    cells.folder.mkdir()
+    latent = (mapping.latent[near] + rng.normal(scale=0.3, size=(n, mapping.latent.shape[1]))).astype(np.float32)
+    obs = pd.DataFrame(
+        {"label": pd.Categorical(np.array(CLASSES, dtype=object)[mapping.kind[near]]), "donor": pd.Categorical(np.resize(["r1", "r2"], n))},
+        index=[f"r{i}" for i in range(n)],
+    )
+    write_zarr(ad.AnnData(obs=obs, obsm={"X_emb": latent}), cells.cells)
+    record = {"reference": "atlas.h5ad", "source": "counts", "fault": None, "keys": ["label"], "batch_key": "donor", "n_cells": n}
+    cells.record.write_text(json.dumps(record))
+    calibrate_reference(cells, None, 0, 0.2, 20, reference)
+    # What a mapping gives, and no more, lies in a folder of its own.
+    mapped, labelled = MappedFolder(folder / "mapped"), MappedFolder(folder / "labelled")
+    mapped.results.mkdir(parents=True)
+    for name in ("embedding.zarr", "mapping.json", "history.csv"):
+        (mapped.folder / name).symlink_to(folder / name)
+    transfer(mapped, reference, 0.2, False, labelled)
+    return labelled, reference
 
 
 @pytest.fixture(scope="session")
@@ -100,15 +128,21 @@ def test_folder_holds_the_records_and_the_pictures(described):
     assert sorted(path.name for path in described.iterdir()) == [
         "alignment.json",
         "composition.json",
+        "composition.pdf",
+        "composition.png",
         "confusion.csv",
+        "confusion.pdf",
         "confusion.png",
+        "explore.html",
         "history.csv",
         "mapping.json",
+        "training.pdf",
+        "training.png",
         "umap.pdf",
         "umap.png",
     ]
-    assert json.loads((described / "alignment.json").read_text()) == {"matched": 2}
-    assert (described / "history.csv").read_text() == "epoch,elbo_train\n1,2.5\n"
+    assert json.loads((described / "alignment.json").read_text()) == ALIGNMENT
+    assert (described / "history.csv").read_text() == "epoch,elbo_train\n1,2.5\n2,2.0\n"
 
 
 def test_composition_counts_predictions_by_batch(mapping, described):
@@ -174,7 +208,7 @@ def test_an_embedding_of_other_cells_is_refused(tmp_path):
 
 def test_command_writes_a_fault_and_no_folder(tmp_path):
     mapping = make_mapping(tmp_path / "in", n=5, truth_key="cel_type")
-    given = {"plan": mapping.folder / "plan.json", "alignment": mapping.folder / "alignment.json"}
+    given = {"plan": mapping.folder / "plan.json", "prepared": mapping.folder}
     given |= {"query": mapping.folder / "query.h5ad", "mapped": mapping.folder}
     given |= {"output": tmp_path / "out", "fault": tmp_path / "fault.json"}
     result = CliRunner().invoke(
@@ -188,7 +222,7 @@ def test_command_writes_a_fault_and_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("n", "drawn", "caption"),
+    ("n", "drawn", "expected"),
     [
         (1, 1, "1 cell, too few for a UMAP: the two latent dimensions that vary most"),
         (15, 15, "15 cells, too few for a UMAP: the two latent dimensions that vary most"),
@@ -196,16 +230,18 @@ def test_command_writes_a_fault_and_no_folder(tmp_path):
         (60_000, 50_000, "UMAP of 50,000 cells, drawn at random from 60,000"),
     ],
 )
-def test_caption_says_what_is_drawn(n, drawn, caption):
-    assert _caption(n, drawn) == caption
+def test_caption_says_what_is_drawn(n, drawn, expected):
+    assert caption(n, drawn) == expected
 
 
 def test_at_most_so_many_cells_are_drawn(tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr("refmap.qc.MOST_CELLS_DRAWN", 20)
-    monkeypatch.setattr(
-        plots, "draw_cells", lambda position, panels, alike, shares, title, path: drawn.update(panels, title=title)
-    )
+
+    def note(panels, title, path):
+        drawn.update({panel.name: panel.values for panel in panels}, title=title)
+
+    monkeypatch.setattr("refmap.pictures.MOST_CELLS_DRAWN", 20)
+    monkeypatch.setattr(plots, "draw_cells", note)
     mapping = make_mapping(tmp_path / "in", n=50)
     describe(mapping, tmp_path / "out")
     assert drawn.pop("title") == "pbmc/d.1: UMAP of 20 cells, drawn at random from 50"
@@ -215,6 +251,57 @@ def test_at_most_so_many_cells_are_drawn(tmp_path, monkeypatch):
     chosen = np.random.default_rng(0).permutation(50)[:20]
     assert list(drawn["predicted label"]) == list(mapping.predicted[chosen])
     assert list(drawn["batch (donor)"]) == list(mapping.obs["donor"].iloc[chosen])
+
+
+@pytest.fixture(scope="module")
+def beside_reference(tmp_path_factory):
+    mapping = make_mapping(tmp_path_factory.mktemp("beside") / "in")
+    output = describe(mapping, mapping.folder.parent / "out", *add_reference(mapping))
+    return mapping, output, json.loads((output / "mapping.json").read_text())
+
+
+def test_reference_cells_add_their_pictures(beside_reference):
+    _, output, _ = beside_reference
+    new = {"joint.png", "joint.pdf", "calibration.png", "calibration.pdf"}
+    new |= {f"confusion_transferred.{kind}" for kind in ("csv", "png", "pdf")}
+    assert new <= {path.name for path in output.iterdir()}
+    assert Image.open(output / "joint.png").width > 500
+
+
+def test_the_models_labels_and_those_of_the_neighbours_are_scored_apart(beside_reference):
+    mapping, output, record = beside_reference
+    known = pd.notna(mapping.truth)
+    assert record["accuracy"]["accuracy"] == pytest.approx((mapping.truth == mapping.predicted)[known].mean())
+    assert list(record["calibration"]) == ["label_transferred"]
+    # The groups lie well apart.
+    assert record["calibration"]["label_transferred"]["accuracy"] == 1
+    table = pd.read_csv(output / "confusion_transferred.csv", index_col=0)
+    assert np.trace(table.to_numpy()) == known.sum()
+
+
+def test_a_good_mapping_is_judged_by_all_figures(beside_reference):
+    _, _, record = beside_reference
+    assert record["trust"]["light"] == "green"
+    figures = record["trust"]["figures"]
+    assert all(figures[name]["value"] is not None for name in ("genes", "unknown", "novel", "presence", "mixing"))
+    assert figures["genes"]["value"] == 0.8 and figures["unknown"]["levels"]["label"]["value"] == 0
+
+
+def test_without_reference_cells_it_is_said_what_is_not_known(described):
+    trust = json.loads((described / "mapping.json").read_text())["trust"]
+    assert trust["light"] == "grey"
+    assert trust["figures"]["novel"]["value"] is None and "reference" in trust["figures"]["novel"]["note"]
+    assert "It cannot be said how far this mapping may be trusted" in trust["reasons"][0]
+
+
+@pytest.mark.parametrize("n", [1, 10])
+@pytest.mark.parametrize("changes", [{"predicts": False, "truth_key": None}, {}])
+def test_a_few_cells_beside_a_reference(tmp_path, n, changes):
+    mapping = make_mapping(tmp_path / "in", n=n, **changes)
+    output = describe(mapping, tmp_path / "out", *add_reference(mapping, n=40))
+    record = json.loads((output / "mapping.json").read_text())
+    assert record["trust"]["light"] in ("grey", "amber", "green", "red") and record["trust"]["reasons"]
+    assert (output / "joint.png").exists() and (output / "explore.html").exists()
 
 
 def test_ties_are_ranked_by_name():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from refmap.errors import RefmapError
 from refmap.sheet import COLUMNS, FIELDS, LEVELS, YAML_ONLY, Mapping, Must, read_sheet
+from refmap.strategies import STRATEGIES
 
 DEFAULTS = {
     "max_epochs": 100,
@@ -22,9 +23,13 @@ DEFAULTS = {
     "check_val_every_n_epoch": 5,
     "early_stopping_patience": 5,
     "one_batch": False,
+    "strategy": "joint",
     "seed": 7,
     "min_gene_overlap": 0.2,
     "warn_gene_overlap": 0.8,
+    "reference": "atlas.h5ad",
+    "reference_layer": "counts",
+    "reference_var_key": "ensembl",
 }
 TRAIN = {"max_epochs": 100, "early_stopping": True, "check_val_every_n_epoch": 5, "early_stopping_patience": 5}
 ROW = rows.ROW | {
@@ -132,7 +137,13 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "gmt": "programs.gmt",
         "options": "shots = 2;groups=cell type",
         "size_factor_key": "sf",
+        "reference": "cells.h5ad",
+        "reference_layer": "layers/counts",
+        "reference_var_key": "ensembl",
+        "reference_embedding": "X_scvi",
+        "transfer_keys": "level 1;level 2",
         "one_batch": "TRUE",
+        "strategy": "per_batch",
         "freeze_dropout": "false",
         "min_gene_overlap": "0.5",
         "train": "true",
@@ -156,9 +167,18 @@ def test_every_setting_can_be_given_in_a_csv(read):
             "options": {"shots": "2", "groups": "cell type"},
             "continuous_covariate_keys": ["age"],
             "one_batch": True,
+            "strategy": "per_batch",
             "freeze_dropout": False,
             "min_gene_overlap": 0.5,
             "umap_colors": ["donor", "cell type"],
+            "cells": {
+                "trained": False,
+                "reference": "cells.h5ad",
+                "layer": "counts",
+                "var_key": "ensembl",
+                "embedding": "X_scvi",
+                "transfer_keys": ["level 1", "level 2"],
+            },
             "train": {
                 "max_epochs": 10,
                 "early_stopping": False,
@@ -211,6 +231,7 @@ KEYS = st.lists(WORDS, max_size=3)
             "options": st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), WORDS, max_size=3),
             "umap_colors": KEYS,
             "one_batch": st.booleans(),
+            "strategy": st.sampled_from(STRATEGIES),
             "freeze_dropout": st.booleans(),
             "min_gene_overlap": st.floats(0, 1),
             "train": st.none()
@@ -280,7 +301,7 @@ def test_the_settings_may_stand_without_scarches(read):
 
 @pytest.mark.parametrize("level", ["reference_mapping", "scarches", "model_params"])
 def test_refmaps_own_keys_may_stand_at_each_level(read, level):
-    own = {"truth_key": "t", "id_table": "i.csv", "modality": "m", "protein_key": "p", "one_batch": True}
+    own = {"truth_key": "t", "id_table": "i.csv", "modality": "m", "protein_key": "p", "one_batch": True, "strategy": "sequential"}
     content = scarches()
     settings = content["DATASETS"]["lung"]["reference_mapping"]
     {
@@ -360,7 +381,11 @@ def test_yaml_anchors_and_merge_keys(read):
 
 def test_a_model_may_be_left_out_if_a_reference_is_trained(read, faults):
     text = "dataset,file_id,query,batch_key\nlung,donor_1,data/donor_1.h5ad,donor\n"
-    assert read(text, reference=True) == [ROW | {"model": None}]
+    cells = ROW["cells"] | {"trained": True, "reference": "atlas.h5ad", "layer": "counts", "var_key": "ensembl"}
+    assert read(text, reference=True) == [ROW | {"model": None, "cells": cells}]
+    # Its own cells go before those that the model is trained on.
+    own = text.replace("batch_key\n", "batch_key,reference\n").replace("donor\n", "donor,cells.h5ad\n")
+    assert read(own, reference=True)[0]["cells"] == ROW["cells"] | {"reference": "cells.h5ad"}
     missing = "column 'model' is missing. The reference model, a folder or file; not needed when this run trains it."
     assert faults(text) == [f"sheet.csv: {missing}"]
 
@@ -413,6 +438,10 @@ NAME = "must be a name of at most 100 letters, digits, '.', '_' and '-' that doe
         ),
         ("early_stopping:maybe", "row 2 (lung/donor_1): column 'early_stopping' is 'maybe', but must be true or false."),
         ("train:2", "row 2 (lung/donor_1): column 'train' is '2', but must be true or false."),
+        (
+            "strategy:each",
+            "row 2 (lung/donor_1): column 'strategy' is 'each', but must be one of joint, per_batch, sequential.",
+        ),
         (
             "learning_rate:0",
             "row 2 (lung/donor_1): column 'learning_rate' is '0', but must be a number above 0.",

@@ -1,0 +1,128 @@
+#!/usr/bin/env python
+"""Whether cells that a reference lacks are found: the tables of docs/trust.md.
+
+Each cell type of the 700 PBMCs that scanpy ships is left out of a reference in turn, and the other cells are mapped onto it; then
+queries that belong on no such reference are: shuffled genes, random counts, and whatever `--other FILE` names (.h5ad with counts,
+genes by symbol, such as another tissue's). All by the pipeline itself, with its defaults. Run it in the environment `scvi`:
+
+    (. containers/activate scvi && python bench/novelty.py [--other muscle.h5ad])
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import anndata as ad
+import click
+import numpy as np
+import scipy.sparse as sp
+from sklearn.metrics import roc_auc_score
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bin"))
+
+from refmap.demo import REFERENCE_SHARE, _stratified, pbmc_counts  # noqa: E402
+
+LABELS, EPOCHS, ALPHA = "bulk_labels", 100, 0.05
+
+
+def run(folder: Path, reference: ad.AnnData, queries: dict[str, ad.AnnData]) -> dict[str, tuple[ad.AnnData, dict]]:
+    """Train a reference and map queries onto it; of each, its cells as published and its record."""
+    folder.mkdir()
+    reference.write_h5ad(folder / "reference.h5ad")
+    with open(folder / "sheet.csv", "w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["dataset", "file_id", "query", "batch_key"])
+        for name, query in queries.items():
+            query.obs["sample"] = name
+            query.write_h5ad(folder / f"{name}.h5ad")
+            table.writerow(["bench", name, f"{name}.h5ad", "sample"])
+    given = {"input": "sheet.csv", "reference": "reference.h5ad", "reference_batch_key": "batch", "reference_labels_key": LABELS}
+    words = [word for key, value in given.items() for word in (f"--{key}", value)]
+    subprocess.run(
+        ["nextflow", "-q", "run", str(ROOT), *words, "--reference_max_epochs", str(EPOCHS), "--outdir", "out"],
+        cwd=folder,
+        env=os.environ | {"PATH": f"{os.environ['PATH']}:{ROOT}/.tools/bin"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    out = folder / "out/reference_mapping"
+    return {
+        name: (
+            ad.read_zarr(out / f"dataset~bench/file_id~{name}.zarr"),
+            json.loads((out / f"qc/dataset~bench/file_id~{name}/mapping.json").read_text()),
+        )
+        for name in queries
+    }
+
+
+def counts_like(query: ad.AnnData, counts: np.ndarray) -> ad.AnnData:
+    return ad.AnnData(sp.csr_matrix(counts.astype(np.float32)), obs=query.obs.copy(), var=query.var.copy())
+
+
+def controls(query: ad.AnnData, others: tuple[Path, ...]) -> dict[str, ad.AnnData]:
+    """The query, and what belongs on no reference of such cells."""
+    rng = np.random.default_rng(0)
+    dense = query.X.toarray()
+    made = {
+        "as_it_is": query.copy(),
+        "shuffled_genes": counts_like(query, dense[:, rng.permutation(query.n_vars)]),
+        "random_counts": counts_like(query, rng.poisson(dense.mean(), size=dense.shape)),
+        "random_about_the_genes_means": counts_like(query, rng.poisson(np.broadcast_to(dense.mean(axis=0), dense.shape))),
+    }
+    return made | {path.stem: ad.read_h5ad(path) for path in others}
+
+
+def _row(*cells: str, head: bool = False) -> None:
+    print("| " + " | ".join(cells) + " |", flush=True)
+    if head:
+        print("|" + " --- |" * len(cells), flush=True)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+@click.command()
+@click.option("--other", multiple=True, type=click.Path(exists=True, path_type=Path), help="A query of another tissue; may be given again.")
+def main(other: tuple[Path, ...]) -> None:
+    cells = pbmc_counts()
+    labels = cells.obs[LABELS].astype(str).to_numpy()
+    inside = _stratified(cells.obs[LABELS], REFERENCE_SHARE, np.random.default_rng(0))
+    query = cells[~inside].copy()
+    truth = labels[~inside]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _row("query", "cells", "p < 0.05", "Unknown", "neighbours from the reference / expected", "light", head=True)
+        for name, (mapped, record) in run(folder / "controls", cells[inside].copy(), controls(query, other)).items():
+            figures = record["trust"]["figures"]
+            novel = (mapped.obs["novelty_pvalue"] < ALPHA).mean()
+            unknown = (mapped.obs[f"{LABELS}_transferred"] == "Unknown").mean()
+            mixing = figures["mixing"].get("relative")
+            _row(name.replace("_", " "), str(mapped.n_obs), _share(novel), _share(unknown), _share(mixing), record["trust"]["light"])
+        print()
+        _row("left out", "cells", "AUROC", "found (p < 0.05)", "others (p < 0.05)", "of them Unknown", "called most often", "light", head=True)
+        areas = []
+        for number, left_out in enumerate(sorted(set(labels))):
+            reference = cells[inside & (labels != left_out)].copy()
+            mapped, record = run(folder / str(number), reference, {"query": query.copy()})["query"]
+            is_it = truth == left_out
+            areas.append(roc_auc_score(is_it, mapped.obs["reference_distance"]))
+            found = (mapped.obs["novelty_pvalue"] < ALPHA).to_numpy()
+            called = mapped.obs[f"{LABELS}_transferred"].astype(str)[is_it]
+            most = called.value_counts()
+            _row(
+                left_out, str(is_it.sum()), _share(areas[-1]), _share(found[is_it].mean()), _share(found[~is_it].mean()),
+                _share((called == "Unknown").mean()), most.index[0], record["trust"]["light"],
+            )  # fmt: skip
+        print(f"\nmean AUROC {np.mean(areas):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+#!/usr/bin/env python
+"""Measure a reference's own cells."""
+
+from pathlib import Path
+
+import click
+from refmap.cli import INPUT, OUTPUT, command
+from refmap.folders import ReferenceFolder
+from refmap.transfer.calibrate import calibrate_reference as calibrate
+from refmap.transfer.neighbors import NEIGHBORS
+
+
+@command("CALIBRATE_REFERENCE")
+@click.option("--prepared", type=INPUT, required=True, help="The reference's cells: a folder.")
+@click.option("--latent", type=INPUT, help="Their latent (.npy), where the folder does not hold it.")
+@click.option("--seed", type=int, default=0, help="Of the random numbers.")
+@click.option("--neighbors", type=click.IntRange(min=1), default=NEIGHBORS, help="How many reference cells a label comes from.")
+@click.option("--threshold", type=click.FloatRange(0, 1), required=True, help="The uncertainty above which a label is Unknown.")
+@click.option("--output", type=OUTPUT, required=True, help="Write the cells and the scale that they set to this folder.")
+def calibrate_reference(prepared: Path, latent: Path | None, seed: int, neighbors: int, threshold: float, output: Path) -> None:
+    """Hold the reference's own cells out, batch by batch: how far they lie, and how often their labels are right."""
+    calibrate(ReferenceFolder(prepared), latent, seed, threshold, neighbors, ReferenceFolder(output))
+
+
+if __name__ == "__main__":
+    calibrate_reference()

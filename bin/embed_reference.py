@@ -1,0 +1,28 @@
+#!/usr/bin/env python
+"""Embed the cells of a reference by its model."""
+
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import click
+import numpy as np
+from refmap.cli import INPUT, OUTPUT, command, read_json
+from refmap.surgery import embed_reference as embed
+
+
+@command("EMBED_REFERENCE")
+@click.option("--aligned", type=INPUT, required=True, help="The aligned cells: AnnData zarr.")
+@click.option("--model", type=INPUT, required=True, help="The model's folder or file.")
+@click.option("--card", type=INPUT, required=True, help="The model's card.")
+@click.option("--seed", type=int, default=0, help="Of the random numbers.")
+@click.option("--output", type=OUTPUT, required=True, help="Write the latent, cells x dimensions, to this .npy.")
+def embed_reference(aligned: Path, model: Path, card: Path, seed: int, output: Path) -> None:
+    """Write the latent of cells whose batches the model knows; nothing is trained."""
+    warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
+    with open(output, "wb") as stream:
+        np.save(stream, embed(ad.read_zarr(aligned), model, read_json(card), seed))
+
+
+if __name__ == "__main__":
+    embed_reference()

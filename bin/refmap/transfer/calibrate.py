@@ -1,0 +1,86 @@
+"""What a reference's own cells tell before any query is there: the scale of distances, how often their labels err, and a map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from ..cli import read_json, write_json
+from ..errors import RefmapError
+from ..folders import ReferenceFolder
+from ..plots import FEWEST_FOR_UMAP, N_NEIGHBORS, first_two, umap
+from ..storage import write_zarr
+from .calibration import calibrate
+from .held_out import HeldOut, hold_out
+from .labels import transfer_labels
+from .neighbors import Index
+from .novelty import distance_scores
+
+# Cells that have a place in the reference's UMAP; a picture of more looks no different.
+MOST_CELLS_PLACED = 100_000
+
+
+def calibrate_reference(prepared: ReferenceFolder, latent: Path | None, seed: int, threshold: float, k: int, out: ReferenceFolder) -> None:
+    """Write the reference's cells with their embedding and UMAP, and the scale that they set.
+
+    Parameters
+    ----------
+    prepared
+        As :func:`refmap.transfer.cells.prepare_reference` wrote it.
+    latent
+        The cells' latent (.npy), where `prepared` does not hold it.
+    threshold, k
+        The uncertainty above which a label is `Unknown`, and the number of neighbours that labels come from.
+    out
+        The folder to make. Its record holds, beside that of `prepared`: ``held_out`` (``by`` batch or cell, ``n``),
+        ``distances`` (the scores of held-out cells, sorted), and ``calibration`` (see :func:`refmap.transfer.calibration.calibrate`)
+        by label column.
+
+    Raises RefmapError if the latent is not that of the cells.
+    """
+    record, cells = read_json(prepared.record), ad.read_zarr(prepared.cells)
+    if latent:
+        cells.obsm["X_emb"] = np.load(latent)
+    embedding = cells.obsm["X_emb"]
+    if not np.isfinite(embedding).all():
+        raise RefmapError(f"The embedding of reference '{record['reference']}' holds values that are no numbers: see to its counts.")
+    batches = cells.obs[record["batch_key"]].astype(object) if record["batch_key"] else None
+    held = hold_out(embedding, batches, seed, k=k)
+    cells.obsm["X_umap"] = _place(embedding, seed)
+    out.folder.mkdir()
+    write_zarr(cells, out.cells)
+    record |= {
+        "n_latent": embedding.shape[1],
+        "neighbors": k,
+        "held_out": {"by": held.by, "n": len(held.rows)},
+        "distances": _known(np.sort(distance_scores(held.neighbors))),
+        "calibration": {key: _calibration(cells.obs[key], held, threshold) for key in record["keys"]},
+    }
+    write_json(out.record, record)
+
+
+def _known(scores: np.ndarray) -> list[float]:
+    """The scores, none where a reference of one cell has no scale."""
+    return scores.tolist() if np.isfinite(scores).all() else []
+
+
+def _calibration(labels: pd.Series, held: HeldOut, threshold: float) -> dict | None:
+    labels = labels.astype(object)
+    truth = labels.iloc[held.rows].reset_index(drop=True)
+    return calibrate(truth, transfer_labels(labels, held.neighbors), threshold)
+
+
+def _place(latent: np.ndarray, seed: int) -> np.ndarray:
+    """The UMAP of the cells, cells x 2 float32; those beyond the most that are placed have no numbers."""
+    position = np.full((len(latent), 2), np.nan, dtype=np.float32)
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(latent))[:MOST_CELLS_PLACED])
+    some = latent[drawn]
+    if len(drawn) < FEWEST_FOR_UMAP:
+        position[drawn] = first_two(some)
+    else:
+        near = Index(some).search_own(np.arange(len(some)), N_NEIGHBORS - 1)
+        position[drawn] = umap(some, seed, (near.distances, near.indices))
+    return position

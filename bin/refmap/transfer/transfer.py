@@ -1,0 +1,111 @@
+"""What the reference's cells around those of a mapped query say of them."""
+
+from __future__ import annotations
+
+import shutil
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from ..cli import read_json, write_json
+from ..errors import RefmapError
+from ..folders import MappedFolder, ReferenceFolder
+from ..plots import N_NEIGHBORS
+from ..storage import write_zarr
+from .labels import UNKNOWN, Transfer, transfer_labels
+from .neighbors import Index, Neighbors
+from .novelty import distance_scores, p_values
+
+DISTANCE, NOVELTY, PLACE = "reference_distance", "novelty_pvalue", "X_umap_reference"
+
+
+def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float, probabilities: bool, out: MappedFolder) -> None:
+    """Write what a mapping gave with labels from the reference's cells, and how far the query's lie from these.
+
+    Adds to obs of the embedding, for each label column of the reference, ``<key>_transferred`` (categorical, `Unknown` above the
+    threshold) and ``<key>_uncertainty`` (float32, from 0), ``reference_distance`` and ``novelty_pvalue`` (float32: see
+    :mod:`refmap.transfer.novelty`); to obsm ``X_umap_reference`` (cells x 2: places in the reference's UMAP) and, on request,
+    ``<key>_transferred_probabilities``; to the record ``transfer``.
+
+    Parameters
+    ----------
+    threshold
+        The uncertainty above which a label is `Unknown`.
+    probabilities
+        Whether those of all labels are kept.
+
+    Raises
+    ------
+    RefmapError
+        If the query's embedding is not in the reference's latent space.
+    """
+    scale, cells = read_json(reference.record), ad.read_zarr(reference.cells)
+    embedding, record = ad.read_zarr(mapped.embedding), read_json(mapped.record)
+    latent = _shared(embedding.obsm["X_emb"], scale["n_latent"], record)
+    neighbors = Index(cells.obsm["X_emb"]).search(latent, scale["neighbors"])
+
+    summary = {}
+    for key in scale["keys"]:
+        given = transfer_labels(cells.obs[key], neighbors)
+        labels = given.labels(threshold)
+        embedding.obs[f"{key}_transferred"] = pd.Categorical(labels, categories=_categories(given, labels))
+        embedding.obs[f"{key}_uncertainty"] = given.uncertainty
+        embedding.uns[f"{key}_transferred_labels"] = np.array(given.classes, dtype=object)
+        if probabilities:
+            embedding.obsm[f"{key}_transferred_probabilities"] = given.probabilities
+        counts = pd.Series(labels).value_counts()
+        summary[key] = {
+            "counts": {str(name): int(n) for name, n in counts.items()},
+            "unknown": float((labels == UNKNOWN).mean()),
+            "mean_uncertainty": float(given.uncertainty.mean()),
+        }
+    distance = distance_scores(neighbors)
+    embedding.obs[DISTANCE] = distance.astype(np.float32)
+    embedding.obs[NOVELTY] = p_values(distance, np.array(scale["distances"])).astype(np.float32)
+    embedding.obsm[PLACE] = place(neighbors, cells.obsm["X_umap"])
+    record["transfer"] = {
+        "reference": scale["reference"],
+        "source": scale["source"],
+        "n_cells": cells.n_obs,
+        "neighbors": scale["neighbors"],
+        "threshold": threshold,
+        "labels": summary,
+    }
+    _write(embedding, neighbors, record, mapped, out)
+
+
+def _shared(latent: np.ndarray, n_latent: int, record: dict) -> np.ndarray:
+    """The dimensions that a query's latent shares with its reference's: surgery may add others behind them."""
+    if latent.shape[1] < n_latent:
+        raise RefmapError(
+            f"The query's embedding has {latent.shape[1]} dimensions and that of its reference cells {n_latent}: name the embedding "
+            f"of these that '{record['model']}' gave, or none, and their counts are embedded."
+        )
+    return latent[:, :n_latent]
+
+
+def _categories(given: Transfer, labels: np.ndarray) -> list[str]:
+    return [*given.classes, *([UNKNOWN] if UNKNOWN in labels and UNKNOWN not in given.classes else [])]
+
+
+def place(neighbors: Neighbors, positions: np.ndarray) -> np.ndarray:
+    """Place cells in the reference's UMAP, where the nearest of its cells are: their weighted mean, float32 cells x 2.
+
+    This is where UMAP's own transform starts from. It does not go on from there, so that the same cell has the same place in
+    every run and beside whatever other cells. `positions` has no numbers for reference cells that were not placed.
+    """
+    near = Neighbors(neighbors.indices[:, :N_NEIGHBORS], neighbors.distances[:, :N_NEIGHBORS])
+    at = positions[near.indices].astype(np.float64)
+    placed = np.isfinite(at).all(axis=2)
+    weights = np.where(placed, near.weights(), 0)
+    total = weights.sum(axis=1, keepdims=True)
+    result = np.divide((np.nan_to_num(at) * weights[..., None]).sum(axis=1), total, out=np.full((len(at), 2), np.nan), where=total > 0)
+    return result.astype(np.float32)
+
+
+def _write(embedding: ad.AnnData, neighbors: Neighbors, record: dict, mapped: MappedFolder, out: MappedFolder) -> None:
+    shutil.copytree(mapped.folder, out.folder, ignore=lambda folder, names: [mapped.embedding.name, mapped.record.name])
+    write_zarr(embedding, out.embedding)
+    write_json(out.record, record)
+    np.savez(out.neighbors, indices=neighbors.indices.astype(np.int32), distances=neighbors.distances.astype(np.float32))

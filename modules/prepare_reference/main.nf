@@ -1,0 +1,27 @@
+// The cells of a reference: aligned to its model, or embedded already, with the labels that are to be transferred
+process PREPARE_REFERENCE {
+    tag "${key[0]}"
+
+    input:
+    tuple val(key), path(cells, stageAs: 'cells'), path(model, stageAs: 'model/*'), val(stamp), path(card)
+    val code
+
+    output:
+    tuple val(key), path('reference'), emit: prepared
+
+    script:
+    """
+    cat > request.json <<'END_OF_REQUEST'
+    ${key[1]}
+    END_OF_REQUEST
+
+    prepare_reference.py --request request.json ${cells ? '--cells cells' : ''} ${model ? "--model ${model}" : ''} --card ${card} \\
+        --output reference
+    """
+
+    stub:
+    """
+    mkdir -p reference/cells.zarr reference/aligned.zarr
+    echo '{"source": "counts", "fault": null}' > reference/reference.json
+    """
+}
