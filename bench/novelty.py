@@ -45,13 +45,15 @@ def run(folder: Path, reference: ad.AnnData, queries: dict[str, ad.AnnData]) -> 
             table.writerow(["bench", name, f"{name}.h5ad", "sample"])
     given = {"input": "sheet.csv", "reference": "reference.h5ad", "reference_batch_key": "batch", "reference_labels_key": LABELS}
     words = [word for key, value in given.items() for word in (f"--{key}", value)]
-    subprocess.run(
+    ended = subprocess.run(
         ["nextflow", "-q", "run", str(ROOT), *words, "--reference_max_epochs", str(EPOCHS), "--outdir", "out"],
         cwd=folder,
         env=os.environ | {"PATH": f"{os.environ['PATH']}:{ROOT}/.tools/bin"},
-        check=True,
-        stdout=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
+    if ended.returncode:
+        sys.exit(ended.stdout + ended.stderr)
     out = folder / "out/reference_mapping"
     return {
         name: (

@@ -268,20 +268,6 @@ def mappings(outcomes: list[Outcome]) -> dict:
             "Unknown", "Share of cells without a transferred label, by the column of labels with least of them", "Reds"
         ),
         "novel": _share("Novel", "Share of cells unlike the reference", "Reds"),
-        "family": _header("Family", "The family of the reference model", scale=False),
-        "model": _header("Model", "The class of the reference model", scale=False),
-        "cells": _header("Cells", "Cells of the query", scale=False, format="{:,.0f}"),
-        "genes": _header(
-            "Genes found",
-            "Share of the model's genes that the query has",
-            min=0,
-            max=100,
-            suffix=" %",
-            scale="RdYlGn",
-            cond_formatting_rules={"fail": [{"lt": 100 * low}]},
-        ),
-        "batches": _header("New batches", "Batches that the reference did not have", scale=False, format="{:,.0f}"),
-        "epochs": _header("Epochs", "Epochs trained; 0: inference only", scale=False, format="{:,.0f}"),
         "accuracy": _header(
             "Accuracy", "Share of cells predicted right, where the truth is known", min=0, max=1, scale="Blues", format="{:.3f}"
         ),
@@ -295,9 +281,23 @@ def mappings(outcomes: list[Outcome]) -> dict:
             scale="Oranges",
             format="{:.3f}",
         ),
+        "cells": _header("Cells", "Cells of the query", scale=False, format="{:,.0f}"),
+        "genes": _header(
+            "Genes found",
+            "Share of the model's genes that the query has",
+            min=0,
+            max=100,
+            suffix=" %",
+            scale="RdYlGn",
+            cond_formatting_rules={"fail": [{"lt": 100 * low}]},
+        ),
+        "batches": _header("New batches", "Batches that the reference did not have", scale=False, format="{:,.0f}"),
+        "epochs": _header("Epochs", "Epochs trained; 0: inference only", scale=False, format="{:,.0f}"),
         "uncertainty": _header(
             "Mean uncertainty", "Of the predicted label; for scPoli a distance", min=0, scale="Purples", format="{:.3f}"
         ),
+        "family": _header("Family", "The family of the reference model", scale=False),
+        "model": _header("Model", "The class of the reference model", scale=False),
         "seconds": _header("Seconds", "Of training", scale=False, format="{:,.0f}"),
         "device": _header("Device", "What it was trained on", scale=False),
         "warnings": _header("Warnings", "How many", scale=False, format="{:,.0f}"),
@@ -401,8 +401,9 @@ def calibration(mapped: list[Outcome], references: list[dict]) -> dict | None:
     return {
         "section_name": "Calibration",
         "description": "How often labels are right, by how certain they are: of reference cells that were held out, and of the "
-        "queries whose true labels are known. A label whose uncertainty is above the threshold is Unknown. ECE, the expected "
-        "calibration error, is how far certainty and accuracy lie apart; 0 is best.",
+        "queries whose true labels are known. A transferred label whose uncertainty is above the threshold becomes Unknown; of "
+        "predicted labels, which never do, the same columns tell what it would do to them. ECE, the expected calibration error, "
+        "is how far certainty and accuracy lie apart; 0 is best.",
         "plot_type": "html",
         "data": _folded(f"<ul>{''.join(sentences)}</ul>" if sentences else "", len(sentences), "reference")
         + _folded(table, len(rows), "row"),
@@ -416,7 +417,7 @@ def _folded(content: str, n: int, noun: str) -> str:
 
 def _at_threshold(name: str, key: str, of: dict, held_out_by: str) -> str:
     """What the threshold does to the labels of the reference's own cells, in a sentence."""
-    whose = "all cells of other batches" if held_out_by == "batch" else "the other cells"
+    whose = "the cells of other batches" if held_out_by == "batch" else "the other cells"
     kept = _in_percent(1 - of["unknown_share"])
     if of["accuracy_kept"] is None:
         told = "none of them keeps its label: coarser labels, or a higher --unknown_threshold, would leave some."
@@ -429,7 +430,7 @@ def _at_threshold(name: str, key: str, of: dict, held_out_by: str) -> str:
         )
     return (
         f"Of {of['n']:,} cells of <strong>{escape(name)}</strong> that got their label by <strong>{escape(key)}</strong> from "
-        f"{whose}, {_in_percent(of['accuracy'])} got the right one. At the threshold of {of['threshold']:g} {told}"
+        f"{whose}, {_in_percent(of['accuracy'])} got the right one. At the threshold of {of['threshold']:g}, {told}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import anndata as ad
@@ -18,8 +19,9 @@ from ..folders import ReferenceFolder
 from ..query import Query, as_text, encoding, listed
 from ..storage import write_zarr
 
-# Where scvi-tools keeps the latent of a model's own cells once their counts are dropped (a minified model).
-MINIFIED = ("_scvi_latent_qzm", "scvi_latent_qzm")
+# What scvi-tools calls the latent of a model's own cells once their counts are dropped (a minified model), behind the name of
+# its class; `X_latent_qzm` is what users call it before.
+MINIFIED = re.compile(r"(?!X_)\w+_latent_qzm")
 # Reference cells that lack more of the model's genes than this are those of another reference.
 FEWEST_GENES = 0.9
 
@@ -124,7 +126,7 @@ def _embedding(cells: Query, wanted: str | None, card: dict) -> tuple[np.ndarray
     if key and key not in obsm:
         raise cells.fault(f"has no obsm '{key}', which reference_embedding names: it has {listed(obsm)}.{nearest(key, list(obsm))}")
     if not key:
-        if key := next((name for name in MINIFIED if name in obsm), None):
+        if key := next(filter(MINIFIED.fullmatch, obsm), None):
             source = "the latent of a minified model"
         elif "X_emb" in obsm and _own(cells, card):
             key, source = "X_emb", "obsm['X_emb'], embedded by this model"
