@@ -12,7 +12,9 @@ from refmap.transfer.cells import prepare_reference as prepare
 
 @command("PREPARE_REFERENCE")
 @click.option("--request", type=INPUT, required=True, help="What the sheet says of the reference's cells: JSON.")
-@click.option("--cells", type=click.Path(path_type=Path), help="The cells: .h5ad, .zarr or .h5mu. Not given if they do not exist.")
+@click.option(
+    "--cells", type=click.Path(path_type=Path), help="The cells: .h5ad, .zarr or .h5mu. Not given if they do not exist."
+)
 @click.option("--model", type=click.Path(path_type=Path), help="The model's folder, which may hold its cells.")
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--output", type=OUTPUT, required=True, help="Write the cells, and what is found out about them, to this folder.")

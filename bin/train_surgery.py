@@ -15,7 +15,9 @@ from refmap.surgery import map_query
 
 @click.command(**STYLE)
 @click.option("--queries", type=INPUT, required=True, help="The queries, each ready for the model in a folder of its name.")
-@click.option("--training", type=INPUT, required=True, help="How to train: JSON with train, seed, freeze_dropout and strategy by name.")
+@click.option(
+    "--training", type=INPUT, required=True, help="How to train: JSON with train, seed, freeze_dropout and strategy by name."
+)
 @click.option("--model", type=INPUT, required=True, help="The reference: the model's folder or file.")
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--output", type=OUTPUT, required=True, help="Write what each mapping gives to a folder of its name in this one.")

@@ -97,7 +97,9 @@ def _explore(
         columns[f"{labels.name}_uncertainty"] = labels.uncertainty
     if cells.novelty is not None:
         columns[NOVELTY] = cells.novelty
-    columns |= {(f"true {key}" if key == row["truth_key"] else key): values for key, values in cells.columns.items() if key not in columns}
+    columns |= {
+        (f"true {key}" if key == row["truth_key"] else key): values for key, values in cells.columns.items() if key not in columns
+    }
     shown = cells.labels[-1] if cells.labels else None
     label = shown and (shown.key if shown.made == "transferred" else shown.name)
     given = next(iter(row["labels_keys"]), None) or (row["truth_key"] and f"true {row['truth_key']}")

@@ -185,7 +185,9 @@ def _predicted(embedded: ad.AnnData, truth: pd.Series) -> Labels | None:
         if key.endswith("_classes")
     }
     # The main column comes first.
-    key = _most_known({key: classes[key] for key in sorted(classes, key=lambda key: list(embedded.obs).index(f"{key}_predicted"))}, truth)
+    key = _most_known(
+        {key: classes[key] for key in sorted(classes, key=lambda key: list(embedded.obs).index(f"{key}_predicted"))}, truth
+    )
     return key and _made(embedded, "predicted", key, f"{key}_predicted_uncertainty", classes[key])
 
 
@@ -233,7 +235,9 @@ def _calibrations(
     for name, values in embedded.uns.items():
         key = name.removesuffix("_classes")
         if key != name and f"{key}_probabilities" in embedded.obsm:
-            made[f"{key}_predicted"] = Transfer([str(label) for label in values], np.asarray(embedded.obsm[f"{key}_probabilities"]))
+            made[f"{key}_predicted"] = Transfer(
+                [str(label) for label in values], np.asarray(embedded.obsm[f"{key}_probabilities"])
+            )
     if around:
         with np.load(mapped.neighbors) as near:
             neighbors = Neighbors(near["indices"], near["distances"])

@@ -204,7 +204,8 @@ class Mapping(BaseModel):
         Key, Field(description="The key of the reference cells' `obsm` with their embedding by this model; none: it is computed.")
     ] = None
     transfer_keys: Annotated[
-        Keys, Field(description="Columns of the reference cells' `obs` whose labels are transferred; none: the model's label columns.")
+        Keys,
+        Field(description="Columns of the reference cells' `obs` whose labels are transferred; none: the model's label columns."),
     ] = []
     one_batch: Annotated[Choice, Field(description="Whether all cells count as one new batch; none: `--one_batch`.")] = None
     strategy: Annotated[
@@ -275,7 +276,18 @@ COLUMNS = tuple(name for name in FIELDS if name not in YAML_ONLY)
 
 # --- where the keys stand in the YAML -------------------------------------------------------------------------------------
 
-EXTRA_KEYS = ("truth_key", "id_table", "modality", "protein_key", "gmt", "options", "one_batch", "strategy", "min_gene_overlap", *REFERENCE_KEYS)
+EXTRA_KEYS = (
+    "truth_key",
+    "id_table",
+    "modality",
+    "protein_key",
+    "gmt",
+    "options",
+    "one_batch",
+    "strategy",
+    "min_gene_overlap",
+    *REFERENCE_KEYS,
+)
 SETTING_KEYS = ("model", "layer", "var_key", "umap_colors", *EXTRA_KEYS)
 MODEL_KEYS = (
     "batch_key",

@@ -439,4 +439,6 @@ def embed_reference(cells: ad.AnnData, model: Path, card: dict, seed: int) -> np
     # Some families leave genes out of what they train on; a hierarchy's labels are none of the model's below it.
     cells = cells[:, card["genes"]].copy()
     cells.obs, model_card = below_hierarchy(cells.obs, card)
-    return surgery_of.prepare(folder.path, cells, model_card, Settings(seed=seed, options=option_defaults(card["options"]))).embed()
+    return surgery_of.prepare(
+        folder.path, cells, model_card, Settings(seed=seed, options=option_defaults(card["options"]))
+    ).embed()

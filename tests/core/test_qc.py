@@ -98,7 +98,10 @@ def add_reference(mapping, n=300):
     cells.folder.mkdir()
     latent = (mapping.latent[near] + rng.normal(scale=0.3, size=(n, mapping.latent.shape[1]))).astype(np.float32)
     obs = pd.DataFrame(
-        {"label": pd.Categorical(np.array(CLASSES, dtype=object)[mapping.kind[near]]), "donor": pd.Categorical(np.resize(["r1", "r2"], n))},
+        {
+            "label": pd.Categorical(np.array(CLASSES, dtype=object)[mapping.kind[near]]),
+            "donor": pd.Categorical(np.resize(["r1", "r2"], n)),
+        },
         index=[f"r{i}" for i in range(n)],
     )
     write_zarr(ad.AnnData(obs=obs, obsm={"X_emb": latent}), cells.cells)

@@ -133,12 +133,32 @@ def test_columns_that_are_no_labels_are_told(prepare):
 @pytest.mark.parametrize(
     ("changes", "request_", "fault"),
     [
-        ({}, {"transfer_keys": ["cel_type"]}, r"has no obs column 'cel_type', which transfer_keys names.*Did you mean 'cell_type'\?"),
-        ({}, {"embedding": "X_scvi"}, "reference 'atlas.h5ad' has no obsm 'X_scvi', which reference_embedding names: it has none"),
-        ({"obsm": {"X": np.ones((12, 2))}}, {"embedding": "X"}, "has 12 x 2 values in obsm 'X', but the model's latent has 3 dimensions"),
+        (
+            {},
+            {"transfer_keys": ["cel_type"]},
+            r"has no obs column 'cel_type', which transfer_keys names.*Did you mean 'cell_type'\?",
+        ),
+        (
+            {},
+            {"embedding": "X_scvi"},
+            "reference 'atlas.h5ad' has no obsm 'X_scvi', which reference_embedding names: it has none",
+        ),
+        (
+            {"obsm": {"X": np.ones((12, 2))}},
+            {"embedding": "X"},
+            "has 12 x 2 values in obsm 'X', but the model's latent has 3 dimensions",
+        ),
         ({"obsm": {"X": np.full((12, 3), np.nan)}}, {"embedding": "X"}, "has values in obsm 'X' that are no numbers"),
-        ({"X": sparse.csr_matrix(np.full((12, 20), 0.5))}, {}, "reference 'atlas.h5ad' holds no counts in X: 240 fractional values .*: give a reference with raw counts"),
-        ({"var": pd.DataFrame(index=[f"H{i}" for i in range(20)])}, {}, "reference 'atlas.h5ad' has none of the model's 20 genes"),
+        (
+            {"X": sparse.csr_matrix(np.full((12, 20), 0.5))},
+            {},
+            "reference 'atlas.h5ad' holds no counts in X: 240 fractional values .*: give a reference with raw counts",
+        ),
+        (
+            {"var": pd.DataFrame(index=[f"H{i}" for i in range(20)])},
+            {},
+            "reference 'atlas.h5ad' has none of the model's 20 genes",
+        ),
         ({"obs": atlas().obs.drop(columns="donor")}, {}, "reference 'atlas.h5ad' has no obs column 'donor'"),
         (
             {"obs": atlas().obs.assign(donor="d9")},

@@ -301,7 +301,14 @@ def test_the_settings_may_stand_without_scarches(read):
 
 @pytest.mark.parametrize("level", ["reference_mapping", "scarches", "model_params"])
 def test_refmaps_own_keys_may_stand_at_each_level(read, level):
-    own = {"truth_key": "t", "id_table": "i.csv", "modality": "m", "protein_key": "p", "one_batch": True, "strategy": "sequential"}
+    own = {
+        "truth_key": "t",
+        "id_table": "i.csv",
+        "modality": "m",
+        "protein_key": "p",
+        "one_batch": True,
+        "strategy": "sequential",
+    }
     content = scarches()
     settings = content["DATASETS"]["lung"]["reference_mapping"]
     {

@@ -41,7 +41,9 @@ def test_neighbours_are_exact_also_far_from_the_origin(far):
     reference = (rng.normal(size=(2000, 10)) + far).astype(np.float32)
     query = (rng.normal(size=(5000, 10)) + far).astype(np.float32)
     found = Index(reference).search(query, 10)
-    distance, index = NearestNeighbors(n_neighbors=10, algorithm="kd_tree").fit(reference.astype(float)).kneighbors(query.astype(float))
+    distance, index = (
+        NearestNeighbors(n_neighbors=10, algorithm="kd_tree").fit(reference.astype(float)).kneighbors(query.astype(float))
+    )
     assert (np.diff(found.distances, axis=1) >= 0).all()
     if not far:
         np.testing.assert_array_equal(found.indices, index)
@@ -217,12 +219,17 @@ def prepared(folder, latent, obs, keys, batch_key=None):
 def scale_of(tmp_path, n=300, k=50, labels=None):
     latent, kind = groups(n)
     obs = pd.DataFrame(
-        {"type": pd.Categorical(TYPES[kind] if labels is None else labels), "level": pd.Categorical(np.where(kind == 0, "low", "high"))},
+        {
+            "type": pd.Categorical(TYPES[kind] if labels is None else labels),
+            "level": pd.Categorical(np.where(kind == 0, "low", "high")),
+        },
         index=[f"r{i}" for i in range(n)],
     )
     obs["donor"] = pd.Categorical([f"d{i % 2}" for i in range(n)])
     out = ReferenceFolder(tmp_path / "scale")
-    calibrate_reference(prepared(ReferenceFolder(tmp_path / "cells"), latent, obs, ["type", "level"], "donor"), None, 0, 0.2, k, out)
+    calibrate_reference(
+        prepared(ReferenceFolder(tmp_path / "cells"), latent, obs, ["type", "level"], "donor"), None, 0, 0.2, k, out
+    )
     return out
 
 
@@ -320,7 +327,9 @@ def test_tiny_references_and_queries(tmp_path, n, labels, n_query):
 
 def test_an_embedding_of_another_size_is_refused(tmp_path):
     mapped = mapped_cells(tmp_path / "mapped", np.zeros((4, 2)))
-    with pytest.raises(RefmapError, match=r"has 2 dimensions and that of its reference cells 3: name the embedding .* 'atlas' gave"):
+    with pytest.raises(
+        RefmapError, match=r"has 2 dimensions and that of its reference cells 3: name the embedding .* 'atlas' gave"
+    ):
         transfer(mapped, scale_of(tmp_path), 0.2, False, MappedFolder(tmp_path / "out"))
 
 

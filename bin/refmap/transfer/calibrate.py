@@ -23,7 +23,9 @@ from .novelty import distance_scores
 MOST_CELLS_PLACED = 100_000
 
 
-def calibrate_reference(prepared: ReferenceFolder, latent: Path | None, seed: int, threshold: float, k: int, out: ReferenceFolder) -> None:
+def calibrate_reference(
+    prepared: ReferenceFolder, latent: Path | None, seed: int, threshold: float, k: int, out: ReferenceFolder
+) -> None:
     """Write the reference's cells with their embedding and UMAP, and the scale that they set.
 
     Parameters
@@ -46,7 +48,9 @@ def calibrate_reference(prepared: ReferenceFolder, latent: Path | None, seed: in
         cells.obsm["X_emb"] = np.load(latent)
     embedding = cells.obsm["X_emb"]
     if not np.isfinite(embedding).all():
-        raise RefmapError(f"The embedding of reference '{record['reference']}' holds values that are no numbers: see to its counts.")
+        raise RefmapError(
+            f"The embedding of reference '{record['reference']}' holds values that are no numbers: see to its counts."
+        )
     batches = cells.obs[record["batch_key"]].astype(object) if record["batch_key"] else None
     held = hold_out(embedding, batches, seed, k=k)
     cells.obsm["X_umap"] = _place(embedding, seed)

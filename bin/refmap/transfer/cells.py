@@ -124,7 +124,9 @@ def _embedding(cells: Query, wanted: str | None, card: dict) -> tuple[np.ndarray
     obsm = cells.root["obsm"] if "obsm" in cells.root else {}
     key, source = wanted, f"obsm['{wanted}']"
     if key and key not in obsm:
-        raise cells.fault(f"has no obsm '{key}', which reference_embedding names: it has {listed(obsm)}.{nearest(key, list(obsm))}")
+        raise cells.fault(
+            f"has no obsm '{key}', which reference_embedding names: it has {listed(obsm)}.{nearest(key, list(obsm))}"
+        )
     if not key:
         if key := next(filter(MINIFIED.fullmatch, obsm), None):
             source = "the latent of a minified model"

@@ -12,7 +12,7 @@ import numpy as np
 
 from .neighbors import Neighbors
 
-# Fewer is noise, and more reaches beyond small cell types: of 1, 5, 15 and 50, five told controls apart best (docs/trust.md).
+# Fewer is noise, and more reaches beyond small cell types.
 NEAREST = 5
 
 

@@ -100,7 +100,9 @@ def place(neighbors: Neighbors, positions: np.ndarray) -> np.ndarray:
     placed = np.isfinite(at).all(axis=2)
     weights = np.where(placed, near.weights(), 0)
     total = weights.sum(axis=1, keepdims=True)
-    result = np.divide((np.nan_to_num(at) * weights[..., None]).sum(axis=1), total, out=np.full((len(at), 2), np.nan), where=total > 0)
+    result = np.divide(
+        (np.nan_to_num(at) * weights[..., None]).sum(axis=1), total, out=np.full((len(at), 2), np.nan), where=total > 0
+    )
     return result.astype(np.float32)
 
 
