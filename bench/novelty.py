@@ -92,7 +92,9 @@ def _share(value: float | None) -> str:
 
 
 @click.command()
-@click.option("--other", multiple=True, type=click.Path(exists=True, path_type=Path), help="A query of another tissue; may be given again.")
+@click.option(
+    "--other", multiple=True, type=click.Path(exists=True, path_type=Path), help="A query of another tissue; may be given again."
+)
 def main(other: tuple[Path, ...]) -> None:
     cells = pbmc_counts()
     labels = cells.obs[LABELS].astype(str).to_numpy()
@@ -107,9 +109,26 @@ def main(other: tuple[Path, ...]) -> None:
             novel = (mapped.obs["novelty_pvalue"] < ALPHA).mean()
             unknown = (mapped.obs[f"{LABELS}_transferred"] == "Unknown").mean()
             mixing = figures["mixing"].get("relative")
-            _row(name.replace("_", " "), str(mapped.n_obs), _share(novel), _share(unknown), _share(mixing), record["trust"]["light"])
+            _row(
+                name.replace("_", " "),
+                str(mapped.n_obs),
+                _share(novel),
+                _share(unknown),
+                _share(mixing),
+                record["trust"]["light"],
+            )
         print()
-        _row("left out", "cells", "AUROC", "found (p < 0.05)", "others (p < 0.05)", "of them Unknown", "called most often", "light", head=True)
+        _row(
+            "left out",
+            "cells",
+            "AUROC",
+            "found (p < 0.05)",
+            "others (p < 0.05)",
+            "of them Unknown",
+            "called most often",
+            "light",
+            head=True,
+        )
         areas = []
         for number, left_out in enumerate(sorted(set(labels))):
             reference = cells[inside & (labels != left_out)].copy()

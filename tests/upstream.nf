@@ -2,15 +2,18 @@
 // Where no family is named, nothing is trained, which would take long: the reference is one by its description alone, and what
 // surgery gives is drawn at random.
 
-include { MAKE_DEMO       } from '../modules/make_demo'
-include { CHECK_INPUT     } from '../modules/check_input'
-include { ALIGN_REFERENCE } from '../modules/align_reference'
-include { TRAIN_REFERENCE } from '../modules/train_reference'
-include { LEARN_HIERARCHY } from '../modules/learn_hierarchy'
-include { INSPECT_MODEL   } from '../modules/inspect_model'
-include { CHECK_QUERY     } from '../modules/check_query'
-include { ALIGN_GENES     } from '../modules/align_genes'
-include { TRAIN_SURGERY   } from '../modules/train_surgery'
+include { MAKE_DEMO           } from '../modules/make_demo'
+include { CHECK_INPUT         } from '../modules/check_input'
+include { ALIGN_REFERENCE     } from '../modules/align_reference'
+include { TRAIN_REFERENCE     } from '../modules/train_reference'
+include { LEARN_HIERARCHY     } from '../modules/learn_hierarchy'
+include { INSPECT_MODEL       } from '../modules/inspect_model'
+include { PREPARE_REFERENCE   } from '../modules/prepare_reference'
+include { CALIBRATE_REFERENCE } from '../modules/calibrate_reference'
+include { CHECK_QUERY         } from '../modules/check_query'
+include { ALIGN_GENES         } from '../modules/align_genes'
+include { TRAIN_SURGERY       } from '../modules/train_surgery'
+include { TRANSFER_LABELS     } from '../modules/transfer_labels'
 
 include { alignedSize ; located ; parse ; size ; toJson ; together ; training ; withoutTraining } from '../modules/functions'
 
@@ -53,6 +56,32 @@ process MAKE_MODEL {
     Path("reference_model").mkdir()
     with zipfile.ZipFile("reference_model/model.pt", "w") as archive:
         archive.writestr("model/data.pkl", pickle.dumps(model, 2))
+    """
+}
+
+// The atlas's cells with an embedding in 10 dimensions, in which the cell types lie apart; and that embedding alone
+process MAKE_CELLS {
+    input:
+    path atlas
+
+    output:
+    path 'cells.zarr', emit: cells
+    path 'latent.npy', emit: latent
+
+    script:
+    """
+    #!/usr/bin/env python
+    import anndata
+    import numpy as np
+
+    cells = anndata.read_h5ad("${atlas}")
+    rng = np.random.default_rng(0)
+    types = cells.obs["bulk_labels"].cat
+    latent = 2 * rng.normal(size=(len(types.categories), 10))[types.codes] + rng.normal(size=(cells.n_obs, 10))
+    cells.obsm["X_atlas"] = latent.astype("float32")
+    np.save("latent.npy", cells.obsm["X_atlas"])
+    with anndata.settings.override(zarr_write_format=2):
+        cells.write_zarr("cells.zarr")
     """
 }
 
@@ -163,6 +192,7 @@ workflow REFERENCE {
 
     emit:
     rows = CHECKED_INPUT.out.rows
+    atlas = CHECKED_INPUT.out.atlas.map { atlas, _stamp -> atlas }
     model = model
     card = card
     mappings = mappings
@@ -188,6 +218,7 @@ workflow PLANNED {
 
     emit:
     rows = REFERENCE.out.rows
+    atlas = REFERENCE.out.atlas
     model = REFERENCE.out.model
     card = REFERENCE.out.card
     mappings = REFERENCE.out.mappings
@@ -215,6 +246,7 @@ workflow PREPARED {
 
     emit:
     rows = PLANNED.out.rows
+    atlas = PLANNED.out.atlas
     card = PLANNED.out.card
     plans = PLANNED.out.planned.map { item -> item[2] }
     planned = planned
@@ -241,6 +273,7 @@ workflow MAPPED {
 
     emit:
     rows = PREPARED.out.rows
+    atlas = PREPARED.out.atlas
     card = PREPARED.out.card
     plans = PREPARED.out.plans
     model = PREPARED.out.task.map { item -> item[4] }
@@ -249,4 +282,44 @@ workflow MAPPED {
         .join(PREPARED.out.prepared)
         .join(mapped)
     updated = updated
+}
+
+// One mapping after surgery, and the cells of its reference, which are embedded already: what MAPPED gives and their folder
+workflow NEAR {
+    take:
+    id
+
+    main:
+    MAPPED(null, id)
+    MAKE_CELLS(MAPPED.out.atlas)
+    request = [reference: 'cells.zarr', layer: 'X', var_key: null, embedding: 'X_atlas', transfer_keys: ['bulk_labels']]
+    PREPARE_REFERENCE(
+        MAKE_CELLS.out.cells.combine(MAPPED.out.card).map { cells, card -> [['the reference', toJson(request)], cells, [], '', card] },
+        'code',
+    )
+    CALIBRATE_REFERENCE(PREPARE_REFERENCE.out.prepared.map { key, prepared -> [key, prepared, []] }, 'code')
+    cells = CALIBRATE_REFERENCE.out.reference.map { _key, reference -> reference }
+
+    emit:
+    mapped = MAPPED.out.mapped.combine(cells)
+}
+
+// The same with the labels of these cells: [meta, size, plan, query, prepared, labelled, what it was before, reference]
+workflow LABELLED {
+    take:
+    id
+
+    main:
+    NEAR(id)
+    TRANSFER_LABELS(
+        NEAR.out.mapped.map { meta, size, plan, _query, _prepared, mapped, reference -> [meta, size, plan, mapped, reference] },
+        'code',
+    )
+
+    emit:
+    mapped = NEAR.out.mapped
+        .join(TRANSFER_LABELS.out.mapped)
+        .map { meta, size, plan, query, prepared, mapped, reference, labelled ->
+            [meta, size, plan, query, prepared, labelled, mapped, reference]
+        }
 }

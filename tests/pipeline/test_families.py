@@ -39,6 +39,7 @@ def test_each_task_runs_in_the_environment_of_its_family(run):
     tasks = run.tasks()
     assert run.status != 0  # the misspelt row
     done = {"ALIGN_REFERENCE (1)", "TRAIN_REFERENCE (1)", "LEARN_HIERARCHY (1)", "UPDATE_HIERARCHY (pbmc~labelled)"}
+    done |= {"EMBED_REFERENCE (the reference trained in this run)", "TRANSFER_LABELS (pbmc~labelled)"}
     assert done <= {name for name, status in tasks.items() if status == "COMPLETED"}
     record = json.loads((run.out / "reference_mapping/qc/dataset~pbmc/file_id~labelled/mapping.json").read_text())
     assert (record["family"], record["class_name"]) == ("expimap", "expiMap")
@@ -77,6 +78,8 @@ def test_programmes_of_the_query_are_added_and_named(run):
     reference = [line.split("\t")[0] for line in GMT.read_text().splitlines() if len(line.split("\t")) >= 10]
     assert set(names[:-2]) <= set(reference) and names[-2] == "NEW"
     assert mapped.obsm["X_emb"].shape == (100, len(names)) and np.isfinite(mapped.obsm["X_emb"]).all()
+    # The query's latent has dimensions that the reference's lacks; labels come from those that they share
+    assert mapped.obs["bulk_labels_uncertainty"].between(0, 1).all() and mapped.obs["reference_distance"].gt(0).all()
     with (run.out / "reference_mapping/qc/dataset~pbmc/file_id~with_programs/programs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["programme"] for row in rows} == set(names)

@@ -23,6 +23,7 @@ QUERIES = {
 }
 SMALL, OTHER_SMALL, LARGE = QUERIES
 SHARED = f"{SMALL} and 1 more"
+REFERENCE = {"cells": 60_000, "values": 30_000_000}
 
 CONFIG = """
 process {
@@ -31,6 +32,9 @@ process {
     }
     withName: 'ALIGN_GENES' {
         afterScript = { "cp -r '%(folder)s/${meta.id}/.' '${meta.id}/aligned.zarr'" }
+    }
+    withName: 'PREPARE_REFERENCE' {
+        afterScript = "cp -r '%(folder)s/reference/.' reference/aligned.zarr"
     }
     // Killed for memory, the first time
     withName: 'TRAIN_SURGERY' {
@@ -63,6 +67,7 @@ def asked(tmp_path_factory):
         query = {"n_cells": size["cells"], "n_genes": size["genes"], "n_values": size["values"]}
         (folder / f"{name}.json").write_text(json.dumps({"query": query, "faults": [], "warnings": []}))
         write_store(folder / name, size["cells"], size["aligned"])
+    write_store(folder / "reference", REFERENCE["cells"], REFERENCE["values"])
     (folder / "sizes.config").write_text(CONFIG % {"folder": folder})
     given = {"--mappings_per_task": 3, "--max_epochs": EPOCHS, "--max_memory": "24.GB", "--max_time": "36.h"}
     run = Run(folder, "-stub-run", "--demo", "-c", "sizes.config", *(str(item) for pair in given.items() for item in pair))
@@ -77,16 +82,21 @@ def asked(tmp_path_factory):
 
 
 @pytest.mark.parametrize("query", QUERIES)
-@pytest.mark.parametrize("step", ["ALIGN_GENES", "EXPORT_EMBEDDING", "QC_MAPPING"])
-def test_steps_that_read_a_query_ask_by_its_cells(asked, step, query):
+@pytest.mark.parametrize(("step", "least"), [("ALIGN_GENES", GB), ("EXPORT_EMBEDDING", GB), ("QC_MAPPING", 3 * GB)])
+def test_steps_that_read_a_query_ask_by_its_cells(asked, step, least, query):
     cells = QUERIES[query]["cells"]
-    assert asked[f"{step} ({query})", 1] == (1, GB + 2 * KB * cells, HOUR + cells)
+    assert asked[f"{step} ({query})", 1] == (1, least + 2 * KB * cells, HOUR + cells)
 
 
 def test_training_asks_by_the_values_of_the_aligned_query_and_by_what_it_will_see(asked):
     size = QUERIES[LARGE]
     memory = 3 * GB + KB * size["cells"] + 48 * size["aligned"]
     assert asked[f"TRAIN_SURGERY ({LARGE})", 1] == (2, memory, HOUR + 60_000 + size["cells"] * (EPOCHS + 2))
+
+
+def test_the_embedding_of_a_reference_asks_by_its_own_cells(asked):
+    memory = 3 * GB + KB * REFERENCE["cells"] + 48 * REFERENCE["values"]
+    assert asked["EMBED_REFERENCE (the reference trained in this run)", 1] == (2, memory, HOUR + 2 * REFERENCE["cells"])
 
 
 def test_a_task_of_several_asks_for_the_memory_of_the_largest_and_the_time_of_all(asked):
@@ -109,6 +119,6 @@ def test_nothing_asks_for_more_than_the_run_may(asked):
 
 
 def test_small_queries_do_with_the_memory_of_a_laptop(asked):
-    large = {key for key in asked if LARGE in key[0]}
+    large = {key for key in asked if LARGE in key[0] or key[0].startswith("EMBED_REFERENCE")}
     first = {key: memory for key, (_, memory, _) in asked.items() if key not in large and key[1] == 1}
     assert all(memory <= 4 * GB for key, memory in first.items() if not key[0].startswith("TRAIN_REFERENCE"))

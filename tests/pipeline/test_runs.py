@@ -111,9 +111,9 @@ def few_cells(demo_data: Path, n: int = 40) -> ad.AnnData:
 
 
 @pytest.fixture(scope="session")
-def twelve(demo, demo_data, tmp_path_factory) -> Run:
-    """12 mappings of which 3 are bad; the good ones map onto the demo's reference and onto a model updated by the demo."""
-    folder = tmp_path_factory.mktemp("twelve")
+def many(demo, demo_data, tmp_path_factory) -> Run:
+    """13 mappings of which 4 are bad; the good ones map onto the demo's reference and onto a model updated by the demo."""
+    folder = tmp_path_factory.mktemp("many")
     reference = demo.out / "reference_model"
     updated = demo.out / "reference_mapping" / "model" / "dataset~pbmc" / "file_id~donor_1"
     rows = []
@@ -129,7 +129,8 @@ def twelve(demo, demo_data, tmp_path_factory) -> Run:
     add("inference", good, train="false")
     add("one_batch", good, one_batch="true")
     add("hostile", good, file="a b; touch pwned 'x' \"y\" (z) & `touch pwned`.h5ad")
-    for number in range(1, 5):
+    add("with_cells", good, reference=str(demo_data / "reference.h5ad"))
+    for number in range(1, 4):
         add(f"plain_{number}", good)
     strange = good.copy()
     strange.var_names = [f"gene_{i}" for i in range(strange.n_vars)]
@@ -140,8 +141,9 @@ def twelve(demo, demo_data, tmp_path_factory) -> Run:
     batchless = good.copy()
     del batchless.obs["batch"]
     add("no_batch", batchless)
+    add("no_cells", good, reference="nowhere.h5ad")
     with open(folder / "sheet.csv", "w", newline="") as stream:
-        table = csv.DictWriter(stream, [*rows[0], "train", "one_batch"])
+        table = csv.DictWriter(stream, [*rows[0], "train", "one_batch", "reference"])
         table.writeheader()
         table.writerows(rows)
     return Run(folder, "--input", "sheet.csv", "--max_epochs", "1")
@@ -151,50 +153,67 @@ BAD = {
     "many/no_overlap": ("CHECK_QUERY", "has none of the model's 765 genes"),
     "many/fractional": ("ALIGN_GENES", "fractional"),
     "many/no_batch": ("CHECK_QUERY", "batch"),
+    "many/no_cells": ("CHECK_QUERY", "reference file 'nowhere.h5ad' does not exist."),
 }
 
 
-def test_three_bad_mappings_hurt_only_themselves(twelve):
-    assert twelve.status != 0
-    index = twelve.index()
-    assert len(index) == 12
+def test_bad_mappings_hurt_only_themselves(many):
+    assert many.status != 0
+    index = many.index()
+    assert len(index) == 13
     assert {name for name, row in index.items() if row["status"] == "failed"} == set(BAD)
     for name, (stage, reason) in BAD.items():
         assert index[name]["stage"] == stage and reason in index[name]["reason"]
     for name, row in index.items():
-        published = [twelve.out / row[key] for key in ("embedding", "updated_model", "qc") if row[key]]
+        published = [many.out / row[key] for key in ("embedding", "updated_model", "qc") if row[key]]
         assert len(published) == (0 if name in BAD else 3)
         assert all(path.exists() for path in published)
         file_id = name.split("/")[1]
-        assert name not in BAD or not list((twelve.out / "reference_mapping").rglob(f"file_id~{file_id}*"))
+        assert name not in BAD or not list((many.out / "reference_mapping").rglob(f"file_id~{file_id}*"))
 
 
-def test_faults_are_told_before_training_and_again_in_one_block_at_the_end(twelve):
-    lines = twelve.printed.splitlines()
-    early = next(i for i, line in enumerate(lines) if "2 of 12 mappings cannot be done" in line)
-    assert "many/no_batch" in "".join(lines[early : early + 6]) and "many/no_overlap" in "".join(lines[early : early + 6])
+def test_faults_are_told_before_training_and_again_in_one_block_at_the_end(many):
+    lines = many.printed.splitlines()
+    early = next(i for i, line in enumerate(lines) if "3 of 13 mappings cannot be done" in line)
+    told = "".join(lines[early : early + 7])
+    assert all(name in told for name, (stage, _reason) in BAD.items() if stage == "CHECK_QUERY")
     training = [i for i, line in enumerate(lines) if "TRAIN_SURGERY" in line]
     assert early < min(training)
-    end = next(i for i, line in enumerate(lines) if "12 mappings: 9 mapped, 3 failed" in line)
+    end = next(i for i, line in enumerate(lines) if "13 mappings: 9 mapped, 4 failed" in line)
     assert max(training) < end
     block = "\n".join(lines[end:])
     assert all(name in block for name in BAD)
-    page = (twelve.out / "multiqc" / "multiqc_report.html").read_text()
+    page = (many.out / "multiqc" / "multiqc_report.html").read_text()
     assert all(name in page for name in BAD)
 
 
-def test_names_from_the_sheet_reach_no_shell(twelve):
-    assert twelve.index()["many/hostile"]["status"] == "mapped"
-    assert not list(twelve.folder.rglob("pwned"))
+def test_names_from_the_sheet_reach_no_shell(many):
+    assert many.index()["many/hostile"]["status"] == "mapped"
+    assert not list(many.folder.rglob("pwned"))
 
 
-def test_a_model_is_inspected_once(twelve):
-    inspected = [name for name in twelve.tasks() if name.startswith("INSPECT_MODEL")]
+def test_a_model_is_inspected_once(many):
+    inspected = [name for name in many.tasks() if name.startswith("INSPECT_MODEL")]
     assert len(inspected) == 3  # the reference as a folder, as a file, and the updated model
 
 
-def test_an_updated_model_is_a_reference(twelve):
-    record = twelve.out / "reference_mapping" / "qc" / "dataset~many" / "file_id~onto_updated" / "mapping.json"
+def test_a_mapping_without_reference_cells_has_no_labels_from_them_and_no_verdict(many):
+    labelled = {name for name in many.tasks() if name.startswith(("EMBED_", "CALIBRATE_", "TRANSFER_"))}
+    assert {name.split(" ")[0] for name in labelled} == {"EMBED_REFERENCE", "CALIBRATE_REFERENCE", "TRANSFER_LABELS"}
+    assert len(labelled) == 3 and "TRANSFER_LABELS (many~with_cells)" in labelled
+    for name, row in many.index().items():
+        if name in BAD:
+            continue
+        near = name == "many/with_cells"
+        mapped = ad.read_zarr(many.out / row["embedding"])
+        assert {"bulk_labels_transferred", "bulk_labels_uncertainty", "novelty_pvalue"}.isdisjoint(mapped.obs) != near
+        trust = json.loads((many.out / row["qc"] / "mapping.json").read_text())["trust"]
+        assert (trust["light"] == "grey") != near and trust["reasons"]
+        assert (many.out / row["qc"] / "joint.png").exists() == near
+
+
+def test_an_updated_model_is_a_reference(many):
+    record = many.out / "reference_mapping" / "qc" / "dataset~many" / "file_id~onto_updated" / "mapping.json"
     batches = json.loads(record.read_text())["batches"]
     assert batches["reference"] == 4  # two of the reference, two that the demo added
     assert batches["renamed"] == {name: f"{name}@many.onto_updated" for name in ("ref_a", "ref_b")}
@@ -265,13 +284,14 @@ def test_resume_does_again_exactly_what_changed(project, tmp_path):
         assert run.status == 0, run.printed
         return {name for name, status in run.tasks().items() if status != "CACHED"} - {"VERDICT", "REPORT"}
 
-    steps = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "EXPORT_EMBEDDING", "QC_MAPPING")
+    steps = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "TRANSFER_LABELS", "EXPORT_EMBEDDING", "QC_MAPPING")
+    cells = {f"{step}_REFERENCE (model)" for step in ("PREPARE", "EMBED", "CALIBRATE")}
 
     def stages(*ids, steps=steps):
         return {f"{step} ({id})" for step in steps for id in ids}
 
     first = done()
-    assert first >= stages("d~a", "d~b")
+    assert first == {"CHECK_INPUT", "INSPECT_MODEL (model)"} | cells | stages("d~a", "d~b")
     assert done("-resume") == set()
     # One row
     assert done("-resume", rows=[rows[0], "d,b,q.zarr,model,b,counts\n"]) == {"CHECK_INPUT"} | stages("d~b")
@@ -279,11 +299,14 @@ def test_resume_does_again_exactly_what_changed(project, tmp_path):
     assert done("-resume", "--max_epochs", "7") == {"CHECK_INPUT"} | stages("d~a", "d~b", steps=steps[2:])
     assert done("-resume", "--max_epochs", "100") <= {"CHECK_INPUT"}  # which sees a sheet that was written anew
     assert json.loads((tmp_path / "out" / "pipeline_info" / "parameters.json").read_text())["max_epochs"] == 100
+    # What a label's uncertainty may be: nothing is trained again, nor embedded
+    labelled = {"CHECK_INPUT", "CALIBRATE_REFERENCE (model)"} | stages("d~a", "d~b", steps=steps[3:])
+    assert done("-resume", "--unknown_threshold", "0.5") == labelled
     # What stands inside a query's or a model's folder, whose own date stays
     folder = os.stat(tmp_path / "model").st_mtime_ns
     (tmp_path / "model" / "model.pt").write_text("another")
     assert os.stat(tmp_path / "model").st_mtime_ns == folder
-    assert done("-resume") >= {"INSPECT_MODEL (model)"} | stages("d~a", "d~b")
+    assert done("-resume") >= {"INSPECT_MODEL (model)"} | cells | stages("d~a", "d~b")
     # A comment in the package
     with open(project / "bin" / "refmap" / "errors.py", "a") as stream:
         stream.write("\n# an edit\n")

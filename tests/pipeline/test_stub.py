@@ -63,8 +63,9 @@ def test_what_a_shared_task_left_undone_is_done_alone_but_for_a_fault(together):
     assert together.status == 0, together.printed
     assert together.counts() == {
         **{"MAKE_DEMO": 1, "CHECK_INPUT": 1, "ALIGN_REFERENCE": 1, "TRAIN_REFERENCE": 1, "LEARN_HIERARCHY": 1},
-        **{"INSPECT_MODEL": 1, "CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 1, "TRAIN_ALONE": 1},
-        **{"UPDATE_HIERARCHY": 2, "EXPORT_EMBEDDING": 2, "QC_MAPPING": 2, "REPORT": 1, "VERDICT": 1},
+        **{"INSPECT_MODEL": 1, "PREPARE_REFERENCE": 1, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 1},
+        **{"CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 1, "TRAIN_ALONE": 1, "UPDATE_HIERARCHY": 2},
+        **{"TRANSFER_LABELS": 2, "EXPORT_EMBEDDING": 2, "QC_MAPPING": 2, "REPORT": 1, "VERDICT": 1},
     }
     assert {"TRAIN_SURGERY (clinic~patient_1 and 2 more)", "TRAIN_ALONE (pbmc~donor_1)"} <= set(together.tasks())
     assert together.published() == [
@@ -85,10 +86,11 @@ def test_what_a_shared_task_left_undone_is_done_alone_but_for_a_fault(together):
 
 def test_the_report_is_given_what_became_of_every_mapping(together):
     (script,) = together.scripts("REPORT")
-    given = {name: sorted(path.name for path in (script.parent / name).iterdir()) for name in ("plans", "cards", "faults", "qc")}
-    assert given == {
+    folders = ("plans", "cards", "references", "faults", "qc")
+    assert {name: sorted(path.name for path in (script.parent / name).iterdir()) for name in folders} == {
         "plans": ["clinic~patient_1.plan.json", "pbmc~donor_1.plan.json", "pbmc~donor_2.plan.json"],
         "cards": ["1.json"],
+        "references": ["1.json"],
         "faults": ["pbmc~donor_2.fault.json"],
         "qc": ["clinic~patient_1", "pbmc~donor_1"],
     }
@@ -96,24 +98,38 @@ def test_the_report_is_given_what_became_of_every_mapping(together):
 
 def test_each_process_runs_in_its_environment(together):
     environments = {process: together.environment(process) for process in together.counts() if process != "VERDICT"}
-    trained = {"TRAIN_REFERENCE": "scvi", "TRAIN_SURGERY": "scvi", "TRAIN_ALONE": "scvi"}
+    by_the_model = dict.fromkeys(["TRAIN_REFERENCE", "EMBED_REFERENCE", "TRAIN_SURGERY", "TRAIN_ALONE"], "scvi")
     hierarchical = {"LEARN_HIERARCHY": "scarches", "UPDATE_HIERARCHY": "scarches"}
-    assert environments == dict.fromkeys(environments, "core") | trained | hierarchical
+    assert environments == dict.fromkeys(environments, "core") | by_the_model | hierarchical
 
 
-def test_mappings_onto_one_model_share_tasks_and_an_inspection(tmp_path):
+# One model without cells, and others whose cells are embedded already
+CELLS = """
+process {
+    withName: PREPARE_REFERENCE {
+        afterScript = { "echo '{\\"source\\": ${key[0] == 'other' ? null : '\\"X_emb\\"'}, \\"fault\\": null}' > reference/reference.json" }
+    }
+}
+"""
+
+
+def test_mappings_onto_one_model_share_tasks_and_an_inspection_and_its_cells(tmp_path):
     for name in ("query.h5ad", "the atlas's; & more/model.pt", "other/model.pt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     rows = [("a", "the atlas's; & more"), ("b", "other"), ("c", "the atlas's; & more"), ("d", "the atlas's; & more")]
     lines = [f"lung,{file_id},query.h5ad,{model},donor" for file_id, model in rows]
     (tmp_path / "my sheet.csv").write_text("\n".join(["dataset,file_id,query,model,batch_key", *lines, ""]))
-    run = StubRun(tmp_path, "--input", "my sheet.csv", "--mappings_per_task", "2")
+    (tmp_path / "cells.config").write_text(CELLS)
+    run = StubRun(tmp_path, "-c", "cells.config", "--input", "my sheet.csv", "--mappings_per_task", "2")
     assert run.status == 0, run.printed
     assert run.counts() == {
-        **{"CHECK_INPUT": 1, "INSPECT_MODEL": 2, "CHECK_QUERY": 4, "ALIGN_GENES": 4, "TRAIN_SURGERY": 3},
+        **{"CHECK_INPUT": 1, "INSPECT_MODEL": 2, "PREPARE_REFERENCE": 2, "CALIBRATE_REFERENCE": 1},
+        **{"CHECK_QUERY": 4, "ALIGN_GENES": 4, "TRAIN_SURGERY": 3, "TRANSFER_LABELS": 3},
         **{"EXPORT_EMBEDDING": 4, "QC_MAPPING": 4, "REPORT": 1, "VERDICT": 1},
     }
+    labelled = [name for name in run.tasks() if name.startswith("TRANSFER_LABELS")]
+    assert sorted(labelled) == ["TRANSFER_LABELS (lung~a)", "TRANSFER_LABELS (lung~c)", "TRANSFER_LABELS (lung~d)"]
     trained = [name for name in run.tasks() if name.startswith("TRAIN_SURGERY")]
     assert sorted(trained) == ["TRAIN_SURGERY (lung~a and 1 more)", "TRAIN_SURGERY (lung~b)", "TRAIN_SURGERY (lung~d)"]
     # Cards all have one name, and are not put one over another

@@ -53,7 +53,10 @@ def onto_reference(folder: Path, reference: Published, data: Path, *names: str, 
 
 
 def assert_same_results(one: Published, other: Published, *names: str) -> None:
-    """The same embeddings and predictions, of all mappings or of those named: the same lock, seed and machine."""
+    """The same embeddings and labels, of all mappings or of those named: the same lock, seed and machine.
+
+    Labels from the reference's cells are compared where both runs had these.
+    """
     names = names or tuple(ROWS)
     for run in (one, other):
         assert {name: run.index()[name]["status"] for name in names} == dict.fromkeys(names, "mapped")
@@ -64,3 +67,5 @@ def assert_same_results(one: Published, other: Published, *names: str) -> None:
         assert list(ours.obs_names) == list(theirs.obs_names)
         np.testing.assert_allclose(ours.obsm["X_emb"], theirs.obsm["X_emb"], atol=1e-5)
         assert list(ours.obs["bulk_labels_predicted"]) == list(theirs.obs["bulk_labels_predicted"])
+        for column in {"bulk_labels_transferred"} & set(ours.obs) & set(theirs.obs):
+            assert list(ours.obs[column]) == list(theirs.obs[column])

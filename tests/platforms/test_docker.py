@@ -83,9 +83,9 @@ def test_an_image_is_not_run_as_root_unless_told(engine, env):
 def assert_ran_in_containers(events: list[dict], run: UserRun) -> None:
     """Each task ran in the image of its environment, and no container had a network."""
     started = {event["Actor"]["ID"]: event["Actor"]["Attributes"]["image"] for event in events if event["Type"] == "container"}
-    training = [name for name in run.scripts() if name.startswith("TRAIN_")]
+    by_the_model = [name for name in run.scripts() if name.startswith(("TRAIN_REFERENCE", "EMBED_REFERENCE", "TRAIN_SURGERY"))]
     assert sorted(started.values()) == sorted(
-        [image_name("scvi")] * len(training) + [image_name("core")] * (len(run.scripts()) - len(training))
+        [image_name("scvi")] * len(by_the_model) + [image_name("core")] * (len(run.scripts()) - len(by_the_model))
     )
     joined = [event["Actor"]["Attributes"] for event in events if event["Type"] == "network"]
     assert {network["container"]: network["name"] for network in joined} == dict.fromkeys(started, "none")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from demo_runs import assert_same_results, start
 
-TRAINING = ("TRAIN_REFERENCE", "TRAIN_SURGERY")
+BY_THE_MODEL = ("TRAIN_REFERENCE", "EMBED_REFERENCE", "TRAIN_SURGERY")
 OPTIONS = ("--slurm_account=lab", "--slurm_qos=long", "--slurm_gpu_time=30.m", "--slurm_options=--wckey=atlas")
 
 
@@ -25,9 +25,9 @@ def test_jobs_go_where_they_are_sent_with_what_they_are_given(cluster, demo, tmp
     assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
     assert {(job["Account"], job["WcKey"]) for job in jobs.values()} == {("lab", "atlas")}
     for name, job in jobs.items():
-        training = name.startswith(TRAINING)
-        assert job["Partition"] == ("gpu" if training else "cpu"), name
-        assert (job["TimeLimit"] == "30") == training, name
+        by_the_model = name.startswith(BY_THE_MODEL)
+        assert job["Partition"] == ("gpu" if by_the_model else "cpu"), name
+        assert (job["TimeLimit"] == "30") == by_the_model, name
         # A scheduler without a database of accounts knows no QOS: what is left of it is what sbatch was told.
         assert " --qos=long" in Path(job["WorkDir"], ".command.run").read_text()
     for job in seen.values():
@@ -54,7 +54,7 @@ def test_a_head_that_ends_midway_is_resumed(cluster, demo, tmp_path, by):
     assert tasks["TRAIN_REFERENCE (1)"] == "CACHED"
     for dataset, file_id in done:
         mapping = f"{dataset.removeprefix('dataset~')}~{file_id.removeprefix('file_id~')}"
-        for stage in ("ALIGN_GENES", "TRAIN_SURGERY", "EXPORT_EMBEDDING"):
+        for stage in ("ALIGN_GENES", "TRAIN_SURGERY", "TRANSFER_LABELS", "EXPORT_EMBEDDING"):
             assert tasks[f"{stage} ({mapping})"] == "CACHED"
     assert "COMPLETED" in {status for name, status in tasks.items() if name.startswith("QC_MAPPING")}
     assert_same_results(again, demo)
