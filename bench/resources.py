@@ -115,7 +115,7 @@ def measure_mapping(family: str, data: Data) -> list[dict]:
     prepare(query, batch_key="donor", truth_key="cell_type", max_epochs=str(EPOCHS), **labels)
     steps = mapping_steps(query, ENVS[family])
     if data.form != "h5ad" or data.cells > MOST_CELLS_DRAWN:
-        del steps["QC_MAPPING"]  # it does not look at the matrix, nor draw more cells
+        del steps["QC_MAPPING"]  # it looks at a sample of the aligned matrix, and does not draw more cells
     if family == "treearches":
         command = (
             f"update_hierarchy.py --plan queries/{NAME}/plan.json --aligned queries/{NAME}/aligned.zarr --card card.json"
