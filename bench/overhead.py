@@ -128,7 +128,7 @@ def mapping_steps(query: str, env: str) -> dict[str, tuple[str, str]]:
         ),
         "QC_MAPPING": (
             "core",
-            f"qc_mapping.py --plan plan.json --query {query} --prepared queries/{NAME} --mapped mapped/{NAME} --output qc",
+            f"qc_mapping.py --plan plan.json --query {query} --prepared queries/{NAME} --mapped mapped/{NAME} --threshold 0.2 --output qc",
         ),
     }
 

@@ -15,11 +15,12 @@ from refmap.qc import describe_mapping
 @click.option("--prepared", required=True, type=INPUT, help="The query ready for its model: a folder.")
 @click.option("--mapped", required=True, type=INPUT, help="What the mapping gave: a folder.")
 @click.option("--reference", type=INPUT, help="The reference's cells and the scale that they set: a folder.")
+@click.option("--threshold", type=click.FloatRange(0, 1), required=True, help="The uncertainty above which a label is Unknown.")
 @click.option("--output", required=True, type=OUTPUT, help="Folder to make.")
-def main(plan: Path, query: Path, prepared: Path, mapped: Path, reference: Path | None, output: Path) -> None:
+def main(plan: Path, query: Path, prepared: Path, mapped: Path, reference: Path | None, threshold: float, output: Path) -> None:
     """Write how far one mapping is to be trusted, its composition, score and pictures to a folder, beside its records."""
     around = ReferenceFolder(reference) if reference else None
-    describe_mapping(read_json(plan), query, PreparedFolder(prepared), MappedFolder(mapped), around, output)
+    describe_mapping(read_json(plan), query, PreparedFolder(prepared), MappedFolder(mapped), around, threshold, output)
 
 
 if __name__ == "__main__":

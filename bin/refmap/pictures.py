@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from . import explore, plots
+from .mapped_cells import Cells, Reference
 from .plots import Panel
-
-if TYPE_CHECKING:
-    from .qc import Cells, Reference
 
 MOST_CELLS_DRAWN = 50_000
 DATASET, NOVELTY = "dataset", "novelty (p-value)"

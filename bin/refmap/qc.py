@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anndata as ad
@@ -15,9 +14,9 @@ from anndata.io import sparse_dataset
 from . import pictures, plots, trust
 from .cli import read_json, write_json
 from .counts import check_values
-from .errors import RefmapError
 from .folders import MappedFolder, PreparedFolder, ReferenceFolder
-from .query import Query, as_text
+from .mapped_cells import Cells, Reference, read_cells
+from .query import Query
 from .report_page import read_history
 from .results import Mapped, draw_results
 from .transfer.calibration import calibrate
@@ -29,74 +28,16 @@ MISSING = "missing"
 ENOUGH_VALUES = 10_000
 
 
-@dataclass
-class Labels:
-    """Labels that a mapping gave the query's cells.
-
-    made           how: ``predicted`` by the model, or ``transferred`` from the reference's cells
-    key            of which column of labels
-    values         the label of each cell
-    uncertainty    that label's
-    classes        the labels that there are
-    """
-
-    made: str
-    key: str
-    values: pd.Series
-    uncertainty: pd.Series
-    classes: list[str]
-
-    @property
-    def name(self) -> str:
-        return f"{self.key}_{self.made}"
-
-
-@dataclass
-class Cells:
-    """The query's cells, all of them and in its order.
-
-    names          the name of each
-    latent         float array (cells x latent dimensions)
-    columns        the obs columns of the query that are asked for: key -> values
-    labels         what the mapping says of them, the model's word first; of several columns that one which knows most true labels
-    levels         every column of transferred labels: key -> the label of each cell
-    novelty        the p-value of each against the reference's own cells; None without those
-    place          cells x 2 in the UMAP of the reference; None without its cells
-    """
-
-    names: np.ndarray
-    latent: np.ndarray
-    columns: dict[str, pd.Series] = field(default_factory=dict)
-    labels: list[Labels] = field(default_factory=list)
-    levels: dict[str, pd.Series] = field(default_factory=dict)
-    novelty: pd.Series | None = None
-    place: np.ndarray | None = None
-
-
-@dataclass
-class Reference:
-    """The reference's cells, and the scale that they set (see :mod:`refmap.transfer.calibrate`)."""
-
-    cells: ad.AnnData
-    scale: dict
-
-    @classmethod
-    def read(cls, folder: ReferenceFolder) -> Reference:
-        return cls(ad.read_zarr(folder.cells), read_json(folder.record))
-
-    @property
-    def batches(self) -> pd.Series | None:
-        key = self.scale["batch_key"]
-        return self.cells.obs[key].reset_index(drop=True) if key else None
-
-    def labels(self, key: str) -> pd.Series:
-        return self.cells.obs[key].reset_index(drop=True)
-
-
 def describe_mapping(
-    plan: dict, query: Path, prepared: PreparedFolder, mapped: MappedFolder, reference: ReferenceFolder | None, output: Path
+    plan: dict,
+    query: Path,
+    prepared: PreparedFolder,
+    mapped: MappedFolder,
+    reference: ReferenceFolder | None,
+    threshold: float,
+    output: Path,
 ) -> None:
-    """Write the folder `output` of one mapping.
+    """Write the folder `output` of one mapping; `threshold` is the uncertainty above which a label is `Unknown`.
 
     alignment.json, history.csv     as they came
     mapping.json                    with the score of the labels, where the row names a `truth_key`, and how far to trust them
@@ -118,7 +59,7 @@ def describe_mapping(
     around = Reference.read(reference) if reference else None
     output.mkdir(parents=True)
     with Query(query, row["query"], row["modality"]) as source:
-        cells = _read_cells(source, embedded, row, around)
+        cells = read_cells(source, embedded, row, around)
         draw_results(Mapped(embedded, source, plan, record, mapped.results, output, _name(row)))
     # A model without batches is mapped onto without a look at the query's.
     batches = cells.columns.get(row["batch_key"], pd.Series("all cells", index=range(len(cells.latent))))
@@ -130,7 +71,7 @@ def describe_mapping(
     record["accuracy"], record["calibration"] = _score(cells, row, output), None
     truth = cells.columns.get(row["truth_key"])
     if truth is not None:
-        record["calibration"] = _calibrations(truth, embedded, mapped, around, record)
+        record["calibration"] = _calibrations(truth, embedded, mapped, around, threshold)
     record["trust"] = _judge(cells, batches, prepared, alignment, around, record["seed"])
     write_json(output / "mapping.json", record)
 
@@ -143,68 +84,6 @@ def describe_mapping(
     if record["calibration"]:
         plots.draw_calibration(record["calibration"], f"{_name(row)}: labels against {row['truth_key']}", output / "calibration")
     pictures.draw(cells, around, row, _name(row), record["seed"], output)
-
-
-def _read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference | None) -> Cells:
-    names = np.asarray(embedded.obs_names, dtype=object)
-    if len(names) != source.n_obs or not (names == source.obs_names).all():
-        raise RefmapError(
-            f"The embedding's {len(names)} cells are not those of the query '{row['query']}' ({source.n_obs} cells): "
-            "the file changed during the run, so run again with -resume."
-        )
-    cells = Cells(names, np.asarray(embedded.obsm["X_emb"], dtype=np.float32))
-    for key in dict.fromkeys(key for key in (row["batch_key"], *row["labels_keys"], row["truth_key"]) if key):
-        if key != row["batch_key"] or key in source.obs_columns:
-            cells.columns[key] = _text(source.obs_column(key))
-    for key in row["umap_colors"]:
-        # A column that is not there was warned of before anything was trained.
-        if key in cells.columns:
-            continue
-        # What the mapping says of the cells goes before a column of the query that it takes the name of.
-        if key in embedded.obs:
-            values = embedded.obs[key].reset_index(drop=True)
-        elif key in source.obs_columns:
-            values = source.obs_column(key)
-        else:
-            continue
-        cells.columns[key] = values if _is_number(values) else _text(values)
-    truth = cells.columns.get(row["truth_key"], pd.Series(dtype=object))
-    cells.labels = [made for made in (_predicted(embedded, truth), around and _transferred(embedded, truth, around)) if made]
-    if around:
-        cells.levels = {key: _text(embedded.obs[f"{key}_transferred"]) for key in around.scale["keys"]}
-        cells.novelty = embedded.obs["novelty_pvalue"].reset_index(drop=True)
-        cells.place = np.asarray(embedded.obsm["X_umap_reference"])
-    return cells
-
-
-def _predicted(embedded: ad.AnnData, truth: pd.Series) -> Labels | None:
-    """What the model predicts: of several columns the one that knows most of the true labels, else the main one."""
-    classes = {
-        key.removesuffix("_classes"): [str(name) for name in values]
-        for key, values in embedded.uns.items()
-        if key.endswith("_classes")
-    }
-    # The main column comes first.
-    key = _most_known(
-        {key: classes[key] for key in sorted(classes, key=lambda key: list(embedded.obs).index(f"{key}_predicted"))}, truth
-    )
-    return key and _made(embedded, "predicted", key, f"{key}_predicted_uncertainty", classes[key])
-
-
-def _transferred(embedded: ad.AnnData, truth: pd.Series, around: Reference) -> Labels | None:
-    classes = {key: sorted(around.labels(key).dropna().unique()) for key in around.scale["keys"]}
-    key = _most_known(classes, truth)
-    return key and _made(embedded, "transferred", key, f"{key}_uncertainty", classes[key])
-
-
-def _most_known(classes: dict[str, list[str]], truth: pd.Series) -> str | None:
-    """The column of labels that knows most of the true ones, else the first; None where there is no column."""
-    return max(classes, key=lambda key: int(truth.isin(classes[key]).sum()), default=None)
-
-
-def _made(embedded: ad.AnnData, made: str, key: str, uncertainty: str, classes: list[str]) -> Labels:
-    values = _text(embedded.obs[f"{key}_{made}"])
-    return Labels(made, key, values, embedded.obs[uncertainty].reset_index(drop=True), classes)
 
 
 def _score(cells: Cells, row: dict, output: Path) -> dict | None:
@@ -227,10 +106,9 @@ def _score(cells: Cells, row: dict, output: Path) -> dict | None:
 
 
 def _calibrations(
-    truth: pd.Series, embedded: ad.AnnData, mapped: MappedFolder, around: Reference | None, record: dict
+    truth: pd.Series, embedded: ad.AnnData, mapped: MappedFolder, around: Reference | None, threshold: float
 ) -> dict[str, dict]:
     """How often labels are right, by how certain they are: of every column that the truth has labels of."""
-    threshold = (record.get("transfer") or {}).get("threshold", 0.2)
     made = {}
     for name, values in embedded.uns.items():
         key = name.removesuffix("_classes")
@@ -275,16 +153,6 @@ def _judge(
         seed,
     )
     return trust.judge(figures, trust.read_thresholds()).to_json() | {"figures": figures}
-
-
-def _is_number(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
-
-
-def _text(values: pd.Series) -> pd.Series:
-    """Return values as str, missing ones as None."""
-    names = as_text(values.reset_index(drop=True))
-    return pd.Series(np.where(names == "", None, names), dtype=object)
 
 
 def _name(row: dict) -> str:

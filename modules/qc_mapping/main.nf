@@ -13,7 +13,7 @@ process QC_MAPPING {
     script:
     """
     qc_mapping.py --plan ${plan} --query query --prepared prepared --mapped mapped ${reference ? '--reference reference' : ''} \\
-        --output ${meta.id} --fault ${meta.id}.fault.json
+        --threshold ${params.unknown_threshold} --output ${meta.id} --fault ${meta.id}.fault.json
     """
 
     stub:

@@ -85,7 +85,7 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
 def describe(mapping, output, mapped=None, reference=None):
     folder = mapping.folder
     describe_mapping(
-        mapping.plan, folder / "query.h5ad", PreparedFolder(folder), mapped or MappedFolder(folder), reference, output
+        mapping.plan, folder / "query.h5ad", PreparedFolder(folder), mapped or MappedFolder(folder), reference, 0.2, output
     )
     return output
 
@@ -213,7 +213,7 @@ def test_command_writes_a_fault_and_no_folder(tmp_path):
     mapping = make_mapping(tmp_path / "in", n=5, truth_key="cel_type")
     given = {"plan": mapping.folder / "plan.json", "prepared": mapping.folder}
     given |= {"query": mapping.folder / "query.h5ad", "mapped": mapping.folder}
-    given |= {"output": tmp_path / "out", "fault": tmp_path / "fault.json"}
+    given |= {"threshold": 0.2, "output": tmp_path / "out", "fault": tmp_path / "fault.json"}
     result = CliRunner().invoke(
         main, [word for key, value in given.items() for word in (f"--{key}", str(value))], catch_exceptions=False
     )
