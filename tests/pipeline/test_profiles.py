@@ -1,4 +1,4 @@
-"""The profiles: each parses, GPUs are asked for by training alone, and what SLURM and the container engines are told is right.
+"""The profiles: each parses, GPUs are asked for by what runs a model alone, and what SLURM and the container engines are told is right.
 
 The engines and SLURM are stand-ins on PATH: what counts here is what Nextflow writes for them.
 """
