@@ -1,7 +1,8 @@
 """Inspect models, check and align queries in the environment `core`, whose libraries this suite's lacks.
 
-A line of JSON comes in: either a mapping {"model", "query", "row", "aligned", "gmt"}, or the cells of a reference {"reference",
-"settings", "aligned"}. A line of JSON goes out: {"card", "plan", "alignment"}, {"settings"}, or {"error"}.
+A line of JSON comes in: a mapping {"model", "query", "row", "aligned", "gmt"}, an atlas {"reference", "settings", "aligned"}, or
+the cells of a model {"cells", "model", "folder"}. A line of JSON goes out: {"card", "plan", "alignment"}, {"settings"}, {"card",
+"record"}, or {"error"}.
 """
 
 import json
@@ -13,15 +14,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bin"))
 from refmap.align import align
 from refmap.cards import inspect_model
 from refmap.checks import check
+from refmap.cli import read_json
 from refmap.errors import RefmapError
+from refmap.folders import ReferenceFolder
 from refmap.query import Query
 from refmap.reference import align_reference
+from refmap.transfer.cells import prepare_reference
 
 
 def prepare(asked: dict) -> dict:
     if "reference" in asked:
         settings = align_reference(Path(asked["reference"]), asked["settings"], Path(asked["aligned"]))
         return {"settings": settings}
+    if "cells" in asked:
+        card = inspect_model(Path(asked["model"]), "atlas").to_json()
+        request = {"reference": "cells.h5ad", "layer": "X", "var_key": None, "embedding": None, "transfer_keys": []}
+        folder = ReferenceFolder(Path(asked["folder"]))
+        prepare_reference(request, Path(asked["cells"]), None, card, folder)
+        return {"card": card, "record": read_json(folder.record)}
     gmt = Path(asked["gmt"]) if asked["gmt"] else None
     row, query = asked["row"], Path(asked["query"])
     card = inspect_model(Path(asked["model"]), "atlas", asked["trust"]).to_json()

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from refmap.cli import write_json
 from refmap.errors import RefmapError
-from refmap.folders import MappedFolder, PreparedFolder
+from refmap.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from refmap.surgery import map_query, train_reference
 from rows import ROW
 
@@ -63,6 +63,15 @@ def train(
     answer = _ask(reference=str(atlas), settings=REFERENCE | {"family": family} | settings, aligned=str(aligned))
     train_reference(answer["settings"] | {"gmt": gmt}, aligned, folder, embedding, log=lambda line: None)
     return folder
+
+
+def prepare_cells(cells: ad.AnnData, model: Path, folder: Path) -> tuple[dict, dict, Path]:
+    """Prepare the cells of a model's reference; return the card, what was found out of the cells, and where they are aligned."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_suffix(".h5ad")
+    cells.write_h5ad(path)
+    answer = _ask(cells=str(path), model=str(model), folder=str(folder))
+    return answer["card"], answer["record"], ReferenceFolder(folder).aligned
 
 
 class Mapped:
