@@ -24,7 +24,7 @@ include { VERDICT          } from './modules/verdict'
 
 include { claim ; publish } from './modules/publishing'
 include { alignedSize ; announce ; codeVersion ; furthest ; given ; helpText ; judged ; located ; mappingId ; parameters ; parse ; referenceSettings } from './modules/functions'
-include { size ; stamp ; tasks ; toJson ; together ; training ; withoutTraining } from './modules/functions'
+include { firstOf ; sameCells ; size ; stamp ; tasks ; toJson ; together ; training ; withoutTraining } from './modules/functions'
 
 workflow MAP {
     claim(params.outdir)
@@ -83,13 +83,25 @@ workflow MAP {
         counts: source == 'counts'
         embedded: source
     }
+    // The same cells are embedded once, whichever of their labels are wanted
+    counted = cells.counts.map { key, prepared -> [sameCells(key), key, prepared] }
     EMBED_REFERENCE(
-        cells.counts.join(references.map { _name, key, _cells, model, card -> [key, model, card] }).map { key, prepared, model, card ->
-            [key, parse(card.text).env, alignedSize(prepared.resolve('aligned.zarr'), 0), prepared, model, card]
-        },
+        counted
+            .groupTuple()
+            .map { same, keys, prepared -> firstOf(keys, prepared) + [same] }
+            .join(references.map { _name, key, _cells, model, card -> [key, model, card] })
+            .map { _key, prepared, same, model, card ->
+                [same, parse(card.text).env, alignedSize(prepared.resolve('aligned.zarr'), 0), prepared, model, card]
+            },
         code,
     )
-    CALIBRATE_REFERENCE(cells.counts.join(EMBED_REFERENCE.out.latent).mix(cells.embedded.map { key, prepared -> [key, prepared, []] }), code)
+    CALIBRATE_REFERENCE(
+        counted
+            .combine(EMBED_REFERENCE.out.latent, by: 0)
+            .map { _same, key, prepared, latent -> [key, prepared, latent] }
+            .mix(cells.embedded.map { key, prepared -> [key, prepared, []] }),
+        code,
+    )
 
     // [meta, row, query, id table, GMT, model, card], and of each whether it has reference cells: [meta, key, whether]
     joined = rows

@@ -70,6 +70,18 @@ def judged(plan, row) {
     return refused ? plan + [faults: plan.faults + refused] : plan
 }
 
+// Which cells of a reference a key means, whatever of their labels it asks for
+def sameCells(key) {
+    def (name, cells) = key
+    return [name, toJson(parse(cells).findAll { what, _value -> what != 'transfer_keys' }.sort())]
+}
+
+// The first of some keys in the order of their text, and what belongs to it: the same in every run
+def firstOf(keys, values) {
+    def first = keys.indices.min { index -> keys[index].toString() }
+    return [keys[first], values[first]]
+}
+
 // What tells one state of a folder from another; Nextflow itself looks no further than the folder's own date
 def stamp(path) {
     if (!path || !path.isDirectory()) {

@@ -144,6 +144,26 @@ def test_mappings_onto_one_model_share_tasks_and_an_inspection_and_its_cells(tmp
     ])  # fmt: skip
 
 
+def test_cells_are_embedded_once_whichever_of_their_labels_are_wanted(tmp_path):
+    for name in ("query.h5ad", "cells.h5ad"):
+        (tmp_path / name).touch()
+    (tmp_path / "atlas").mkdir()
+    (tmp_path / "atlas/model.pt").touch()
+    rows = [
+        f"lung,{file_id},query.h5ad,atlas,donor,cells.h5ad,{keys}" for file_id, keys in [("a", "l1"), ("b", "l1;l2"), ("c", "")]
+    ]
+    head = "dataset,file_id,query,model,batch_key,reference,transfer_keys"
+    (tmp_path / "sheet.csv").write_text("\n".join([head, *rows, ""]))
+    run = StubRun(tmp_path, "--input", "sheet.csv")
+    assert run.status == 0, run.printed
+    # Tasks of one model have one name, so they are counted by what started them.
+    counts = {
+        name: len(run.scripts(name))
+        for name in ("PREPARE_REFERENCE", "EMBED_REFERENCE", "CALIBRATE_REFERENCE", "TRANSFER_LABELS")
+    }
+    assert counts == {"PREPARE_REFERENCE": 3, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 3, "TRANSFER_LABELS": 3}
+
+
 ATLAS = ("--reference", "atlas.h5ad", "--reference_batch_key", "donor", "--reference_labels_key", "cell type's $HOME")
 
 
