@@ -43,7 +43,7 @@ def test_a_head_that_ends_midway_is_resumed(cluster, demo, tmp_path, by):
     head.wait_for(lambda: list(results.glob("qc/dataset~*/file_id~*/mapping.json")), "the first mapping")
     head.end(by)
     done = [(path.parent.name, path.stem) for path in results.glob("dataset~*/*.zarr")]
-    assert 1 <= len(done) <= 2
+    assert done
     assert not (results / "mappings.csv").exists()
     if by == signal.SIGTERM:
         assert cluster.queue() == []
