@@ -129,7 +129,7 @@ def _predicted(embedded: ad.AnnData, truth: pd.Series) -> Labels | None:
 
 
 def _transferred(embedded: ad.AnnData, truth: pd.Series, around: Reference) -> Labels | None:
-    classes = {key: sorted(around.labels(key).dropna().unique()) for key in around.scale["keys"]}
+    classes = {key: [str(name) for name in embedded.uns[f"{key}_transferred_labels"]] for key in around.scale["keys"]}
     key = _most_known(classes, truth)
     return key and _made(embedded, "transferred", key, f"{key}_uncertainty", classes[key])
 

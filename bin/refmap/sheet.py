@@ -128,6 +128,8 @@ PATH = Must(
     f"a path without any of {' '.join(EXPANDED)}, which a shell would expand: rename it, or link to it under another name"
 )
 Link = Annotated[Annotated[str, AfterValidator(_path)] | None, PATH]
+Layer = Annotated[str, AfterValidator(_layer)]
+LAYER = Must("X, raw or the name of a layer (which cannot itself be X or raw: rename that layer)")
 Key = Annotated[Text | None, TEXT]
 Keys = Annotated[list[Text], BeforeValidator(_listed), Must("a name or a list of names")]
 Flag = Annotated[bool, Must("true or false")]
@@ -159,9 +161,8 @@ class Mapping(BaseModel):
         Key, Field(description="The column of `obs` that predictions are scored with; the model never sees it.")
     ] = None
     layer: Annotated[
-        str,
-        AfterValidator(_layer),
-        Must("X, raw or the name of a layer (which cannot itself be X or raw: rename that layer)"),
+        Layer,
+        LAYER,
         Field(description="Where the counts are: `X`, `raw` (`.raw.X`) or a layer, with or without `layers/`."),
     ] = "X"
     var_key: Annotated[Key, Field(description="The column of `var` with the gene ids; none: its index.")] = None
@@ -192,9 +193,8 @@ class Mapping(BaseModel):
         ),
     ] = None
     reference_layer: Annotated[
-        str | None,
-        AfterValidator(lambda value: value and _layer(value)),
-        Must("X, raw or the name of a layer (which cannot itself be X or raw: rename that layer)"),
+        Layer | None,
+        LAYER,
         Field(description="Where the reference cells' counts are; none: `X`."),
     ] = None
     reference_var_key: Annotated[

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from refmap.errors import RefmapError
+from refmap.transfer.neighbors import Index
 from refmap.trust import (
     AMBER,
     FIGURES,
@@ -114,15 +115,17 @@ def test_novelty_says_why_it_is_not_known():
 
 def test_own_neighbors_are_those_of_all_distances():
     points = rng().normal(size=(60, 4)).astype(np.float32)
-    indices, distances = space.own_neighbors(points, 7)
+    near = Index(points).search_own(7)
+    indices, distances = near.indices, near.distances
     everything = pairwise_distances(points.astype(float))
     np.fill_diagonal(everything, np.inf)
     np.testing.assert_array_equal(indices, np.argsort(everything, axis=1)[:, :7])
     np.testing.assert_allclose(distances, np.sort(everything, axis=1)[:, :7], atol=1e-6)
     # There are no more neighbours than other points, and a point is none of its own among its doubles.
-    indices, distances = space.own_neighbors(np.zeros((5, 2), np.float32), 9)
+    near = Index(np.zeros((5, 2), np.float32)).search_own(9)
+    indices, distances = near.indices, near.distances
     assert indices.shape == (5, 4) and not distances.any()
-    indices, _ = space.own_neighbors(np.zeros((40, 2), np.float32), 3)
+    indices = Index(np.zeros((40, 2), np.float32)).search_own(3).indices
     assert indices.shape == (40, 3) and not (indices == np.arange(40)[:, None]).any()
 
 
@@ -138,7 +141,7 @@ def test_mixing_does_not_hang_on_which_types_are_frequent():
     assert space.reference_share(query, reference, rng()) == pytest.approx(0.5, abs=0.06)
     # As one pool of equal numbers, the frequent type alone would have made it low.
     equal = rng().permutation(len(reference))[: len(query)]
-    indices, _ = space.own_neighbors(np.concatenate([query, reference[equal]]), 15)
+    indices = Index(np.concatenate([query, reference[equal]])).search_own(15).indices
     assert (indices[: len(query)] >= len(query)).mean() < 0.2
 
 

@@ -85,6 +85,6 @@ def _place(latent: np.ndarray, seed: int) -> np.ndarray:
     if len(drawn) < FEWEST_FOR_UMAP:
         position[drawn] = first_two(some)
     else:
-        near = Index(some).search_own(np.arange(len(some)), N_NEIGHBORS - 1)
+        near = Index(some).search_own(N_NEIGHBORS - 1)
         position[drawn] = umap(some, seed, (near.distances, near.indices))
     return position

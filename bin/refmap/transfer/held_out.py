@@ -44,7 +44,7 @@ def hold_out(latent: np.ndarray, batches: pd.Series | None, seed: int, most: int
     codes = pd.factorize(batches)[0] if batches is not None else np.zeros(len(latent), dtype=int)
     sizes = np.bincount(codes)
     if (len(latent) - sizes[codes[drawn]] < k).any():
-        return HeldOut(drawn, Index(latent).search_own(drawn, k), "cell")
+        return HeldOut(drawn, Index(latent).search_own(k, drawn), "cell")
     # Batch by batch in the index, so that one is a range of rows that a search can leave out.
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], np.arange(codes.max() + 2))

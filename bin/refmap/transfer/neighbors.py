@@ -83,8 +83,9 @@ class Index:
             distances[rows] = np.take_along_axis(exact, order, axis=1)
         return Neighbors(indices, distances)
 
-    def search_own(self, rows: np.ndarray, k: int = NEIGHBORS) -> Neighbors:
-        """Find the nearest of the reference's cells to those in some of its `rows`, each of these itself left out."""
+    def search_own(self, k: int = NEIGHBORS, rows: np.ndarray | None = None) -> Neighbors:
+        """Find the nearest of the reference's cells to those in some of its `rows`, by default all, each of these itself left out."""
+        rows = np.arange(len(self)) if rows is None else rows
         k = min(k, len(self) - 1)
         found = self.search(self.latent[rows], k + 1)
         itself = found.indices == rows[:, None]

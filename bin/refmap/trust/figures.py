@@ -13,6 +13,7 @@ from ..transfer.labels import UNKNOWN
 FEWEST = 20
 # A cell counts as unlike the reference below this p-value; so do as many of the reference's own held-out cells.
 ALPHA = 0.05
+NO_CELLS = "There are no cells of the reference to compare the query's with."
 
 
 def figure(value: float | None = None, expected: float | None = None, note: str | None = None, **more) -> dict:
@@ -105,7 +106,7 @@ def novel(p_values: np.ndarray | None) -> dict:
     whose expected value is ``flagged_expected``.
     """
     if p_values is None:
-        return figure(note="There are no cells of the reference to compare the query's with.")
+        return figure(note=NO_CELLS)
     known = np.asarray(p_values, dtype=float)
     known = known[~np.isnan(known)]
     if not len(known):

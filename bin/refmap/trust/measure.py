@@ -10,13 +10,12 @@ import pandas as pd
 from scipy import sparse
 
 from ..transfer.labels import UNKNOWN
-from .figures import figure, genes, novel, unknown
+from .figures import NO_CELLS, figure, genes, novel, unknown
 from .space import mixing, presence, sample
 from .structure import batch_mixing, cluster_preservation, log_normalize
 
 # Cells whose expression is read.
 MOST_CELLS = 20_000
-NO_CELLS = "There are no cells of the reference to compare the query's with."
 
 
 @dataclass

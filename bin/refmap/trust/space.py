@@ -27,17 +27,6 @@ def sample(n: int, most: int, rng: np.random.Generator) -> np.ndarray:
     return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
 
 
-def own_neighbors(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return each point's `k` nearest others, nearest first: indices and Euclidean distances, points x min(k, points - 1)."""
-    k = min(k, len(points) - 1)
-    found = Index(points).search(points, k + 1)
-    itself = found.indices == np.arange(len(points))[:, None]
-    # Among many points at one place, a point need not be among those found: then the farthest goes.
-    dropped = np.where(itself.any(axis=1), itself.argmax(axis=1), k)
-    kept = np.arange(k + 1) != dropped[:, None]
-    return found.indices[kept].reshape(-1, k), found.distances[kept].reshape(-1, k)
-
-
 def mixing(query: np.ndarray, reference: np.ndarray, batches: pd.Series | None, seed: int) -> dict:
     """Share of reference cells in the neighbourhoods of query cells, against what the reference's own batches show.
 
@@ -110,7 +99,7 @@ def reference_share(query: np.ndarray, reference: np.ndarray, rng: np.random.Gen
         weights.append(np.full(n, len(there) / max(n, 1)))
     a, b = query[np.concatenate(drawn_query)], reference[np.concatenate(drawn_reference)]
     k = int(np.clip(len(a) // 10, min(3, 2 * len(a) - 1), NEIGHBORS))
-    indices, _ = own_neighbors(np.concatenate([a, b]), k)
+    indices = Index(np.concatenate([a, b])).search_own(k).indices
     shares = (indices[: len(a)] >= len(a)).mean(axis=1)
     return float(np.average(shares, weights=np.concatenate(weights)))
 
@@ -151,7 +140,7 @@ def presence(query: np.ndarray, reference: np.ndarray, labels: pd.Series | None,
     seen, spare = np.sort(order[: len(order) // 2][:MOST_PRESENT]), order[len(order) // 2 :]
     n = min(len(query), len(spare), MOST_PRESENT)
     looked_at = reference[seen]
-    _, distances = own_neighbors(looked_at, NEIGHBORS)
+    distances = Index(looked_at).search_own(NEIGHBORS).distances
     near = pd.DataFrame(
         {
             name: Index(cells).search(looked_at, 1).distances[:, 0] <= distances[:, -1]

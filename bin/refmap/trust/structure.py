@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..counts import normalize
+from ..transfer.neighbors import Index
 from .figures import FEWEST, figure, plural
-from .space import NEIGHBORS, own_neighbors, sample
+from .space import NEIGHBORS, sample
 
 COMPONENTS = 30
 FEWEST_GENES = 40
@@ -31,13 +33,8 @@ FEWEST_OF_LABEL, FEWEST_OF_BATCH = 50, 10
 
 def log_normalize(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     """Return log1p of the counts scaled to the median total of the cells that have any: CSR float32; empty cells stay empty."""
-    result = counts.astype(np.float32)
-    totals = np.asarray(result.sum(axis=1, dtype=np.float64)).ravel()
-    factors = np.divide(
-        np.median(totals[totals > 0]) if (totals > 0).any() else 1, totals, out=np.zeros_like(totals), where=totals > 0
-    )
-    result.data = np.log1p(result.data * np.repeat(factors, np.diff(result.indptr)).astype(np.float32))
-    return result
+    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    return normalize(counts, totals, np.median(totals[totals > 0]) if (totals > 0).any() else 1)
 
 
 def principal_components(values: sparse.csr_matrix, seed: int) -> np.ndarray:
@@ -67,7 +64,7 @@ def leiden(points: np.ndarray, seed: int) -> np.ndarray:
     """
     import igraph
 
-    indices, _ = own_neighbors(points, NEIGHBORS)
+    indices = Index(points).search_own(NEIGHBORS).indices
     edges = np.column_stack([np.repeat(np.arange(len(points)), indices.shape[1]), indices.ravel()])
     edges = np.unique(np.sort(edges, axis=1), axis=0)
     with _seeded(seed):
@@ -149,7 +146,7 @@ def _expressed(values: sparse.csr_matrix) -> np.ndarray:
 
 def purity(points: np.ndarray, clusters: np.ndarray) -> float:
     """Return the mean share of each point's 15 nearest others that are of its cluster, less that of all others: 0 is chance."""
-    indices, _ = own_neighbors(points, NEIGHBORS)
+    indices = Index(points).search_own(NEIGHBORS).indices
     same = (clusters[indices] == clusters[:, None]).mean(axis=1)
     chance = (np.bincount(clusters)[clusters] - 1) / (len(clusters) - 1)
     return float((same - chance).mean())
@@ -242,10 +239,10 @@ def _neighbors(points: np.ndarray, k: int):
     from scib_metrics.nearest_neighbors import NeighborsResults
 
     # In a smaller dataset a smaller neighbourhood, lest it is all of it.
-    indices, distances = own_neighbors(points, min(k - 1, max(NEIGHBORS, len(points) // 5)))
+    near = Index(points).search_own(min(k - 1, max(NEIGHBORS, len(points) // 5)))
     return NeighborsResults(
-        indices=np.column_stack([np.arange(len(points)), indices]),
-        distances=np.column_stack([np.zeros(len(points)), distances]).astype(np.float32),
+        indices=np.column_stack([np.arange(len(points)), near.indices]),
+        distances=np.column_stack([np.zeros(len(points)), near.distances]).astype(np.float32),
     )
 
 

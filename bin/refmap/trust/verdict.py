@@ -68,14 +68,23 @@ def _light(name: str, of: Mapping, limit: Limit) -> str:
     return AMBER if limit.beyond(judged.for_amber(of), limit.amber) else GREEN
 
 
+def _value(of: Mapping) -> float:
+    return of["value"]
+
+
+def _relative(of: Mapping) -> float:
+    """A value whose expected value is nought cannot fall short of it."""
+    return 1.0 if of["relative"] is None else of["relative"]
+
+
 @dataclass(frozen=True)
 class Judged:
-    """How a figure is judged: what is compared with its limits, its sentence where it is beyond one, and a phrase where not."""
+    """How a figure is judged: its sentence where it is beyond a limit, a phrase where not, and what is compared with the limits."""
 
-    for_red: Callable[[Mapping], float]
-    for_amber: Callable[[Mapping], float]
     sentence: Callable[[Mapping, float], str]
     short: Callable[[Mapping], str]
+    for_red: Callable[[Mapping], float] = _value
+    for_amber: Callable[[Mapping], float] = _value
 
 
 def _percent(share: float) -> str:
@@ -88,11 +97,6 @@ def _number(value: float) -> str:
 
 def _listed(phrases: list[str]) -> str:
     return "; ".join(phrases)
-
-
-def _relative(of: Mapping) -> float:
-    """A value whose expected value is nought cannot fall short of it."""
-    return 1.0 if of["relative"] is None else of["relative"]
 
 
 def _genes(of: Mapping, limit: float) -> str:
@@ -153,37 +157,24 @@ def _batches(of: Mapping, limit: float) -> str:
 
 
 JUDGED = {
-    "genes": Judged(
-        lambda of: of["value"], lambda of: of["value"], _genes, lambda of: f"{_percent(of['value'])} of the model's genes found"
-    ),
-    "novel": Judged(
-        lambda of: of["value"],
-        lambda of: of["value"],
-        _novel,
-        lambda of: f"{_percent(of['value'])} of the cells unlike the reference",
-    ),
+    "genes": Judged(_genes, lambda of: f"{_percent(of['value'])} of the model's genes found"),
+    "novel": Judged(_novel, lambda of: f"{_percent(of['value'])} of the cells unlike the reference"),
     "unknown": Judged(
-        lambda of: of["value"],
-        lambda of: of["worst"],
         _unknown,
         lambda of: f"{_percent(of['worst'])} more of the cells Unknown than expected",
+        for_amber=lambda of: of["worst"],
     ),
     "mixing": Judged(
-        _relative,
-        _relative,
         _mixing,
         lambda of: f"{_percent(of['value'])} reference cells around query cells, {_percent(of['expected'])} expected",
+        for_red=_relative,
+        for_amber=_relative,
     ),
-    "clusters": Judged(
-        lambda of: of["value"],
-        lambda of: of["value"],
-        _clusters,
-        lambda of: f"{_percent(of['value'])} of the query's clusters kept",
-    ),
+    "clusters": Judged(_clusters, lambda of: f"{_percent(of['value'])} of the query's clusters kept"),
     "batches": Judged(
-        _relative,
-        _relative,
         _batches,
         lambda of: f"an iLISI of its batches of {_number(of['value'])}, {_number(of['expected'])} expected",
+        for_red=_relative,
+        for_amber=_relative,
     ),
 }
