@@ -64,6 +64,11 @@ def run(folder: Path, reference: ad.AnnData, queries: dict[str, ad.AnnData]) -> 
     }
 
 
+def flagged(mapped: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:
+    """Which cells lie far from the reference, and which apart from it."""
+    return tuple((mapped.obs[name] < ALPHA).to_numpy() for name in ("novelty_pvalue", "separation_pvalue"))
+
+
 def counts_like(query: ad.AnnData, counts: np.ndarray) -> ad.AnnData:
     return ad.AnnData(sp.csr_matrix(counts.astype(np.float32)), obs=query.obs.copy(), var=query.var.copy())
 
@@ -103,16 +108,17 @@ def main(other: tuple[Path, ...]) -> None:
     truth = labels[~inside]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _row("query", "cells", "p < 0.05", "Unknown", "neighbours from the reference / expected", "light", head=True)
+        _row("query", "cells", "novel", "apart", "Unknown", "neighbours from the reference / expected", "light", head=True)
         for name, (mapped, record) in run(folder / "controls", cells[inside].copy(), controls(query, other)).items():
             figures = record["trust"]["figures"]
-            novel = (mapped.obs["novelty_pvalue"] < ALPHA).mean()
+            novel, apart = flagged(mapped)
             unknown = (mapped.obs[f"{LABELS}_transferred"] == "Unknown").mean()
             mixing = figures["mixing"].get("relative")
             _row(
                 name.replace("_", " "),
                 str(mapped.n_obs),
-                _share(novel),
+                _share(novel.mean()),
+                _share(apart.mean()),
                 _share(unknown),
                 _share(mixing),
                 record["trust"]["light"],
@@ -121,12 +127,15 @@ def main(other: tuple[Path, ...]) -> None:
         _row(
             "left out",
             "cells",
-            "AUROC",
-            "found (p < 0.05)",
-            "others (p < 0.05)",
-            "of them Unknown",
+            "AUROC of distance",
+            "AUROC of separation",
+            "novel",
+            "others novel",
+            "apart",
+            "others apart",
+            "Unknown",
             "called most often",
-            "light",
+            "separation of all, and of the label called most often",
             head=True,
         )
         areas = []
@@ -134,15 +143,18 @@ def main(other: tuple[Path, ...]) -> None:
             reference = cells[inside & (labels != left_out)].copy()
             mapped, record = run(folder / str(number), reference, {"query": query.copy()})["query"]
             is_it = truth == left_out
-            areas.append(roc_auc_score(is_it, mapped.obs["reference_distance"]))
-            found = (mapped.obs["novelty_pvalue"] < ALPHA).to_numpy()
+            areas.append([roc_auc_score(is_it, mapped.obs[name]) for name in ("reference_distance", "reference_separation")])
+            novel, apart = flagged(mapped)
             called = mapped.obs[f"{LABELS}_transferred"].astype(str)[is_it]
-            most = called.value_counts()
+            most = called[called != "Unknown"].value_counts()
+            figure = record["trust"]["figures"]["separation"]
+            by_label = figure["labels"].get(most.index[0], {"value": None})
             _row(
-                left_out, str(is_it.sum()), _share(areas[-1]), _share(found[is_it].mean()), _share(found[~is_it].mean()),
-                _share((called == "Unknown").mean()), most.index[0], record["trust"]["light"],
+                left_out, str(is_it.sum()), *map(_share, areas[-1]),
+                _share(novel[is_it].mean()), _share(novel[~is_it].mean()), _share(apart[is_it].mean()), _share(apart[~is_it].mean()),
+                _share((called == "Unknown").mean()), most.index[0], f"{_share(figure['value'])}, {_share(by_label['value'])}",
             )  # fmt: skip
-        print(f"\nmean AUROC {np.mean(areas):.2f}")
+        print("\nmean AUROC of distance and separation", *map(_share, np.mean(areas, axis=0)))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ class Cells:
     labels         what the mapping says of them, the model's word first; of several columns that one which knows most true labels
     levels         every column of transferred labels: key -> the label of each cell
     novelty        the p-value of each against the reference's own cells; None without those
+    separation     how many times farther the reference's cells are than the query's own; None without those
     place          cells x 2 in the UMAP of the reference; None without its cells
     """
 
@@ -55,6 +56,7 @@ class Cells:
     labels: list[Labels] = field(default_factory=list)
     levels: dict[str, pd.Series] = field(default_factory=dict)
     novelty: pd.Series | None = None
+    separation: pd.Series | None = None
     place: np.ndarray | None = None
 
 
@@ -110,6 +112,7 @@ def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference
     if around:
         cells.levels = {key: _text(embedded.obs[f"{key}_transferred"]) for key in around.scale["keys"]}
         cells.novelty = embedded.obs["novelty_pvalue"].reset_index(drop=True)
+        cells.separation = embedded.obs["reference_separation"].reset_index(drop=True)
         cells.place = np.asarray(embedded.obsm["X_umap_reference"])
     return cells
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,21 @@ from .mapped_cells import Cells, Reference
 from .plots import Panel
 
 MOST_CELLS_DRAWN = 50_000
-DATASET, NOVELTY = "dataset", "novelty (p-value)"
-SHARES = (NOVELTY,)
+DATASET, NOVELTY, SEPARATION = "dataset", "novelty (p-value)", "separation"
+
+
+@dataclass(frozen=True)
+class Coloring:
+    """What cells are coloured by.
+
+    is_label    whether the values are labels: these have the same colours in all pictures of a mapping
+    is_share    whether they lie between 0 and 1, and their colours with them
+    """
+
+    title: str
+    values: pd.Series
+    is_label: bool = False
+    is_share: bool = False
 
 
 def draw(cells: Cells, around: Reference | None, row: dict, name: str, seed: int, output: Path) -> None:
@@ -22,8 +36,10 @@ def draw(cells: Cells, around: Reference | None, row: dict, name: str, seed: int
     drawn = np.random.default_rng(seed).permutation(n)[:MOST_CELLS_DRAWN]
     latent = cells.latent[drawn]
     position = plots.umap(latent, seed) if n >= plots.FEWEST_FOR_UMAP else plots.first_two(latent)
-    known = {title: values.iloc[drawn].reset_index(drop=True) for title, values in panels(cells, row).items()}
-    plots.draw_cells(_query_panels(known, position), f"{name}: {caption(n, len(drawn))}", output / "umap")
+    known = [replace(shown, values=shown.values.iloc[drawn].reset_index(drop=True)) for shown in colorings(cells, row)]
+    made, of_labels = _query_panels(known, position)
+    plots.color_alike(of_labels)
+    plots.draw_cells(made, f"{name}: {caption(n, len(drawn))}", output / "umap")
     if around:
         _draw_joint(cells, around, drawn, known, name, seed, output)
         _explore(cells, around, row, cells.place, np.arange(n), name, seed, output)
@@ -37,44 +53,43 @@ def caption(n: int, drawn: int) -> str:
     return f"UMAP of {n:,} cells" if drawn == n else f"UMAP of {drawn:,} cells, drawn at random from {n:,}"
 
 
-def panels(cells: Cells, row: dict) -> dict[str, pd.Series]:
-    """Return what to colour the query's cells by, title -> values."""
-    found = {}
+def colorings(cells: Cells, row: dict) -> list[Coloring]:
+    """Return what to colour the query's cells by."""
+    found = []
     for labels in cells.labels:
-        found[f"{labels.made} label"] = labels.values
-        found[f"uncertainty of the {labels.made} label"] = labels.uncertainty
+        found.append(Coloring(f"{labels.made} label", labels.values, is_label=True))
+        found.append(Coloring(f"uncertainty of the {labels.made} label", labels.uncertainty, is_share=True))
     if cells.novelty is not None:
-        found[NOVELTY] = cells.novelty
-    roles = {row["batch_key"]: "batch", **dict.fromkeys(row["labels_keys"], "given label"), row["truth_key"]: "true label"}
+        found += [Coloring(NOVELTY, cells.novelty, is_share=True), Coloring(SEPARATION, cells.separation)]
+    given = {**dict.fromkeys(row["labels_keys"], "given label"), row["truth_key"]: "true label"}
     for key, values in cells.columns.items():
-        found[f"{roles[key]} ({key})" if key in roles else key] = values
+        role = given.get(key, "batch" if key == row["batch_key"] else None)
+        found.append(Coloring(f"{role} ({key})" if role else key, values, is_label=key in given))
     return found
 
 
-def _is_label(title: str) -> bool:
-    return title.endswith(" label") and not title.startswith("uncertainty") or title.startswith(("given label", "true label"))
-
-
-def _query_panels(known: dict[str, pd.Series], position: np.ndarray, backdrop: np.ndarray | None = None) -> list[Panel]:
-    made = [Panel(title, values, position, backdrop=backdrop) for title, values in known.items()]
-    plots.color_alike([panel for panel in made if _is_label(panel.name)])
-    for panel in made:
-        if panel.name.startswith("uncertainty") or panel.name in SHARES:
+def _query_panels(
+    known: list[Coloring], position: np.ndarray, backdrop: np.ndarray | None = None
+) -> tuple[list[Panel], list[Panel]]:
+    """Return the panels of the query's cells, and those of them that show labels."""
+    made = [Panel(shown.title, shown.values, position, backdrop=backdrop) for shown in known]
+    for panel, shown in zip(made, known, strict=True):
+        if shown.is_share:
             plots.share_limits(panel)
-    return made
+    return made, [panel for panel, shown in zip(made, known, strict=True) if shown.is_label]
 
 
 def _draw_joint(
-    cells: Cells, around: Reference, drawn: np.ndarray, known: dict[str, pd.Series], name: str, seed: int, output: Path
+    cells: Cells, around: Reference, drawn: np.ndarray, known: list[Coloring], name: str, seed: int, output: Path
 ) -> None:
     """Draw the reference's UMAP, and the query's cells in their places there."""
     at = np.asarray(around.cells.obsm["X_umap"])
     some = np.random.default_rng(seed).permutation(np.flatnonzero(np.isfinite(at).all(axis=1)))[:MOST_CELLS_DRAWN]
     place = cells.place[drawn]
-    made = _query_panels(known, place, at[some])
+    made, of_labels = _query_panels(known, place, at[some])
     shown = [labels.key for labels in cells.labels if labels.made == "transferred"]
     own = [Panel(f"reference ({key})", around.labels(key).iloc[some].reset_index(drop=True), at[some]) for key in shown]
-    plots.color_alike([*own, *(panel for panel in made if _is_label(panel.name))])
+    plots.color_alike([*own, *of_labels])
     # The two together in one random order, so that neither lies on top of the other.
     both = np.concatenate([at[some], place])
     order = np.random.default_rng(seed).permutation(len(both))
@@ -94,6 +109,7 @@ def _explore(
         columns[f"{labels.name}_uncertainty"] = labels.uncertainty
     if cells.novelty is not None:
         columns[NOVELTY] = cells.novelty
+        columns[SEPARATION] = cells.separation
     columns |= {
         (f"true {key}" if key == row["truth_key"] else key): values for key, values in cells.columns.items() if key not in columns
     }
@@ -116,6 +132,6 @@ def _explore(
         label=label or (given if given in frame else None),
         uncertainty=shown and f"{shown.name}_uncertainty",
         batch=row["batch_key"] if row["batch_key"] in frame else None,
-        shares=SHARES if cells.novelty is not None else (),
+        shares=(NOVELTY,) if cells.novelty is not None else (),
         seed=seed,
     )

@@ -141,6 +141,7 @@ def _judge(
             labels=cells.levels,
             predicted=predicted,
             novelty=None if cells.novelty is None else cells.novelty.to_numpy(),
+            separation=None if cells.separation is None else cells.separation.to_numpy(),
         ),
         around
         and trust.ReferenceCells(
@@ -148,6 +149,7 @@ def _judge(
             labels={key: around.labels(key) for key in around.scale["keys"]},
             batches=around.batches,
             held_out={key: found for key, found in around.scale["calibration"].items() if found},
+            separations=np.array(around.scale["separations"]),
         ),
         alignment,
         seed,

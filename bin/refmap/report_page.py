@@ -41,6 +41,7 @@ CURVES = (
     "validation_loss",
 )
 MOST_CURVES = 5
+ALL_CELLS = "all cells"
 # The pictures of a mapping, and what each shows; its training is a plot of the page already.
 SHOWN = {
     "joint.png": "UMAP with the reference",
@@ -97,6 +98,7 @@ def write_sections(outcomes: list[Outcome], references: list[dict], folder: Path
         "mappings": mappings(outcomes),
         "calibration": calibration(mapped, references),
         "reliability": reliability(mapped, references),
+        "separation": separation(mapped),
         "genes": genes(mapped),
         "training": training(mapped),
         "labels": labels(mapped),
@@ -478,6 +480,26 @@ def reliability(mapped: list[Outcome], references: list[dict]) -> dict | None:
     }
 
 
+def separation(mapped: list[Outcome]) -> dict | None:
+    """Show, of each mapping and transferred label, how far apart the query's cells and the reference's lie."""
+    figures = {outcome.name: (outcome.trust.get("figures") or {}).get("separation") or {} for outcome in mapped}
+    found = {
+        name: {ALL_CELLS: of["value"], **{label: those["value"] for label, those in of["labels"].items()}}
+        for name, of in figures.items()
+        if of.get("value") is not None
+    }
+    if not found:
+        return None
+    return {
+        "section_name": "Separation by label",
+        "description": "How many times farther from a query's cells the reference's are than the query's own, of equal numbers of "
+        "both: 1 where they are intermixed; the median of the cells of each transferred label that 20 have or more. A label "
+        "that stands out among those of its query may be that of a cell type which the reference lacks and which was mapped beside "
+        "another: look at its marker genes. Where all stand out, surgery did not make up for the query's protocol.",
+        **_heatmap("separation", "Separation by label", "transferred label", found, {"min": 1}),
+    }
+
+
 def genes(mapped: list[Outcome]) -> dict | None:
     if not mapped:
         return None
@@ -567,25 +589,35 @@ def labels(mapped: list[Outcome]) -> dict | None:
 
 
 def accuracy(mapped: list[Outcome]) -> dict | None:
-    """Show, of each mapping and true label, the share of cells that were predicted right."""
-    found = {outcome.name: recall(outcome.folder / "confusion.csv") for outcome in mapped}
+    """Show, of each mapping and true label, the share of cells that got the right one, by the model and from reference cells."""
+    found = {}
+    for outcome in mapped:
+        found[f"{outcome.name}: predicted"] = recall(outcome.folder / "confusion.csv")
+        found[f"{outcome.name}: transferred"] = recall(outcome.folder / "confusion_transferred.csv")
     found = {name: shares for name, shares in found.items() if shares}
     if not found:
         return None
-    known = list(dict.fromkeys(label for shares in found.values() for label in shares))
     return {
         "section_name": "Accuracy by label",
-        "description": "Share of the cells of each true label that were predicted right.",
+        "description": "Share of the cells of each true label that the model predicted right, or that got it from the reference's "
+        "cells; Unknown is not right.",
+        **_heatmap("accuracy", "Accuracy by label", "true label", found, {"min": 0, "max": 1}),
+    }
+
+
+def _heatmap(name: str, title: str, labels: str, found: dict[str, dict[str, float]], limits: dict) -> dict:
+    """A number of each mapping, a row, and label, a column."""
+    known = list(dict.fromkeys(label for row in found.values() for label in row))
+    return {
         "plot_type": "heatmap",
         "xcats": [escape(label) for label in known],
         "ycats": list(found),
         "pconfig": {
-            "id": "refmap_accuracy_plot",
-            "title": "Accuracy by label",
-            "xlab": "true label",
+            "id": f"refmap_{name}_plot",
+            "title": title,
+            "xlab": labels,
             "ylab": "mapping",
-            "min": 0,
-            "max": 1,
+            **limits,
             "square": False,
             "xcats_samples": False,
             "cluster_rows": False,
@@ -594,7 +626,7 @@ def accuracy(mapped: list[Outcome]) -> dict | None:
             "tt_decimals": 2,
             "colstops": [[0, "#f7fbff"], [1, "#08519c"]],
         },
-        "data": [[shares.get(label) for label in known] for shares in found.values()],
+        "data": [[row.get(label) for label in known] for row in found.values()],
     }
 
 

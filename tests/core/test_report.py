@@ -59,13 +59,17 @@ def row(dataset, file_id, **changes):
     }
 
 
+SEPARATION = {"value": 1.5, "labels": {"<T>": {"value": 1.25, "n_cells": 900}, "B": {"value": 3.0, "n_cells": 200}}}
+
+
 def plan(row, found=900, faults=()):
     query = {"n_cells": 1200, "n_genes": 2000, "n_genes_found": found, "n_model_genes": 1000}
     return {"row": row, "query": query, "faults": list(faults), "warnings": []}
 
 
-def verdict(light, reasons=("because",), missing=(), novel=None):
-    return {"light": light, "reasons": list(reasons), "missing": list(missing), "figures": {"novel": {"value": novel}}}
+def verdict(light, reasons=("because",), missing=(), novel=None, separation=None):
+    figures = {"novel": {"value": novel}, "separation": separation or {"value": None, "labels": {}}}
+    return {"light": light, "reasons": list(reasons), "missing": list(missing), "figures": figures}
 
 
 def judged(file_id, light, **more):
@@ -110,7 +114,7 @@ def write_qc(folder, row, matched=900, accuracy=0.875, epochs=40, more_warnings=
         record["transfer"] = {"reference": "atlas.h5ad", "threshold": 0.2, "labels": levels}
         few = {**CALIBRATION, "n": 2, "accuracy": 0.0}
         record["calibration"] = {"label_predicted": few, "fine_transferred": few, "coarse_transferred": CALIBRATION}
-        record["trust"] = verdict("amber", ["Some are new.", "Others are not."], novel=0.30004)
+        record["trust"] = verdict("amber", ["Some are new.", "Others are not."], novel=0.30004, separation=SEPARATION)
         (folder / "explore.html").write_text("<!doctype html>")
         (folder / "joint.png").write_bytes(PNG)
     alignment = {"matched": matched, "padded": 1000 - matched, "n_model_genes": 1000, "n_query_genes": 2000, "dropped": 1050}
@@ -121,6 +125,7 @@ def write_qc(folder, row, matched=900, accuracy=0.875, epochs=40, more_warnings=
     (folder / "umap.png").write_bytes(PNG)
     if accuracy is not None:
         (folder / "confusion.csv").write_text("truth,B,T\nB,3,1\nT,0,5\n")
+        (folder / "confusion_transferred.csv").write_text("truth,B,T,Unknown\nB,2,1,1\nT,0,4,1\n")
 
 
 @pytest.fixture(scope="session")
@@ -367,7 +372,7 @@ def test_page_has_every_section_and_every_mapping_by_its_full_name(page):
     headings = re.findall(r'<a href="#refmap_(\w+?)"', page)
     sections = list(dict.fromkeys(name.removesuffix("-module") for name in headings))
     assert sections == [
-        *["failures", "trust", "warnings", "mappings", "calibration", "reliability"],
+        *["failures", "trust", "warnings", "mappings", "calibration", "reliability", "separation"],
         *["genes", "training", "labels", "accuracy", "pictures"],
     ]
     for name in ("lung/a", "lung/b", "gut/c", "gut/d.1", "gut/e", "gut/f"):
@@ -420,7 +425,11 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
     assert sections["refmap_training_mqc.json"]["data"] == [{"lung/a": [[1, 30.5], [2, 20.25]]}, {"lung/a": [[2, 21]]}]
     assert sections["refmap_labels_mqc.json"]["data"][0]["lung/a"] == {"T &lt;script&gt;cell&lt;/script&gt;": 1000, "B": 200}
     accuracy = sections["refmap_accuracy_mqc.json"]
-    assert (accuracy["xcats"], accuracy["ycats"], accuracy["data"]) == (["B", "T"], ["lung/a"], [[0.75, 1.0]])
+    assert accuracy["xcats"] == ["B", "T"] and accuracy["ycats"] == ["lung/a: predicted", "lung/a: transferred"]
+    assert accuracy["data"] == [[0.75, 1.0], [0.5, 0.8]]
+    apart = sections["refmap_separation_mqc.json"]
+    assert apart["xcats"] == ["all cells", "&lt;T&gt;", "B"] and apart["ycats"] == ["lung/a"]
+    assert apart["data"] == [[1.5, 1.25, 3.0]] and apart["pconfig"]["xlab"] == "transferred label"
     assert sections["refmap_mqc_versions.yml"] == {"refmap": ["0.1.0"], "scvi-tools": ["1.5.1"]}
 
 

@@ -263,7 +263,7 @@ def test_all_columns_of_labels_are_transferred_at_once(labelled):
     obs = ad.read_zarr(out.embedding).obs
     assert list(obs) == [
         *("type_predicted", "type_transferred", "type_uncertainty", "level_transferred", "level_uncertainty"),
-        *("reference_distance", "novelty_pvalue"),
+        *("reference_distance", "novelty_pvalue", "reference_separation", "separation_pvalue"),
     ]
     assert list(obs["type_transferred"][:90]) == list(TYPES[kind])
     assert list(obs["level_transferred"][:90]) == list(np.where(kind == 0, "low", "high"))
@@ -307,7 +307,9 @@ def test_the_scale_of_a_reference(labelled):
     _, _, scale = labelled
     record = json.loads(scale.record.read_text())
     assert record["held_out"] == {"by": "batch", "n": 300} and record["n_latent"] == 3
-    assert len(record["distances"]) == 300 and record["distances"] == sorted(record["distances"])
+    for scores in ("distances", "separations"):
+        assert len(record[scores]) == 300 and record[scores] == sorted(record[scores])
+    assert np.median(record["separations"]) == pytest.approx(1, abs=0.1)
     assert record["calibration"]["type"]["accuracy"] == 1 and record["calibration"]["type"]["n"] == 300
     cells = ad.read_zarr(scale.cells)
     assert cells.obsm["X_umap"].shape == (300, 2) and np.isfinite(cells.obsm["X_umap"]).all()
@@ -322,6 +324,7 @@ def test_tiny_references_and_queries(tmp_path, n, labels, n_query):
     obs = ad.read_zarr(out.embedding).obs
     assert set(obs["type_transferred"]) == ({"A"} if labels[0] else {"Unknown"})
     assert obs["novelty_pvalue"].isna().all() if n == 1 else obs["novelty_pvalue"].between(0, 1).all()
+    assert obs["reference_separation"].isna().all() and obs["separation_pvalue"].isna().all()
     assert np.isfinite(ad.read_zarr(out.embedding).obsm["X_umap_reference"]).all()
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from refmap.errors import RefmapError
 from refmap.transfer.neighbors import Index
+from refmap.transfer.separation import held_out_separation, separation
 from refmap.trust import (
     AMBER,
     FIGURES,
@@ -108,6 +109,18 @@ def test_novelty_says_why_it_is_not_known():
     assert F.novel(None)["note"] == "There are no cells of the reference to compare the query's with."
     assert "too few cells to hold some out" in F.novel(np.full(50, np.nan))["note"]
     assert "The query has 10 cells, too few" in F.novel(np.full(10, 0.5))["note"]
+
+
+def test_separation_of_all_cells_and_of_those_of_each_label():
+    held_out = np.array([0.8, 1.0, 1.4])
+    separations = np.r_[np.full(30, 1.1), np.full(25, 2.5), np.full(5, 9.0)]
+    labels = pd.Series(["T"] * 30 + ["B"] * 25 + ["NK"] * 5)
+    assert F.separation(separations, held_out, labels) == {
+        "value": 1.8, "expected": 1.0, "note": None, "n_cells": 60,
+        "labels": {"B": {"value": 2.5, "n_cells": 25}, "T": {"value": 1.1, "n_cells": 30}},
+    }  # fmt: skip
+    assert F.separation(separations, np.empty(0), None)["expected"] is None
+    assert "too few cells to say whether they lie apart" in F.separation(np.full(9, np.nan), held_out, labels)["note"]
 
 
 # --- neighbourhoods -------------------------------------------------------------------------------------------------------
@@ -387,12 +400,14 @@ def mapping(n: int = 400, shift: float = 0.0, types: int = 4, batches: int = 1, 
         batches=pd.Series(rng(1).integers(0, batches, len(kinds)).astype(str)),
         labels={"cell_type": labels},
         novelty=np.full(len(kinds), 0.001) if shift else rng(2).random(len(kinds)),
+        separation=separation(latent, of_reference, 0),
     )
     reference = ReferenceCells(
         latent=of_reference,
         labels={"cell_type": named(reference_kinds)},
         batches=pd.Series(rng(4).choice(["r1", "r2"], len(reference_kinds))),
         held_out={"cell_type": {"unknown_share": 0.05, "accuracy_kept": 0.98}},
+        separations=held_out_separation(of_reference, None, 0),
     )
     for name, value in changes.items():
         setattr(query if hasattr(query, name) else reference, name, value)
@@ -401,7 +416,7 @@ def mapping(n: int = 400, shift: float = 0.0, types: int = 4, batches: int = 1, 
 
 def test_a_good_mapping_is_green_and_a_shifted_one_red():
     figures = measure(*mapping(batches=2), ALIGNMENT, 0)
-    assert set(figures) == {*FIGURES, "presence"}
+    assert set(figures) == {*FIGURES, "presence", "separation"}
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     assert all(figure["value"] is not None for figure in figures.values())
     verdict = judge(figures, LIMITS)
@@ -434,10 +449,10 @@ def test_few_cells_are_not_judged(n):
 
 
 def test_without_reference_cells_nothing_but_genes_and_clusters_is_known():
-    query, _ = mapping(n=300, labels={}, novelty=None)
+    query, _ = mapping(n=300, labels={}, novelty=None, separation=None)
     figures = measure(query, None, ALIGNMENT, 0)
     assert {name for name, figure in figures.items() if figure["value"] is None} == {
-        "unknown", "novel", "presence", "mixing", "batches",
+        "unknown", "novel", "separation", "presence", "mixing", "batches",
     }  # fmt: skip
     verdict = judge(figures, LIMITS)
     assert verdict.light == GREY and len(verdict.missing) == 1

@@ -18,6 +18,7 @@ from .held_out import HeldOut, hold_out
 from .labels import transfer_labels
 from .neighbors import Index
 from .novelty import distance_scores
+from .separation import held_out_separation
 
 # Cells that have a place in the reference's UMAP; a picture of more looks no different.
 MOST_CELLS_PLACED = 100_000
@@ -38,8 +39,8 @@ def calibrate_reference(
         The uncertainty above which a label is `Unknown`, and the number of neighbours that labels come from.
     out
         The folder to make. Its record holds, beside that of `prepared`: ``held_out`` (``by`` batch or cell, ``n``),
-        ``distances`` (the scores of held-out cells, sorted), and ``calibration`` (see :func:`refmap.transfer.calibration.calibrate`)
-        by label column.
+        ``distances`` and ``separations`` (the scores of held-out cells, sorted: see :mod:`refmap.transfer.novelty` and
+        :mod:`refmap.transfer.separation`), and ``calibration`` (see :func:`refmap.transfer.calibration.calibrate`) by label column.
 
     Raises RefmapError if the latent is not that of the cells.
     """
@@ -61,6 +62,7 @@ def calibrate_reference(
         "neighbors": k,
         "held_out": {"by": held.by, "n": len(held.rows)},
         "distances": _known(np.sort(distance_scores(held.neighbors))),
+        "separations": held_out_separation(embedding, batches, seed).tolist(),
         "calibration": {key: _calibration(cells.obs[key], held, threshold) for key in record["keys"]},
     }
     write_json(out.record, record)

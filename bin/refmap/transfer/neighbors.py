@@ -86,9 +86,13 @@ class Index:
     def search_own(self, k: int = NEIGHBORS, rows: np.ndarray | None = None) -> Neighbors:
         """Find the nearest of the reference's cells to those in some of its `rows`, by default all, each of these itself left out."""
         rows = np.arange(len(self)) if rows is None else rows
+        return self.search_others(self.latent[rows], rows, k)
+
+    def search_others(self, latent: np.ndarray, itself: np.ndarray, k: int) -> Neighbors:
+        """Find the nearest reference cells of each cell but the cell itself, which is in row `itself` (int64, -1: in none)."""
         k = min(k, len(self) - 1)
-        found = self.search(self.latent[rows], k + 1)
-        itself = found.indices == rows[:, None]
-        # Where more than k cells lie on one spot a cell may not be among its own nearest: then the last of them goes.
-        itself[~itself.any(axis=1), -1] = True
-        return Neighbors(found.indices[~itself].reshape(len(rows), k), found.distances[~itself].reshape(len(rows), k))
+        found = self.search(latent, k + 1)
+        left_out = found.indices == itself[:, None]
+        # The last goes of cells that are not there, and where more than k lie on one spot, so that a cell is not among its nearest.
+        left_out[~left_out.any(axis=1), -1] = True
+        return Neighbors(found.indices[~left_out].reshape(len(latent), k), found.distances[~left_out].reshape(len(latent), k))

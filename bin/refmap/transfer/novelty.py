@@ -23,7 +23,9 @@ def distance_scores(neighbors: Neighbors) -> np.ndarray:
 
 
 def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """The share of scores as high as each or higher, itself counted among those of held-out cells; NaN where there is no scale.
+    """The share of scores as high as each or higher, itself counted among those of held-out cells.
+
+    NaN where there is no scale, or no score.
 
     Parameters
     ----------
@@ -34,4 +36,5 @@ def p_values(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
     """
     if not len(held_out):
         return np.full(len(scores), np.nan)
-    return (1 + len(held_out) - np.searchsorted(held_out, scores, side="left")) / (1 + len(held_out))
+    beyond = 1 + len(held_out) - np.searchsorted(held_out, scores, side="left")
+    return np.where(np.isnan(scores), np.nan, beyond / (1 + len(held_out)))

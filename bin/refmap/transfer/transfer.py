@@ -16,8 +16,11 @@ from ..storage import write_zarr
 from .labels import UNKNOWN, Transfer, transfer_labels
 from .neighbors import Index, Neighbors
 from .novelty import distance_scores, p_values
+from .separation import separation
 
-DISTANCE, NOVELTY, PLACE = "reference_distance", "novelty_pvalue", "X_umap_reference"
+DISTANCE, NOVELTY = "reference_distance", "novelty_pvalue"
+SEPARATION, APART = "reference_separation", "separation_pvalue"
+PLACE = "X_umap_reference"
 
 
 def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float, probabilities: bool, out: MappedFolder) -> None:
@@ -25,7 +28,8 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
 
     Adds to obs of the embedding, for each label column of the reference, ``<key>_transferred`` (categorical, `Unknown` above the
     threshold) and ``<key>_uncertainty`` (float32, from 0), ``reference_distance`` and ``novelty_pvalue`` (float32: see
-    :mod:`refmap.transfer.novelty`); to obsm ``X_umap_reference`` (cells x 2: places in the reference's UMAP) and, on request,
+    :mod:`refmap.transfer.novelty`), ``reference_separation`` and ``separation_pvalue`` (float32: see
+    :mod:`refmap.transfer.separation`); to obsm ``X_umap_reference`` (cells x 2: places in the reference's UMAP) and, on request,
     ``<key>_transferred_probabilities``; to the record ``transfer``.
 
     Parameters
@@ -61,8 +65,14 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
             "mean_uncertainty": float(given.uncertainty.mean()),
         }
     distance = distance_scores(neighbors)
-    embedding.obs[DISTANCE] = distance.astype(np.float32)
-    embedding.obs[NOVELTY] = p_values(distance, np.array(scale["distances"])).astype(np.float32)
+    apart = separation(latent, cells.obsm["X_emb"], record["seed"])
+    for name, scores in {
+        DISTANCE: distance,
+        NOVELTY: p_values(distance, np.array(scale["distances"])),
+        SEPARATION: apart,
+        APART: p_values(apart, np.array(scale["separations"])),
+    }.items():
+        embedding.obs[name] = scores.astype(np.float32)
     embedding.obsm[PLACE] = place(neighbors, cells.obsm["X_umap"])
     record["transfer"] = {
         "reference": scale["reference"],

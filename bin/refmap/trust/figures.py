@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ..transfer.labels import UNKNOWN
+from ..transfer.regions import FEWEST
 
-# A share of fewer cells than this says little, and a neighbourhood of theirs is all of them.
-FEWEST = 20
 # A cell counts as unlike the reference below this p-value; so do as many of the reference's own held-out cells.
 ALPHA = 0.05
 NO_CELLS = "There are no cells of the reference to compare the query's with."
@@ -115,3 +114,35 @@ def novel(p_values: np.ndarray | None) -> dict:
         return figure(note=f"The query has {plural(len(known), 'cell')}, too few for a share of cells unlike the reference.")
     flagged = float((known < ALPHA).mean())
     return figure(max(0.0, (flagged - ALPHA) / (1 - ALPHA)), 0.0, flagged=flagged, flagged_expected=ALPHA, n_cells=len(known))
+
+
+def separation(separations: np.ndarray | None, held_out: np.ndarray, labels: pd.Series | None) -> dict:
+    """How many times farther the reference's cells are than the query's own, in the middle of the cells, and of each label's.
+
+    Where a type that the reference lacks was mapped beside another, the cells of that label lie apart from the reference's. So
+    does a whole query whose protocol surgery did not make up for: compare the labels with each other. To be read, not judged.
+
+    Parameters
+    ----------
+    separations
+        Of the query's cells: see :func:`refmap.transfer.separation.separation`; None or NaN where there are none.
+    held_out
+        Of the reference's held-out cells.
+    labels
+        The transferred label of each cell; None if there are none.
+
+    Returns
+    -------
+    A figure, with ``labels``: label -> ``value`` and ``n_cells``, for those of 20 cells or more.
+    """
+    if separations is None:
+        return figure(note=NO_CELLS, labels={})
+    known = pd.Series(np.asarray(separations, dtype=float))
+    if known.isna().all():
+        return figure(note="The query or the reference has too few cells to say whether they lie apart.", labels={})
+    by_label = {}
+    if labels is not None:
+        groups = known.groupby(labels.astype(object).fillna(UNKNOWN).to_numpy())
+        by_label = {label: {"value": cells.median(), "n_cells": len(cells)} for label, cells in groups if len(cells) >= FEWEST}
+    expected = float(np.median(held_out)) if len(held_out) else None
+    return figure(known.median(), expected, labels=by_label, n_cells=int(known.notna().sum()))

@@ -10,8 +10,9 @@ import pandas as pd
 from scipy import sparse
 
 from ..transfer.labels import UNKNOWN
-from .figures import NO_CELLS, figure, genes, novel, unknown
-from .space import mixing, presence, sample
+from ..transfer.regions import sample
+from .figures import NO_CELLS, figure, genes, novel, separation, unknown
+from .space import mixing, presence
 from .structure import batch_mixing, cluster_preservation, log_normalize
 
 # Cells whose expression is read.
@@ -30,6 +31,7 @@ class QueryCells:
     labels        column -> the label transferred from the reference, `Unknown` for none
     predicted     the model's own label of each cell, None if it predicts none; used where no label was transferred
     novelty       float, the p-value of each cell against the reference's held-out cells; None without reference cells
+    separation    float, of each cell (see :mod:`refmap.transfer.separation`); None without reference cells
     """
 
     latent: np.ndarray
@@ -39,22 +41,25 @@ class QueryCells:
     labels: Mapping[str, pd.Series] = field(default_factory=dict)
     predicted: pd.Series | None = None
     novelty: np.ndarray | None = None
+    separation: np.ndarray | None = None
 
 
 @dataclass
 class ReferenceCells:
     """The cells of a reference, all in one order.
 
-    latent      float, cells x latent dimensions
-    labels      column -> the label of each cell, missing for none
-    batches     the batch of each cell, missing for none; None if there are none
-    held_out    column -> what its held-out cells showed: ``unknown_share`` and ``accuracy_kept``; either may be absent
+    latent         float, cells x latent dimensions
+    labels         column -> the label of each cell, missing for none
+    batches        the batch of each cell, missing for none; None if there are none
+    held_out       column -> what its held-out cells showed: ``unknown_share`` and ``accuracy_kept``; either may be absent
+    separations    those of its held-out cells: float, empty if there are none
     """
 
     latent: np.ndarray
     labels: Mapping[str, pd.Series] = field(default_factory=dict)
     batches: pd.Series | None = None
     held_out: Mapping[str, Mapping] = field(default_factory=dict)
+    separations: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 def measure(query: QueryCells, reference: ReferenceCells | None, alignment: Mapping, seed: int) -> dict[str, dict]:
@@ -71,7 +76,7 @@ def measure(query: QueryCells, reference: ReferenceCells | None, alignment: Mapp
 
     Returns
     -------
-    ``genes``, ``unknown``, ``novel``, ``presence``, ``mixing``, ``clusters``, ``batches``: each a figure, ready for JSON, as
+    ``genes``, ``unknown``, ``novel``, ``separation``, ``presence``, ``mixing``, ``clusters``, ``batches``: each a figure, ready for JSON, as
     :func:`refmap.trust.figures.figure` makes them. One without a meaning has no value, and a note that says why.
     """
     _check(query)
@@ -80,13 +85,16 @@ def measure(query: QueryCells, reference: ReferenceCells | None, alignment: Mapp
     batches = np.zeros(len(rows), dtype=int) if query.batches is None else pd.factorize(query.batches)[0][rows]
     if reference is None:
         near = {"unknown": figure(note=NO_CELLS, worst=None, levels={}), "novel": figure(note=NO_CELLS)}
-        near |= {"presence": figure(note=NO_CELLS, labels={}), "mixing": figure(note=NO_CELLS)}
+        near |= {name: figure(note=NO_CELLS, labels={}) for name in ("separation", "presence")} | {
+            "mixing": figure(note=NO_CELLS)
+        }
     else:
         classes = {key: labels.dropna().nunique() for key, labels in reference.labels.items()}
         shown = next(iter(reference.labels.values()), None)
         near = {
             "unknown": unknown(query.labels, classes, reference.held_out),
             "novel": novel(query.novelty),
+            "separation": separation(query.separation, reference.separations, next(iter(query.labels.values()), None)),
             "presence": presence(query.latent, reference.latent, shown, seed),
             "mixing": mixing(query.latent, reference.latent, reference.batches, seed),
         }
@@ -103,7 +111,8 @@ def measure(query: QueryCells, reference: ReferenceCells | None, alignment: Mapp
 def _check(query: QueryCells) -> None:
     """Raise ValueError unless all is of the same number of cells."""
     n = len(query.latent)
-    columns = {**query.labels, "batches": query.batches, "predicted": query.predicted, "novelty": query.novelty}
+    columns = {**query.labels, "batches": query.batches, "predicted": query.predicted}
+    columns |= {"novelty": query.novelty, "separation": query.separation}
     wrong = {name: len(column) for name, column in columns.items() if column is not None and len(column) != n}
     if query.expression is not None and query.expression.shape[0] != n:
         wrong["expression"] = query.expression.shape[0]

@@ -6,25 +6,15 @@ import numpy as np
 import pandas as pd
 
 from ..transfer.neighbors import Index
-from .figures import FEWEST, figure, plural
+from ..transfer.regions import FEWEST, draw_alike, parts_to_hold_out, sample
+from .figures import figure, plural
 
 # Neighbours that make a neighbourhood, where there are cells enough.
 NEIGHBORS = 15
 # Cells of either side that are mixed: few enough that small and large queries are seen at the same resolution.
 MOST_MIXED = 2_000
-MOST_REGIONS, CELLS_A_REGION = 30, 50
-MOST_FITTED = 5_000
-# Batches of the reference that are held out in turn, the largest first.
-MOST_HELD_OUT = 10
-# Random halves that are held out where there are no batches.
-RANDOM_HALVES = 5
 # Cells of either side that are looked at for presence.
 MOST_PRESENT = 10_000
-
-
-def sample(n: int, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw at most `most` of `n` rows without putting back; ascending int64."""
-    return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
 
 
 def mixing(query: np.ndarray, reference: np.ndarray, batches: pd.Series | None, seed: int) -> dict:
@@ -55,7 +45,7 @@ def mixing(query: np.ndarray, reference: np.ndarray, batches: pd.Series | None, 
         return figure(note=f"The reference has {plural(len(reference), 'cell')}, too few for neighbourhoods.")
     rng = np.random.default_rng(seed)
     share = reference_share(query, reference, rng)
-    held_out, of = _held_out(len(reference), batches, rng)
+    held_out, of = parts_to_hold_out(len(reference), batches, rng)
     shown = [reference_share(reference[out], reference[~out], rng, most=min(len(query), MOST_MIXED)) for out in held_out]
     expected = float(np.median(shown))
     return figure(
@@ -69,51 +59,19 @@ def mixing(query: np.ndarray, reference: np.ndarray, batches: pd.Series | None, 
     )
 
 
-def _held_out(n: int, batches: pd.Series | None, rng: np.random.Generator) -> tuple[list[np.ndarray], str]:
-    """Return masks of the cells to hold out in turn, and what they are."""
-    counts = pd.Series(dtype=int) if batches is None else batches.astype(object).value_counts()
-    fit = counts[(counts >= FEWEST) & (counts <= n - FEWEST)].index[:MOST_HELD_OUT]
-    if len(fit):
-        return [(batches == batch).to_numpy(bool, na_value=False) for batch in fit], "batches"
-    return [rng.permutation(n) < n // 2 for _ in range(RANDOM_HALVES)], "random cells"
-
-
 def reference_share(query: np.ndarray, reference: np.ndarray, rng: np.random.Generator, most: int = MOST_MIXED) -> float:
     """Return the share of reference cells among the nearest neighbours of query cells, of equal numbers of both.
 
-    The latent space is parted into up to 30 regions, around cells of the reference which lie far from each other (drawn as the
-    start of k-means++: Arthur & Vassilvitskii 2007). At most `most` query cells are drawn, and in each region as many reference
-    cells as query cells. Among the 15 nearest of a drawn query cell (a tenth of those drawn if that is fewer, 3 at least) the
-    share of reference cells is 0.5 where the two are intermixed and 0 where they lie apart. Where a region has fewer reference
-    cells than query cells, fewer query cells stand for all of its query cells.
+    At most `most` query cells are drawn, and as many reference cells in each region of the latent space: see
+    :func:`refmap.transfer.regions.draw_alike`. Among the 15 nearest of a drawn query cell (a tenth of those drawn if that is
+    fewer, 3 at least) the share of reference cells is 0.5 where the two are intermixed and 0 where they lie apart.
     """
-    regions_of_query, regions_of_reference = _regions(query, reference, rng)
-    wanted = min(1.0, most / len(query))
-    drawn_query, drawn_reference, weights = [], [], []
-    for region in np.unique(regions_of_query):
-        there = np.flatnonzero(regions_of_query == region)
-        near = np.flatnonzero(regions_of_reference == region)
-        n = min(max(1, round(wanted * len(there))), len(near))
-        drawn_query.append(rng.choice(there, n, replace=False))
-        drawn_reference.append(rng.choice(near, n, replace=False))
-        weights.append(np.full(n, len(there) / max(n, 1)))
-    a, b = query[np.concatenate(drawn_query)], reference[np.concatenate(drawn_reference)]
+    alike = draw_alike(query, reference, rng, most)
+    a, b = query[alike.query], reference[alike.reference]
     k = int(np.clip(len(a) // 10, min(3, 2 * len(a) - 1), NEIGHBORS))
     indices = Index(np.concatenate([a, b])).search_own(k).indices
     shares = (indices[: len(a)] >= len(a)).mean(axis=1)
-    return float(np.average(shares, weights=np.concatenate(weights)))
-
-
-def _regions(query: np.ndarray, reference: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return the region of each cell: that of the nearest of some reference cells which lie far from each other."""
-    from sklearn.cluster import kmeans_plusplus
-
-    fitted = reference[sample(len(reference), MOST_FITTED, rng)].astype(np.float32)
-    n = int(np.clip(len(fitted) // CELLS_A_REGION, 1, MOST_REGIONS))
-    centers, _ = kmeans_plusplus(fitted, n, random_state=int(rng.integers(2**31)))
-    # Of centers at the same place only one has cells.
-    nearest = Index(np.unique(centers, axis=0))
-    return tuple(nearest.search(cells, 1).indices[:, 0] for cells in (query, reference))
+    return float(np.average(shares, weights=alike.weights))
 
 
 def presence(query: np.ndarray, reference: np.ndarray, labels: pd.Series | None, seed: int) -> dict:

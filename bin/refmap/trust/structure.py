@@ -12,8 +12,9 @@ from scipy import sparse
 
 from ..counts import normalize
 from ..transfer.neighbors import Index
-from .figures import FEWEST, figure, plural
-from .space import NEIGHBORS, sample
+from ..transfer.regions import FEWEST, sample
+from .figures import figure, plural
+from .space import NEIGHBORS
 
 COMPONENTS = 30
 FEWEST_GENES = 40
