@@ -135,7 +135,7 @@ def main(other: tuple[Path, ...]) -> None:
             "others apart",
             "Unknown",
             "called most often",
-            "separation of all, and of the label called most often",
+            "light",
             head=True,
         )
         areas = []
@@ -146,13 +146,11 @@ def main(other: tuple[Path, ...]) -> None:
             areas.append([roc_auc_score(is_it, mapped.obs[name]) for name in ("reference_distance", "reference_separation")])
             novel, apart = flagged(mapped)
             called = mapped.obs[f"{LABELS}_transferred"].astype(str)[is_it]
-            most = called[called != "Unknown"].value_counts()
-            figure = record["trust"]["figures"]["separation"]
-            by_label = figure["labels"].get(most.index[0], {"value": None})
+            most = called.value_counts().index[0]
             _row(
                 left_out, str(is_it.sum()), *map(_share, areas[-1]),
                 _share(novel[is_it].mean()), _share(novel[~is_it].mean()), _share(apart[is_it].mean()), _share(apart[~is_it].mean()),
-                _share((called == "Unknown").mean()), most.index[0], f"{_share(figure['value'])}, {_share(by_label['value'])}",
+                _share((called == "Unknown").mean()), most, record["trust"]["light"],
             )  # fmt: skip
         print("\nmean AUROC of distance and separation", *map(_share, np.mean(areas, axis=0)))
 
