@@ -54,9 +54,12 @@ def test_the_reference_cells_are_those_of_the_atlas_and_the_labels_are_one_a_cel
     assert list(obs[f"{KEY}_transferred"] == "Unknown") == list(obs[f"{KEY}_uncertainty"] > THRESHOLD)
     # The model's own word is another, and stays
     assert set(obs[f"{KEY}_predicted"]) <= labels and f"{KEY}_predicted_uncertainty" in obs
-    for column in (f"{KEY}_uncertainty", "reference_distance", "novelty_pvalue"):
+    for column in (f"{KEY}_uncertainty", "reference_distance", "novelty_pvalue", "reference_separation", "separation_pvalue"):
         assert obs[column].dtype == np.float32 and np.isfinite(obs[column]).all()
     assert obs[f"{KEY}_uncertainty"].between(0, 1).all() and obs["novelty_pvalue"].between(1 / 402, 1).all()
+    assert obs["separation_pvalue"].between(1 / 402, 1).all()
+    # The query's cells lie among those of the reference: they are not much farther than each other.
+    assert 0.7 < obs["reference_separation"].median() < 1.6
 
 
 @pytest.mark.parametrize("name", MAPPINGS)
