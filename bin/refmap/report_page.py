@@ -493,10 +493,10 @@ def separation(mapped: list[Outcome]) -> dict | None:
     return {
         "section_name": "Separation by label",
         "description": "How many times farther from a query's cells the reference's are than the query's own, of equal numbers of "
-        "both: 1 where they are intermixed; the median of the cells of each transferred label that 20 have or more. A label "
+        "both: 1 where they are intermixed; the median of the cells of each transferred label that 20 cells or more have. A label "
         "that stands out among those of its query may be that of a cell type which the reference lacks and which was mapped beside "
         "another: look at its marker genes. Where all stand out, surgery did not make up for the query's protocol.",
-        **_heatmap("separation", "Separation by label", "transferred label", found, {"min": 1}),
+        **_heatmap("separation", "Separation by label", "transferred label", found),
     }
 
 
@@ -601,11 +601,11 @@ def accuracy(mapped: list[Outcome]) -> dict | None:
         "section_name": "Accuracy by label",
         "description": "Share of the cells of each true label that the model predicted right, or that got it from the reference's "
         "cells; Unknown is not right.",
-        **_heatmap("accuracy", "Accuracy by label", "true label", found, {"min": 0, "max": 1}),
+        **_heatmap("accuracy", "Accuracy by label", "true label", found, min=0, max=1),
     }
 
 
-def _heatmap(name: str, title: str, labels: str, found: dict[str, dict[str, float]], limits: dict) -> dict:
+def _heatmap(name: str, title: str, labels: str, found: dict[str, dict[str, float]], **limits: float) -> dict:
     """A number of each mapping, a row, and label, a column."""
     known = list(dict.fromkeys(label for row in found.values() for label in row))
     return {
