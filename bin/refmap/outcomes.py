@@ -85,10 +85,14 @@ class Outcome:
         columns = (self.record.get("transfer") or {}).get("labels", {})
         return min((column["unknown"] for column in columns.values()), default=None)
 
+    def figure(self, name: str) -> dict:
+        """One of the figures that the light rests on; empty if the mapping was not judged."""
+        return self.trust.get("figures", {}).get(name, {})
+
     @property
     def novel(self) -> float | None:
         """The share of cells unlike the reference."""
-        return self.trust.get("figures", {}).get("novel", {}).get("value")
+        return self.figure("novel").get("value")
 
     @property
     def calibrations(self) -> dict[str, dict]:

@@ -72,11 +72,14 @@ def _query_panels(
     known: list[Coloring], position: np.ndarray, backdrop: np.ndarray | None = None
 ) -> tuple[list[Panel], list[Panel]]:
     """Return the panels of the query's cells, and those of them that show labels."""
-    made = [Panel(shown.title, shown.values, position, backdrop=backdrop) for shown in known]
-    for panel, shown in zip(made, known, strict=True):
+    made, of_labels = [], []
+    for shown in known:
+        made.append(Panel(shown.title, shown.values, position, backdrop=backdrop))
         if shown.is_share:
-            plots.share_limits(panel)
-    return made, [panel for panel, shown in zip(made, known, strict=True) if shown.is_label]
+            plots.share_limits(made[-1])
+        if shown.is_label:
+            of_labels.append(made[-1])
+    return made, of_labels
 
 
 def _draw_joint(

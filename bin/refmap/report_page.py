@@ -482,11 +482,10 @@ def reliability(mapped: list[Outcome], references: list[dict]) -> dict | None:
 
 def separation(mapped: list[Outcome]) -> dict | None:
     """Show, of each mapping and transferred label, how far apart the query's cells and the reference's lie."""
-    figures = {outcome.name: (outcome.trust.get("figures") or {}).get("separation") or {} for outcome in mapped}
     found = {
-        name: {ALL_CELLS: of["value"], **{label: those["value"] for label, those in of["labels"].items()}}
-        for name, of in figures.items()
-        if of.get("value") is not None
+        outcome.name: {ALL_CELLS: of["value"], **{label: those["value"] for label, those in of["labels"].items()}}
+        for outcome in mapped
+        if (of := outcome.figure("separation")).get("value") is not None
     }
     if not found:
         return None

@@ -9,6 +9,8 @@ import pandas as pd
 
 from .neighbors import Index
 
+# Neighbours that make a neighbourhood, where there are cells enough.
+NEIGHBORHOOD = 15
 # A share of fewer cells than this says little, and a neighbourhood of theirs is all of them.
 FEWEST = 20
 MOST_REGIONS, CELLS_A_REGION = 30, 50

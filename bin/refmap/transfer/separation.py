@@ -17,10 +17,8 @@ import pandas as pd
 
 from .held_out import MOST_CELLS
 from .neighbors import Index
-from .regions import FEWEST, draw_alike, parts_to_hold_out, sample
+from .regions import FEWEST, NEIGHBORHOOD, draw_alike, parts_to_hold_out, sample
 
-# As many as judge how query and reference mix.
-NEIGHBORS = 15
 # Cells of either side that are searched: more cost time, and resolve only what is rarer than one in a thousand.
 MOST_SEARCHED = 10_000
 # The mean of several draws, as where few cells are one draw is noise.
@@ -49,7 +47,7 @@ def separation(query: np.ndarray, reference: np.ndarray, seed: int, rows: np.nda
 def _separation(query: np.ndarray, reference: np.ndarray, rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
     alike = draw_alike(query, reference, rng, MOST_SEARCHED)
     own = np.sort(alike.query)
-    k = int(np.clip(len(own) // 10, 1, NEIGHBORS))
+    k = int(np.clip(len(own) // 10, 1, NEIGHBORHOOD))
     if len(own) <= k:
         return np.full(len(rows), np.nan)
     at = np.searchsorted(own, rows).clip(max=len(own) - 1)

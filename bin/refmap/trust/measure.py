@@ -76,17 +76,20 @@ def measure(query: QueryCells, reference: ReferenceCells | None, alignment: Mapp
 
     Returns
     -------
-    ``genes``, ``unknown``, ``novel``, ``separation``, ``presence``, ``mixing``, ``clusters``, ``batches``: each a figure, ready for JSON, as
-    :func:`refmap.trust.figures.figure` makes them. One without a meaning has no value, and a note that says why.
+    ``genes``, ``unknown``, ``novel``, ``separation``, ``presence``, ``mixing``, ``clusters``, ``batches``: each a figure,
+    ready for JSON, as :func:`refmap.trust.figures.figure` makes them. One without a meaning has no value, and a note that says why.
     """
     _check(query)
     rows = sample(len(query.latent), MOST_CELLS, np.random.default_rng(seed))
     values = _values(query, rows)
     batches = np.zeros(len(rows), dtype=int) if query.batches is None else pd.factorize(query.batches)[0][rows]
     if reference is None:
-        near = {"unknown": figure(note=NO_CELLS, worst=None, levels={}), "novel": figure(note=NO_CELLS)}
-        near |= {name: figure(note=NO_CELLS, labels={}) for name in ("separation", "presence")} | {
-            "mixing": figure(note=NO_CELLS)
+        near = {
+            "unknown": figure(note=NO_CELLS, worst=None, levels={}),
+            "novel": figure(note=NO_CELLS),
+            "separation": figure(note=NO_CELLS, labels={}),
+            "presence": figure(note=NO_CELLS, labels={}),
+            "mixing": figure(note=NO_CELLS),
         }
     else:
         classes = {key: labels.dropna().nunique() for key, labels in reference.labels.items()}
@@ -111,8 +114,13 @@ def measure(query: QueryCells, reference: ReferenceCells | None, alignment: Mapp
 def _check(query: QueryCells) -> None:
     """Raise ValueError unless all is of the same number of cells."""
     n = len(query.latent)
-    columns = {**query.labels, "batches": query.batches, "predicted": query.predicted}
-    columns |= {"novelty": query.novelty, "separation": query.separation}
+    columns = {
+        **query.labels,
+        "batches": query.batches,
+        "predicted": query.predicted,
+        "novelty": query.novelty,
+        "separation": query.separation,
+    }
     wrong = {name: len(column) for name, column in columns.items() if column is not None and len(column) != n}
     if query.expression is not None and query.expression.shape[0] != n:
         wrong["expression"] = query.expression.shape[0]

@@ -6,11 +6,9 @@ import numpy as np
 import pandas as pd
 
 from ..transfer.neighbors import Index
-from ..transfer.regions import FEWEST, draw_alike, parts_to_hold_out, sample
+from ..transfer.regions import FEWEST, NEIGHBORHOOD, draw_alike, parts_to_hold_out, sample
 from .figures import figure, plural
 
-# Neighbours that make a neighbourhood, where there are cells enough.
-NEIGHBORS = 15
 # Cells of either side that are mixed: few enough that small and large queries are seen at the same resolution.
 MOST_MIXED = 2_000
 # Cells of either side that are looked at for presence.
@@ -68,7 +66,7 @@ def reference_share(query: np.ndarray, reference: np.ndarray, rng: np.random.Gen
     """
     alike = draw_alike(query, reference, rng, most)
     a, b = query[alike.query], reference[alike.reference]
-    k = int(np.clip(len(a) // 10, min(3, 2 * len(a) - 1), NEIGHBORS))
+    k = int(np.clip(len(a) // 10, min(3, 2 * len(a) - 1), NEIGHBORHOOD))
     indices = Index(np.concatenate([a, b])).search_own(k).indices
     shares = (indices[: len(a)] >= len(a)).mean(axis=1)
     return float(np.average(shares, weights=alike.weights))
@@ -98,7 +96,7 @@ def presence(query: np.ndarray, reference: np.ndarray, labels: pd.Series | None,
     seen, spare = np.sort(order[: len(order) // 2][:MOST_PRESENT]), order[len(order) // 2 :]
     n = min(len(query), len(spare), MOST_PRESENT)
     looked_at = reference[seen]
-    distances = Index(looked_at).search_own(NEIGHBORS).distances
+    distances = Index(looked_at).search_own(NEIGHBORHOOD).distances
     near = pd.DataFrame(
         {
             name: Index(cells).search(looked_at, 1).distances[:, 0] <= distances[:, -1]

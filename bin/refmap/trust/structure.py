@@ -12,9 +12,8 @@ from scipy import sparse
 
 from ..counts import normalize
 from ..transfer.neighbors import Index
-from ..transfer.regions import FEWEST, sample
+from ..transfer.regions import FEWEST, NEIGHBORHOOD, sample
 from .figures import figure, plural
-from .space import NEIGHBORS
 
 COMPONENTS = 30
 FEWEST_GENES = 40
@@ -65,7 +64,7 @@ def leiden(points: np.ndarray, seed: int) -> np.ndarray:
     """
     import igraph
 
-    indices = Index(points).search_own(NEIGHBORS).indices
+    indices = Index(points).search_own(NEIGHBORHOOD).indices
     edges = np.column_stack([np.repeat(np.arange(len(points)), indices.shape[1]), indices.ravel()])
     edges = np.unique(np.sort(edges, axis=1), axis=0)
     with _seeded(seed):
@@ -147,7 +146,7 @@ def _expressed(values: sparse.csr_matrix) -> np.ndarray:
 
 def purity(points: np.ndarray, clusters: np.ndarray) -> float:
     """Return the mean share of each point's 15 nearest others that are of its cluster, less that of all others: 0 is chance."""
-    indices = Index(points).search_own(NEIGHBORS).indices
+    indices = Index(points).search_own(NEIGHBORHOOD).indices
     same = (clusters[indices] == clusters[:, None]).mean(axis=1)
     chance = (np.bincount(clusters)[clusters] - 1) / (len(clusters) - 1)
     return float((same - chance).mean())
@@ -240,7 +239,7 @@ def _neighbors(points: np.ndarray, k: int):
     from scib_metrics.nearest_neighbors import NeighborsResults
 
     # In a smaller dataset a smaller neighbourhood, lest it is all of it.
-    near = Index(points).search_own(min(k - 1, max(NEIGHBORS, len(points) // 5)))
+    near = Index(points).search_own(min(k - 1, max(NEIGHBORHOOD, len(points) // 5)))
     return NeighborsResults(
         indices=np.column_stack([np.arange(len(points)), near.indices]),
         distances=np.column_stack([np.zeros(len(points)), near.distances]).astype(np.float32),
