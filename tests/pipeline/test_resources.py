@@ -9,7 +9,7 @@ import json
 import pytest
 import scipy.sparse as sp
 import zarr
-from runs import Run
+from runs import Run, task_name
 
 KB, GB = 1 << 10, 1 << 30
 HOUR = 3_600_000  # of milliseconds, as in the trace
@@ -28,10 +28,10 @@ REFERENCE = {"cells": 60_000, "values": 30_000_000}
 CONFIG = """
 process {
     withName: 'CHECK_QUERY' {
-        afterScript = { "cp '%(folder)s/${meta.id}.json' '${meta.id}.plan.json'" }
+        afterScript = { "cp '%(folder)s/${id}.json' '${id}.plan.json'" }
     }
     withName: 'ALIGN_GENES' {
-        afterScript = { "cp -r '%(folder)s/${meta.id}/.' '${meta.id}/aligned.zarr'" }
+        afterScript = { "cp -r '%(folder)s/${id}/.' '${id}/aligned.zarr'" }
     }
     withName: 'PREPARE_REFERENCE' {
         afterScript = "cp -r '%(folder)s/reference/.' reference/aligned.zarr"
@@ -75,7 +75,7 @@ def asked(tmp_path_factory):
     with open(run.out / "pipeline_info" / "trace.txt") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
     return {
-        (row["name"].removeprefix("MAP:"), int(row["attempt"])): tuple(int(row[key]) for key in ("cpus", "memory", "time"))
+        (task_name(row["name"]), int(row["attempt"])): tuple(int(row[key]) for key in ("cpus", "memory", "time"))
         for row in rows
         if row["memory"].isdigit()  # VERDICT runs in Nextflow itself, and asks for nothing
     }
