@@ -120,6 +120,25 @@ def test_every_process_is_in_the_picture(name):
     assert name in TEXTS[README]
 
 
+def environment(code: str) -> str:
+    """Where the tasks of a module run, in the words of docs/flow.md."""
+    named = re.search(r"ext env: (?:'(\w+)'|\{ env \})", code)
+    if "executor 'local'" in code:
+        return "Nextflow itself"
+    where = (f"`{named[1]}`" if named[1] else "the family's") if named else "`core`"
+    return where + ", on a GPU if any" * ("label 'process_gpu'" in code)
+
+
+def test_every_process_is_in_the_table_with_where_it_runs():
+    rows = re.findall(r"^\| `([A-Z_]+)` \|.* \| (.*?) \|$", TEXTS[ROOT / "docs/flow.md"], flags=re.M)
+    assert sorted(rows) == sorted((name.upper(), environment(code)) for name, code in MODULES.items())
+
+
+def test_every_part_of_the_flow_is_in_the_table():
+    parts = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "subworkflows").glob("*.nf"))
+    assert sorted(first_column(TEXTS[ROOT / "docs/flow.md"], "part")) == parts
+
+
 # --- outputs --------------------------------------------------------------------------------------------------------------
 
 
