@@ -12,15 +12,15 @@ from align_genes import align_genes
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refmap.align import align
-from refmap.checks import check
-from refmap.columns import pair_covariates
-from refmap.counts import check_values
-from refmap.errors import RefmapError
+from refmap.common.errors import RefmapError
+from refmap.common.folders import PreparedFolder
 from refmap.families import ModelCard
-from refmap.folders import PreparedFolder
-from refmap.genes import read_id_table, resolve
-from refmap.query import Query
+from refmap.query.align import align
+from refmap.query.checks import check
+from refmap.query.columns import pair_covariates
+from refmap.query.counts import check_values
+from refmap.query.genes import read_id_table, resolve
+from refmap.query.query import Query
 from rows import ROW
 from scipy import sparse
 
@@ -342,7 +342,7 @@ def test_every_environment_can_read_it(tmp_path):
 
 
 def test_long_matrices_are_appended_without_a_seam(tmp_path, monkeypatch):
-    monkeypatch.setattr("refmap.align.CHUNK_VALUES", 7)
+    monkeypatch.setattr("refmap.query.align.CHUNK_VALUES", 7)
     adata = make_query(MODEL, cells=60)
     adata.write_h5ad(tmp_path / "query")
     aligned, _ = run(tmp_path / "query", tmp_path / "a.zarr", chunk_rows=1)
@@ -469,7 +469,7 @@ def test_values_that_only_begin_like_counts_are_refused(tmp_path, monkeypatch):
     adata = make_query(MODEL)
     adata.X.data[-1] = 0.5
     adata.write_h5ad(tmp_path / "query")
-    monkeypatch.setattr("refmap.align.looks_like_counts", lambda matrix: True)
+    monkeypatch.setattr("refmap.query.align.looks_like_counts", lambda matrix: True)
     with pytest.raises(RefmapError, match="holds no counts in X: 1 fractional value"):
         run(tmp_path / "query", tmp_path / "out.zarr", card=make_card(input="lognorm", normalization={"target_sum": 1}))
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from refmap.cards import ModelCard, inspect_model
 from refmap.families import FAMILIES, by_name, recognise
 from refmap.families.base import ModelFolder
 from refmap.families.scvi.card import CLASSES
+from refmap.reference.inspection import ModelCard, inspect_model
 
 GENES = ["CD3E", "MS4A1", "LYZ"]
 READY = {"kwargs": {"model_kwargs": {"encode_covariates": True}}, "non_kwargs": {"n_latent": 7}}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from refmap.parameters import defaults, load_schema
+from refmap.sheet.parameters import defaults, load_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "nextflow_schema.json"

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from check_query import check_query
 from click.testing import CliRunner
-from refmap.checks import check, name_batches
-from refmap.options import Option
-from refmap.query import Matrix
-from refmap.strategies import STRATEGIES, faults_of
+from refmap.common.strategies import STRATEGIES, faults_of
+from refmap.families.options import Option
+from refmap.query.checks import check, name_batches
+from refmap.query.query import Matrix
 from test_align import MODEL, make_card, make_query, make_row
 
 

@@ -9,9 +9,9 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from refmap.cli import OUTPUT, command, write_json
-from refmap.errors import RefmapError
-from refmap.exhaustion import NO_MEMORY, NO_SPACE
+from refmap.common.cli import OUTPUT, command, write_json
+from refmap.common.errors import RefmapError
+from refmap.common.exhaustion import NO_MEMORY, NO_SPACE
 
 MORE_THAN_ANY = 1 << 60
 

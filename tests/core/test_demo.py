@@ -10,8 +10,8 @@ import scipy.sparse as sp
 import yaml
 from click.testing import CliRunner
 from make_demo import main
-from refmap.demo import _undo_scaling, make_demo, pbmc_counts
-from refmap.errors import RefmapError
+from refmap.common.errors import RefmapError
+from refmap.sheet.demo import _undo_scaling, make_demo, pbmc_counts
 
 pytestmark = pytest.mark.filterwarnings("ignore:Variable names are not unique")
 

@@ -14,9 +14,9 @@ from urllib.parse import parse_qs
 import numpy as np
 import pandas as pd
 import pytest
-from refmap import explore
-from refmap.explore import ABSENT, FIRST, MISSING, MOST_CODE, Cells, colors, contrast, visible, write_page
-from refmap.plots import FEW_COLORS, GREY, MANY_COLORS
+from refmap.report import explore
+from refmap.report.explore import ABSENT, FIRST, MISSING, MOST_CODE, Cells, colors, contrast, visible, write_page
+from refmap.report.plots import FEW_COLORS, GREY, MANY_COLORS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor google-chrome is on PATH: no page was opened")

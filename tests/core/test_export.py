@@ -11,10 +11,10 @@ import zarr
 from anndata.io import write_elem
 from click.testing import CliRunner
 from export_embedding import export_embedding
-from refmap import export as export_module
-from refmap.errors import RefmapError
-from refmap.export import export
-from refmap.query import Query
+from refmap.common.errors import RefmapError
+from refmap.mapping import export as export_module
+from refmap.mapping.export import export
+from refmap.query.query import Query
 from scipy import sparse
 from test_align import make_row
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from refmap.errors import RefmapError
-from refmap.gmt import programs_of, read_gmt
+from refmap.common.errors import RefmapError
+from refmap.families.gmt import programs_of, read_gmt
 
 
 def write(path, text: str):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
-from refmap.errors import RefmapError
+from refmap.common.errors import RefmapError
 from refmap.families import FAMILIES, trainable
 from refmap.hierarchy import FAMILY
-from refmap.parameters import check_parameters, defaults, groups, load_schema, properties
-from refmap.sheet import COLUMNS, FIELDS, TRAIN_DEFAULTS, YAML_ONLY, read_sheet
+from refmap.sheet.parameters import check_parameters, defaults, groups, load_schema, properties
+from refmap.sheet.sheet import COLUMNS, FIELDS, TRAIN_DEFAULTS, YAML_ONLY, read_sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = load_schema(ROOT / "nextflow_schema.json")

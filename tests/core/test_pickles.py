@@ -14,9 +14,9 @@ import pytest
 import tensor_pickles
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refmap import pickles
-from refmap.errors import RefmapError
-from refmap.pickles import Inert, Named, Tensor, allowed_pickle, read_pickle, read_torch
+from refmap.common.errors import RefmapError
+from refmap.models import pickles
+from refmap.models.pickles import Inert, Named, Tensor, allowed_pickle, read_pickle, read_torch
 from tensor_pickles import TensorOf, storage_bytes
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

@@ -10,12 +10,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from qc_mapping import main
-from refmap import plots
-from refmap.errors import RefmapError
-from refmap.folders import MappedFolder, PreparedFolder, ReferenceFolder
-from refmap.pictures import caption
-from refmap.qc import confusion_table, describe_mapping, score
-from refmap.storage import write_zarr
+from refmap.common import layout
+from refmap.common.errors import RefmapError
+from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
+from refmap.common.storage import write_zarr
+from refmap.report import plots
+from refmap.report.pictures import caption
+from refmap.report.qc import confusion_table, describe_mapping, score
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.transfer import transfer
 from scipy import sparse
@@ -243,7 +244,7 @@ def test_at_most_so_many_cells_are_drawn(tmp_path, monkeypatch):
     def note(panels, title, path):
         drawn.update({panel.name: panel.values for panel in panels}, title=title)
 
-    monkeypatch.setattr("refmap.pictures.MOST_CELLS_DRAWN", 20)
+    monkeypatch.setattr("refmap.report.pictures.MOST_CELLS_DRAWN", 20)
     monkeypatch.setattr(plots, "draw_cells", note)
     mapping = make_mapping(tmp_path / "in", n=50)
     describe(mapping, tmp_path / "out")
@@ -331,22 +332,22 @@ def test_neighbour_weights_are_those_of_umap_learn():
 
     latent = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
     latent[3] = latent[2]
-    distances, neighbors = NearestNeighbors(n_neighbors=plots.N_NEIGHBORS - 1).fit(latent).kneighbors()
+    distances, neighbors = NearestNeighbors(n_neighbors=layout.N_NEIGHBORS - 1).fit(latent).kneighbors()
     itself = np.arange(200).reshape(-1, 1)
     given = {
         "knn_indices": np.hstack([itself, neighbors]).astype(np.int32),
         "knn_dists": np.hstack([np.zeros((200, 1)), distances]).astype(np.float32),
     }
-    expected, _, _ = fuzzy_simplicial_set(latent, plots.N_NEIGHBORS, np.random.RandomState(0), "euclidean", **given)
-    np.testing.assert_allclose(plots.neighbor_weights(latent).toarray(), expected.toarray(), atol=2e-3)
+    expected, _, _ = fuzzy_simplicial_set(latent, layout.N_NEIGHBORS, np.random.RandomState(0), "euclidean", **given)
+    np.testing.assert_allclose(layout.neighbor_weights(latent).toarray(), expected.toarray(), atol=2e-3)
 
 
 def test_umap_keeps_groups_apart_and_repeats_itself(mapping):
     latent = mapping.latent.astype(np.float32)
-    position = plots.umap(latent, seed=1)
+    position = layout.umap(latent, seed=1)
     assert position.shape == (300, 2) and np.isfinite(position).all()
-    np.testing.assert_array_equal(position, plots.umap(latent, seed=1))
-    assert not np.array_equal(position, plots.umap(latent, seed=2))
+    np.testing.assert_array_equal(position, layout.umap(latent, seed=1))
+    assert not np.array_equal(position, layout.umap(latent, seed=2))
     # Of each cell's 10 nearest neighbours in the picture, nearly all are of its own group.
     group = mapping.kind
     distance = ((position[:, None] - position[None]) ** 2).sum(-1)
@@ -355,10 +356,10 @@ def test_umap_keeps_groups_apart_and_repeats_itself(mapping):
 
 
 def test_umap_of_identical_cells_is_finite():
-    assert np.isfinite(plots.umap(np.ones((30, 4), dtype=np.float32), seed=0)).all()
+    assert np.isfinite(layout.umap(np.ones((30, 4), dtype=np.float32), seed=0)).all()
 
 
 def test_first_two_are_the_dimensions_that_vary_most():
     latent = np.random.default_rng(0).normal(size=(50, 4)) * [1, 5, 0.1, 3]
-    np.testing.assert_array_equal(plots.first_two(latent), latent[:, [1, 3]])
-    np.testing.assert_array_equal(plots.first_two(latent[:, :1])[:, 1], np.zeros(50))
+    np.testing.assert_array_equal(layout.first_two(latent), latent[:, [1, 3]])
+    np.testing.assert_array_equal(layout.first_two(latent[:, :1])[:, 1], np.zeros(50))

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import zarr
 from anndata.io import write_elem
-from refmap import query as query_module
-from refmap.errors import RefmapError
-from refmap.query import Query
+from refmap.common.errors import RefmapError
+from refmap.query import query as query_module
+from refmap.query.query import Query
 from scipy import sparse
 
 

@@ -7,9 +7,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from refmap.common.folders import ReferenceFolder
 from refmap.families.base import ModelCard
-from refmap.folders import ReferenceFolder
-from refmap.transfer.cells import prepare_reference
+from refmap.reference.cells import prepare_reference
 from scipy import sparse
 
 GENES = [f"G{i}" for i in range(20)]

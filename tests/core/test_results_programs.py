@@ -8,8 +8,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from refmap.results import Mapped
-from refmap.results.programs import MOST_PAIRS, compare_programs, draw_programs, probability_of_more
+from refmap.report.results.mapped import Mapped
+from refmap.report.results.programs import MOST_PAIRS, compare_programs, draw_programs, probability_of_more
 
 
 def test_the_probability_is_that_of_drawn_values():
@@ -121,7 +121,7 @@ def test_table_and_picture_are_written(cells, tmp_path):
 
 
 def test_of_many_groups_the_largest_are_compared(cells, tmp_path, monkeypatch):
-    monkeypatch.setattr("refmap.results.programs.MOST_GROUPS", 1)
+    monkeypatch.setattr("refmap.report.results.programs.MOST_GROUPS", 1)
     cells.groups[40] = "A"
     mapped = mapping_of(cells, tmp_path / "m", options={"groups": "type"})
     draw_programs(mapped)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from refmap.results.prototypes import draw_prototypes, farthest
-from refmap.results.samples import draw_samples, embeddings, principal_components
+from refmap.report.results.prototypes import draw_prototypes, farthest
+from refmap.report.results.samples import draw_samples, embeddings, principal_components
 
 
 @pytest.fixture

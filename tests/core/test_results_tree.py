@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from refmap.results import tree as drawing
+from refmap.report.results import tree as drawing
 
 
 def node(name: str, *children: dict, new: bool = False, also: str | None = None, **counts: int) -> dict:

@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from refmap.errors import RefmapError
-from refmap.sheet import COLUMNS, FIELDS, LEVELS, YAML_ONLY, Mapping, Must, read_sheet
-from refmap.strategies import STRATEGIES
+from refmap.common.errors import RefmapError
+from refmap.common.strategies import STRATEGIES
+from refmap.sheet.sheet import COLUMNS, FIELDS, LEVELS, YAML_ONLY, Mapping, Must, read_sheet
 
 DEFAULTS = {
     "max_epochs": 100,

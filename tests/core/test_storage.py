@@ -4,7 +4,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import zarr
-from refmap.storage import write_zarr
+from refmap.common.storage import write_zarr
 
 
 def test_no_raw_is_written_as_none(tmp_path):

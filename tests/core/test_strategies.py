@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from refmap.strategies import faults_of, in_order, refusals, same_as_joint
+from refmap.common.strategies import faults_of, in_order, refusals, same_as_joint
 from test_align import make_card, make_row
 
 

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refmap.errors import RefmapError
-from refmap.folders import MappedFolder, ReferenceFolder
-from refmap.storage import write_zarr
+from refmap.common.errors import RefmapError
+from refmap.common.folders import MappedFolder, ReferenceFolder
+from refmap.common.storage import write_zarr
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.calibration import calibrate
 from refmap.transfer.held_out import hold_out

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from refmap.errors import RefmapError
+from refmap.common.errors import RefmapError
 from refmap.transfer.neighbors import Index
 from refmap.transfer.separation import held_out_separation, separation
 from refmap.trust import (

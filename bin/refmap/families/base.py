@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
-from ..errors import RefmapError, nearest
-from ..options import Option
-from ..pickles import Contents, read_pickle, read_torch
+from ..common.errors import RefmapError, nearest
+from ..models.pickles import Contents, read_pickle, read_torch
+from .options import Option
 
 
 @dataclass
@@ -295,6 +296,17 @@ class Prediction:
         return cls(classes, labels, 1 - values.max(axis=1), values)
 
 
+def add_prediction(result: Any, key: str, prediction: Prediction) -> None:
+    """Add what a model says of the label column `key` to an AnnData of the query's cells."""
+    beyond = sorted(set(prediction.labels) - set(prediction.classes))
+    result.obs[f"{key}_predicted"] = pd.Categorical(prediction.labels, categories=[*prediction.classes, *beyond])
+    result.obs[f"{key}_predicted_uncertainty"] = prediction.uncertainty.astype(np.float32)
+    result.uns[f"{key}_classes"] = np.array(prediction.classes, dtype=object)
+    if prediction.probabilities is not None:
+        result.obs[f"{key}_predicted_probability"] = prediction.probabilities.max(axis=1)
+        result.obsm[f"{key}_probabilities"] = prediction.probabilities
+
+
 @dataclass
 class Settings:
     """How one mapping's surgery is to be done.
@@ -357,7 +369,7 @@ class Surgery:
         """Add to the query's AnnData (cells x 0) what else the mapping found of the cells: in obs, obsm, obsp or uns."""
 
     def write_results(self, folder: Path) -> None:
-        """Write to an empty folder what the mapping found beside the cells: tables that `refmap.results` knows how to draw."""
+        """Write to an empty folder what the mapping found beside the cells: tables that `refmap.report.results` knows how to draw."""
 
     def save(self, folder: Path) -> None:
         """Save the grown model as a reference for a next mapping."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import RefmapError
-from ..pickles import read_pickle
+from ..common.errors import RefmapError
+from ..models.pickles import read_pickle
 from .base import ModelFolder
 
 # What scHPL calls a node of its trees, which it can only save as a pickle.

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import RefmapError
-from ...options import Option
+from ...common.errors import RefmapError
 from ..base import Family, ModelCard, ModelFolder, Surgery, Trainable
+from ..options import Option
 from ..scarches.files import input_of
 from ..scarches.options import DROPOUT, n_hidden
 from .card import expimap_card, is_expimap

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 from ..base import FACTS, ModelCard, ModelFolder
 from ..scarches.files import attributes_of, check_genes, has_attributes, input_of, read_conditions, start_card
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import RefmapError
-from ...pickles import Inert, Named, Tensor
+from ...common.errors import RefmapError
+from ...models.pickles import Inert, Named, Tensor
 from ..base import ModelCard, ModelFolder, texts
 from .files import DESCRIPTION, GRAPH, PICKLE, TENSORS, Partition, columns_of_stems, read_description, stems_of_library
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 from ..base import ModelFolder
 
 DESCRIPTION, TENSORS = "sagenet.json", "sagenet.pt"

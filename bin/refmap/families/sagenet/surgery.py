@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 from .. import freezing
 from ..base import ModelFolder, Prediction, Settings, Surgery, texts
 from ..scarches.loading import quietly

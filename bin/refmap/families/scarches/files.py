@@ -6,7 +6,7 @@ its genes, one a line and without a header. None of them names the family: the a
 
 from __future__ import annotations
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 from ..base import FACTS, ModelCard, ModelFolder, texts
 
 ATTRIBUTES, WEIGHTS, GENES = FILES = ("attr.pkl", "model_params.pt", "var_names.csv")

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ...pickles import allowed_pickle
+from ...models.pickles import allowed_pickle
 from ..base import ModelFolder, write_facts
 from .files import ATTRIBUTES, WEIGHTS, read_genes
 

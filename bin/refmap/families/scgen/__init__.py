@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...options import Option
 from ..base import Family, ModelCard, ModelFolder, Trainable
+from ..options import Option
 from .card import is_scgen, scgen_card
 
 if TYPE_CHECKING:

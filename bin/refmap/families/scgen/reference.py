@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...storage import write_zarr
+from ...common.storage import write_zarr
 from .. import freezing
 from ..base import write_facts
 from ..fitting import fit

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ...errors import RefmapError
-from ...storage import write_zarr
+from ...common.errors import RefmapError
+from ...common.storage import write_zarr
 from .. import freezing
 from ..base import ModelFolder, Settings, Surgery, write_facts
 from ..scarches.files import FILES

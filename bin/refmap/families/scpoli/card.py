@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...errors import RefmapError
-from ...pickles import Tensor
+from ...common.errors import RefmapError
+from ...models.pickles import Tensor
 from ..base import ModelCard, ModelFolder, texts
 from ..scarches.files import attributes_of, check_genes, has_attributes, input_of, start_card
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 from ..freezing import seed_everything
 from ..scarches.loading import quietly, save, to_best_device
 from ..scarches.training import run_trainer, shuffled, trainer_arguments

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import RefmapError
-from ...pickles import Tensor
+from ...common.errors import RefmapError
+from ...models.pickles import Tensor
 from ..base import ModelCard, ModelFolder, texts
 
 NEW = "model.pt"
