@@ -83,7 +83,7 @@ def make_query(path: Path, cells: int, genes: int = GENES, form: str = "h5ad") -
 
 def by_chunks(query: Path, out: Path) -> None:
     """What refmap does."""
-    from refmap.families import ModelCard
+    from refmap.models.card import ModelCard
     from refmap.query.align import align
     from refmap.query.query import Query, return_freed_memory
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refmap.common.errors import RefmapError
 from refmap.common.folders import PreparedFolder
-from refmap.families import ModelCard
+from refmap.models.card import ModelCard
 from refmap.query.align import align
 from refmap.query.checks import check
 from refmap.query.columns import pair_covariates

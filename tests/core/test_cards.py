@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from refmap.families import FAMILIES, by_name, recognise
-from refmap.families.base import ModelFolder
 from refmap.families.scvi.card import CLASSES
-from refmap.reference.inspection import ModelCard, inspect_model
+from refmap.models.card import ModelCard
+from refmap.models.folder import ModelFolder
+from refmap.reference.inspection import inspect_model
 
 GENES = ["CD3E", "MS4A1", "LYZ"]
 READY = {"kwargs": {"model_kwargs": {"encode_covariates": True}}, "non_kwargs": {"n_latent": 7}}

@@ -12,13 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from refmap.common.errors import RefmapError
-from refmap.families import ModelCard, ModelFolder, trainable
+from refmap.families import trainable
 from refmap.families.unmapped import about_foreign_tree, foreign_tree
 from refmap.hierarchy import FAMILY, OPTIONS, base_parameters, below_hierarchy, card_of, split_options, with_hierarchy
 from refmap.hierarchy.classifier import Settings
 from refmap.hierarchy.files import Hierarchy, labelled_cells, labels_of, read_cells, read_hierarchy
 from refmap.hierarchy.matches import match_table
 from refmap.hierarchy.tree import Label, Node, newick, unique_names
+from refmap.models.card import ModelCard
+from refmap.models.folder import ModelFolder
 from refmap.reference.inspection import inspect_model
 
 REF, LUNG = "reference", "lung~donor_1"

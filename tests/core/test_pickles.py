@@ -15,8 +15,8 @@ import tensor_pickles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refmap.common.errors import RefmapError
-from refmap.models import pickles
 from refmap.models.pickles import Inert, Named, Tensor, allowed_pickle, read_pickle, read_torch
+from refmap.models.pickles.machine import Machine
 from tensor_pickles import TensorOf, storage_bytes
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -513,8 +513,8 @@ def test_bytes_of_another_form_are_no_tensor(tmp_path, form):
 
 def test_bytes_that_are_given_often_are_looked_into_once(tmp_path, monkeypatch):
     loaded = []
-    load = pickles._Machine.load
-    monkeypatch.setattr(pickles._Machine, "load", lambda self, stream: loaded.append(self) or load(self, stream))
+    load = Machine.load
+    monkeypatch.setattr(Machine, "load", lambda self, stream: loaded.append(self) or load(self, stream))
     data = storage_bytes()
     assert read_bytes(tmp_path, tensor_pickles.dumps([TensorOf(data) for _ in range(40)])).refused == []
     assert len(loaded) == 1 + 5

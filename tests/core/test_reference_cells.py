@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from refmap.common.folders import ReferenceFolder
-from refmap.families.base import ModelCard
+from refmap.models.card import ModelCard
 from refmap.reference.cells import prepare_reference
 from scipy import sparse
 

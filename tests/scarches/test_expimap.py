@@ -11,10 +11,10 @@ import pytest
 import torch
 from mapping import in_a_fresh_process, inspect_and_check, map_cells, train
 from refmap.common.errors import RefmapError
-from refmap.families import ModelFolder
 from refmap.families.expimap.card import is_expimap
 from refmap.families.gmt import read_gmt
 from refmap.families.trvae.card import is_trvae
+from refmap.models.folder import ModelFolder
 from refmap.reference.inspection import inspect_model
 
 QUICK = {"max_epochs": 3, "early_stopping": False, "check_val_every_n_epoch": 1, "learning_rate": 0.01}

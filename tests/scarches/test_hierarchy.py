@@ -17,13 +17,13 @@ from mapping import in_a_fresh_process, map_cells, train
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder
 from refmap.common.storage import write_zarr
-from refmap.families import ModelFolder
 from refmap.hierarchy import card_of
 from refmap.hierarchy.classifier import Classifier, Settings
 from refmap.hierarchy.files import labels_of, read_cells, read_hierarchy
 from refmap.hierarchy.learn import add_dataset, learn_hierarchy
 from refmap.hierarchy.tree import NO_TYPES, Label, Node
 from refmap.hierarchy.update import update_hierarchy
+from refmap.models.folder import ModelFolder
 from scHPL.utils import TreeNode, create_tree
 
 SETTINGS = Settings(50, 0.5, 0.25, 99, True, 10)

@@ -6,7 +6,8 @@ They stand on `models`, which reads these files. What loads a model imports its 
 from __future__ import annotations
 
 from ..common.errors import RefmapError
-from .base import Family, ModelCard, ModelFolder, Trainable
+from ..models.folder import ModelFolder
+from .base import Family, Trainable
 from .expimap import ExpimapFamily
 from .options import parse_reference_options, read_options
 from .sagenet import SagenetFamily
@@ -21,8 +22,6 @@ FAMILIES: list[Family] = [ScviFamily(), TrvaeFamily(), ScPoliFamily(), ExpimapFa
 __all__ = [
     "FAMILIES",
     "Family",
-    "ModelCard",
-    "ModelFolder",
     "by_name",
     "recognise",
     "reference_options",

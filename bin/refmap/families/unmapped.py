@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..common.errors import RefmapError
+from ..models.folder import ModelFolder
 from ..models.pickles import read_pickle
-from .base import ModelFolder
 
 # What scHPL calls a node of its trees, which it can only save as a pickle.
 _FOREIGN_NODE = "scHPL.utils.TreeNode"

@@ -18,7 +18,8 @@ from .files import card_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..families import ModelCard, ModelFolder
+    from ..models.card import ModelCard
+    from ..models.folder import ModelFolder
 
 __all__ = [
     "BASE",

@@ -22,7 +22,7 @@ from .tree import Label, Node, check_tree, unique_names
 if TYPE_CHECKING:
     import anndata as ad
 
-    from ..families import ModelFolder
+    from ..models.folder import ModelFolder
 
 FOLDER, TREE, CELLS = "hierarchy", "hierarchy.json", "cells.zarr"
 FORMAT = 1

@@ -21,10 +21,11 @@ from ..common.errors import RefmapError
 from ..common.folders import MappedFolder, PreparedFolder
 from ..common.storage import write_zarr
 from ..common.strategies import JOINT, PER_BATCH, SEQUENTIAL, in_order, same_as_joint
-from ..families import ModelFolder, by_name, trainer_of
-from ..families.base import Prediction, Settings, Surgery, add_prediction, carry_facts
+from ..families import by_name, trainer_of
+from ..families.base import Prediction, Settings, Surgery, add_prediction
 from ..families.options import defaults as option_defaults
 from ..hierarchy import below_hierarchy
+from ..models.folder import ModelFolder, carry_facts
 from ..reference.inspection import inspect_model
 
 # In a warning about some of a query's batches.

@@ -1,1 +1,4 @@
-"""A saved model's files, read inertly, and the card of what they say. No file is run or loaded here. It stands on `common`."""
+"""A saved model's files, read inertly, and the card of what they say; with the lock by which such a file is loaded at last.
+
+It stands on `common`.
+"""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..common.errors import RefmapError
-from ..families import ModelCard, reference_options, trainable
+from ..families import reference_options, trainable
 from ..hierarchy import base_parameters
+from ..models.card import ModelCard
 from ..query.align import align
 from ..query.checks import check
 from ..query.query import Query, as_text

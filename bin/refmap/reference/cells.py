@@ -14,7 +14,7 @@ from ..common.cli import write_json
 from ..common.errors import RefmapError, nearest
 from ..common.folders import ReferenceFolder
 from ..common.storage import write_zarr
-from ..families.base import DATA
+from ..models.folder import DATA
 from ..query.align import align
 from ..query.checks import Check
 from ..query.query import Query, as_text, encoding, listed

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..common.errors import RefmapError
-from ..families import ModelCard, ModelFolder, recognise
+from ..families import recognise
 from ..hierarchy import with_hierarchy
-
-__all__ = ["ModelCard", "inspect_model"]
+from ..models.card import ModelCard
+from ..models.folder import ModelFolder
 
 
 def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = False) -> ModelCard:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...common.errors import RefmapError
-from ..base import Family, ModelCard, ModelFolder, Surgery, Trainable
+from ...models.card import ModelCard
+from ...models.folder import ModelFolder
+from ..base import Family, Surgery, Trainable
 from ..options import Option
 from ..scarches.files import input_of
 from ..scarches.options import DROPOUT, n_hidden

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ...common.errors import RefmapError
-from ..base import ModelFolder
+from ...models.folder import ModelFolder
 
 DESCRIPTION, TENSORS = "sagenet.json", "sagenet.pt"
 PICKLE, GRAPH = ".pickle", ".h5ad"

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...common.errors import RefmapError
+from ...models.card import ModelCard, texts
+from ...models.folder import ModelFolder
 from ...models.pickles import Tensor
-from ..base import ModelCard, ModelFolder, texts
 
 NEW = "model.pt"
 OLD = ("attr.pkl", "model_params.pt", "var_names.csv")
