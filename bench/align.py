@@ -85,7 +85,8 @@ def by_chunks(query: Path, out: Path) -> None:
     """What refmap does."""
     from refmap.models.card import ModelCard
     from refmap.query.align import align
-    from refmap.query.query import Query, return_freed_memory
+    from refmap.query.matrix import return_freed_memory
+    from refmap.query.query import Query
 
     return_freed_memory()
     card = ModelCard("bench", genes=MODEL, batch_key="donor").to_json()

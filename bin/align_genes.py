@@ -11,7 +11,8 @@ from refmap.common.cli import INPUT, OUTPUT, command, read_json, write_json
 from refmap.common.folders import PreparedFolder
 from refmap.query.align import CHUNK_ROWS, align
 from refmap.query.genes import read_id_table
-from refmap.query.query import Query, return_freed_memory
+from refmap.query.matrix import return_freed_memory
+from refmap.query.query import Query
 
 
 def reporter() -> Callable[[int, int], None]:

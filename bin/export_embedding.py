@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 from refmap.common.cli import INPUT, OUTPUT, command, read_json
 from refmap.mapping.export import export
-from refmap.query.query import Query, return_freed_memory
+from refmap.query.matrix import return_freed_memory
+from refmap.query.query import Query
 
 
 @command("EXPORT_EMBEDDING")

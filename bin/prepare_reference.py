@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from refmap.common.cli import INPUT, OUTPUT, command, read_json
 from refmap.common.folders import ReferenceFolder
-from refmap.query.query import return_freed_memory
+from refmap.query.matrix import return_freed_memory
 from refmap.reference.cells import prepare_reference as prepare
 
 

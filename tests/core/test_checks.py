@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from refmap.common.strategies import STRATEGIES, faults_of
 from refmap.families.options import Option
 from refmap.query.checks import check, name_batches
-from refmap.query.query import Matrix
+from refmap.query.matrix import Matrix
 from test_align import MODEL, make_card, make_query, make_row
 
 

@@ -8,7 +8,7 @@ import pytest
 import zarr
 from anndata.io import write_elem
 from refmap.common.errors import RefmapError
-from refmap.query import query as query_module
+from refmap.query import matrix as matrix_module
 from refmap.query.query import Query
 from scipy import sparse
 
@@ -62,8 +62,8 @@ def test_every_storage_gives_the_same_chunks(adata, tmp_path, kind, matrix):
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr2"])
 def test_csc_is_transposed_in_bands(adata, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(query_module, "BLOCK_VALUES", 80)
-    monkeypatch.setattr(query_module, "SPILL_VALUES", 13)
+    monkeypatch.setattr(matrix_module, "BLOCK_VALUES", 80)
+    monkeypatch.setattr(matrix_module, "SPILL_VALUES", 13)
     with Query(store(adata, tmp_path / "query", kind, "csc")) as query:
         chunks = [chunk.toarray() for _, chunk in query.matrix("X").chunks(5)]
     assert (np.vstack(chunks) == adata.X.toarray()).all()
@@ -72,7 +72,7 @@ def test_csc_is_transposed_in_bands(adata, tmp_path, monkeypatch, kind):
 def test_bands_are_whole_chunks_of_bounded_size():
     counts = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5])
     # The second has more than 10 alone, and cannot be cut.
-    assert list(query_module._bands(counts, rows=2, most=10)) == [(0, 4), (4, 6), (6, 8), (8, 10), (10, 11)]
+    assert list(matrix_module._bands(counts, rows=2, most=10)) == [(0, 4), (4, 6), (6, 8), (8, 10), (10, 11)]
 
 
 def test_column_of_the_table_shared_by_modalities(adata, tmp_path):

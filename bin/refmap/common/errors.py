@@ -15,3 +15,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     by_lower = {str(name).lower(): name for name in known}
     close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
     return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def listed(names, most: int = 10) -> str:
+    """Names for a sentence: quoted, the first `most` of them, and how many more there are."""
+    names = [str(name) for name in names]
+    if not names:
+        return "none"
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(f"'{name}'" for name in names[:most]) + more

@@ -15,8 +15,10 @@ import zarr
 from anndata.io import read_elem, write_elem
 
 from .. import __version__
-from ..query.align import COMPRESSOR
-from ..query.query import BLOCK_VALUES, MODERN_FRAME, Query, encoding, is_group, spans, text
+from ..common.storage import COMPRESSOR
+from ..query.elements import MODERN_FRAME, encoding, is_group, text
+from ..query.matrix import BLOCK_VALUES, spans
+from ..query.query import Query
 
 MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp", "uns")
 PARTS = ("X", "obs", "var", *MAPPINGS, "raw")

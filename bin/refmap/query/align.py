@@ -21,8 +21,9 @@ from ..common.storage import COMPRESSOR
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
 from .genes import Resolution, overlap_fault, overlap_warnings, resolve
+from .matrix import Matrix
 from .proteins import find_proteins, write_proteins
-from .query import Matrix, Query
+from .query import Query
 
 CHUNK_ROWS = 2048
 CHUNK_VALUES = 1 << 20

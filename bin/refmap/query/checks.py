@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..common.errors import RefmapError
+from ..common.errors import RefmapError, listed
 from ..common.strategies import refusals
 from ..families import by_name
 from ..families.gmt import read_gmt
 from ..families.options import Option, read_options
 from .columns import pair_covariates, pair_labels
+from .elements import as_text
 from .genes import Resolution, overlap_fault, overlap_warnings, read_id_table, resolve
 from .proteins import find_proteins
-from .query import Query, as_text, listed
+from .query import Query
 
 # What a mapping adds to the query's obs for each label column that its model predicts.
 MADE_OF_PREDICTIONS = ("predicted", "predicted_uncertainty", "predicted_probability")

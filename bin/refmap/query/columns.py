@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .query import Query, as_text
+from .elements import as_text
+from .query import Query
 
 # Where the model knows no name for 'no label'.
 UNLABELED = "Unknown"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from .query import Matrix, Query, layer_name
+from .matrix import Matrix
+from .query import Query, layer_name
 
 # How far a count may lie from a whole number, relative to its size: what float32 leaves of one that was scaled and scaled back.
 FRACTION = 1e-6

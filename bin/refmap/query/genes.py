@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..common.errors import RefmapError
-from .query import Query, as_text, listed
+from ..common.errors import RefmapError, listed
+from .elements import as_text
+from .query import Query
 
 ENSEMBL_VERSION = re.compile(r"(ENS[A-Z]*[GTP]\d{6,})\.\d+")
 

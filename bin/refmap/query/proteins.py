@@ -12,9 +12,11 @@ import pandas as pd
 import zarr
 from anndata.io import write_elem
 
+from ..common.errors import listed
 from ..common.storage import COMPRESSOR
 from .counts import check_values
-from .query import Proteins, Query, listed, spans
+from .matrix import spans
+from .query import Proteins, Query
 
 PROTEIN_SUFFIX = re.compile(r"[_-]TotalSeq[-_]?[ABCD]?$", re.IGNORECASE)
 PROTEIN_ROWS = 1 << 16

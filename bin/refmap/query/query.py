@@ -5,12 +5,7 @@ Metadata are read when asked for; a matrix is only ever read in blocks of rows, 
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,217 +15,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import zarr
-from anndata.abc import CSCDataset, CSRDataset
 from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
-from ..common.errors import RefmapError, nearest
-
-# What is held at once: 8 M values are 32 MB as float32 and 100 MB as (value, row, column).
-BLOCK_VALUES = 1 << 23
-SPILL_VALUES = 1 << 20
-MODERN_FRAME = "0.2.0"
-
-
-def return_freed_memory() -> None:
-    """Make glibc give large blocks back to the system when they are freed; elsewhere do nothing.
-
-    By itself it raises its threshold for that with every block freed, and a process that reads block after block grows
-    by fragmentation: measured, 580 MB where 415 MB are needed.
-    """
-    mmap_threshold = -3  # M_MMAP_THRESHOLD of mallopt(3)
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(mmap_threshold, 1 << 20)
-
-
-def text(value: object) -> str:
-    """An attribute, which old files hold as bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def encoding(elem) -> str:
-    """The anndata encoding of a stored element; empty where none is written."""
-    return text(elem.attrs.get("encoding-type", ""))
-
-
-def is_group(elem) -> bool:
-    return isinstance(elem, (h5py.Group, zarr.Group))
-
-
-def listed(names, most: int = 10) -> str:
-    """Names for a sentence: quoted, the first `most` of them, and how many more there are."""
-    names = [str(name) for name in names]
-    if not names:
-        return "none"
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + more
-
-
-class Frame:
-    """`obs` or `var`: a table whose columns are read one at a time."""
-
-    def __init__(self, elem, query: Query):
-        self._elem, self._query = elem, query
-
-    @cached_property
-    def _whole(self) -> pd.DataFrame | None:
-        """The table of a file too old to be read by the column (before anndata 0.8); else None."""
-        if isinstance(self._elem, pd.DataFrame):
-            return self._elem
-        if text(self._elem.attrs.get("encoding-version", "")) == MODERN_FRAME:
-            return None
-        return read_elem(self._elem)
-
-    @cached_property
-    def columns(self) -> list[str]:
-        with self._query.reading("the columns of obs and var"):
-            if self._whole is not None:
-                return [str(column) for column in self._whole.columns]
-            return [text(column) for column in self._elem.attrs["column-order"]]
-
-    @cached_property
-    def index(self) -> np.ndarray:
-        """The row names: an object array of str."""
-        with self._query.reading("the names of its cells and genes"):
-            if self._whole is not None:
-                names = self._whole.index
-            else:
-                names = read_elem(self._elem[text(self._elem.attrs["_index"])])
-            return _strings(names)
-
-    def __contains__(self, column: str) -> bool:
-        return column in self.columns
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, column: str) -> pd.Series:
-        with self._query.reading(f"column '{column}'"):
-            values = self._elem[column] if self._whole is None else self._whole[column].array
-            return pd.Series(read_elem(values) if self._whole is None else values)
-
-
-@dataclass
-class Matrix:
-    """A matrix on disk, cells x genes, whatever its storage: CSR, CSC or dense."""
-
-    elem: CSRDataset | CSCDataset | h5py.Dataset | zarr.Array
-    name: str
-    query: Query
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return tuple(int(size) for size in self.elem.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.elem.dtype
-
-    @property
-    def format(self) -> str:
-        return getattr(self.elem, "format", "dense")
-
-    @property
-    def most_values(self) -> int:
-        """An upper bound of the number of values that are not zero."""
-        if self.format == "dense":
-            return self.shape[0] * self.shape[1]
-        return int(self.elem.group["data"].shape[0])
-
-    def chunks(self, rows: int) -> Iterator[tuple[int, sparse.csr_matrix]]:
-        """Yield (first row, CSR of at most `rows` rows) over all cells, in order.
-
-        Raises RefmapError where the file cannot be read.
-        """
-        read = {"csr": self._csr_chunks, "csc": self._csc_chunks, "dense": self._dense_chunks}[self.format]
-        pieces = read(rows)
-        while True:
-            with self.query.reading(self.name):
-                piece = next(pieces, None)
-                if piece is None:
-                    return
-                columns = piece[1].indices
-                if len(columns) and not 0 <= columns.min() <= columns.max() < self.shape[1]:
-                    raise ValueError("a column index is out of range")
-            yield piece
-
-    def sample(self, values: int = 10_000) -> np.ndarray:
-        """Some of the first values, zeros perhaps among them: enough to see what kind of numbers these are."""
-        with self.query.reading(self.name):
-            if self.format == "dense":
-                rows = max(1, values // max(1, self.shape[1]))
-                return np.asarray(self.elem[:rows]).ravel()
-            return np.asarray(self.elem.group["data"][:values])
-
-    def _csr_chunks(self, rows: int) -> Iterator[tuple[int, sparse.csr_matrix]]:
-        for start, stop in spans(self.shape[0], rows):
-            yield start, sparse.csr_matrix(self.elem[start:stop])
-
-    def _dense_chunks(self, rows: int) -> Iterator[tuple[int, sparse.csr_matrix]]:
-        step = max(1, BLOCK_VALUES // max(1, self.shape[1]))
-        for start, stop in spans(self.shape[0], rows):
-            # scipy knows no float16.
-            dtype = np.float32 if self.dtype == np.float16 else self.dtype
-            blocks = [sparse.csr_matrix(self.elem[at : min(at + step, stop)], dtype=dtype) for at in range(start, stop, step)]
-            yield start, sparse.vstack(blocks, format="csr")
-
-    def _csc_chunks(self, rows: int) -> Iterator[tuple[int, sparse.csr_matrix]]:
-        """Transpose in two passes: one counts the values of each row, one sorts them into bands of rows in a temporary file."""
-        indices = self.elem.group["indices"]
-        counts = np.zeros(self.shape[0], dtype=np.int64)
-        for start, stop in spans(indices.shape[0], SPILL_VALUES):
-            counts += np.bincount(indices[start:stop], minlength=self.shape[0])
-        bands = list(_bands(counts, rows, BLOCK_VALUES))
-        sizes = [int(counts[first:last].sum()) for first, last in bands]
-        with tempfile.TemporaryFile() as file:
-            entry = self._spill(file, bands, sizes)
-            file.seek(0)
-            for (first, last), size in zip(bands, sizes, strict=True):
-                found = np.frombuffer(file.read(size * entry.itemsize), dtype=entry)
-                where = (found["row"] - first, found["column"])
-                band = sparse.coo_matrix((found["value"], where), shape=(last - first, self.shape[1])).tocsr()
-                for start in range(first, last, rows):
-                    yield start, band[start - first : min(start + rows, last) - first]
-
-    def _spill(self, file, bands: list[tuple[int, int]], sizes: list[int]) -> np.dtype:
-        """Write (row, column, value) of every value of a CSC matrix to `file`, band after band; return that type."""
-        group = self.elem.group
-        indptr = group["indptr"][...].astype(np.int64)
-        entry = np.dtype([("row", np.int32), ("column", np.int32), ("value", self.dtype)])
-        band_of_row = np.repeat(np.arange(len(bands), dtype=np.int16), [last - first for first, last in bands])
-        ends = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        for start, stop in spans(int(indptr[-1]), SPILL_VALUES):
-            entries = np.empty(stop - start, dtype=entry)
-            entries["row"] = group["indices"][start:stop]
-            entries["column"] = np.repeat(np.arange(self.shape[1]), np.diff(np.clip(indptr, start, stop)))
-            entries["value"] = group["data"][start:stop]
-            band = band_of_row[entries["row"]]
-            entries = entries[np.argsort(band, kind="stable")]
-            at = 0
-            for number, count in enumerate(np.bincount(band, minlength=len(bands))):
-                file.seek(int(ends[number]) * entry.itemsize)
-                file.write(entries[at : at + count].tobytes())
-                at, ends[number] = at + count, ends[number] + count
-        return entry
-
-
-def spans(size: int, step: int) -> Iterator[tuple[int, int]]:
-    """Cut 0..size into runs of `step`, the last one shorter."""
-    for start in range(0, size, step):
-        yield start, min(start + step, size)
-
-
-def _bands(counts: np.ndarray, rows: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut rows into runs of whole chunks of `rows` rows whose values number at most `most` (or one chunk, if that has more)."""
-    first, held = 0, 0
-    for start in range(0, len(counts), rows):
-        chunk = int(counts[start : start + rows].sum())
-        if start > first and held + chunk > most:
-            yield first, start
-            first, held = start, 0
-        held += chunk
-    if len(counts):
-        yield first, len(counts)
+from ..common.errors import RefmapError, listed, nearest
+from .elements import Frame, Source, as_text, encoding, is_group, text
+from .matrix import Matrix
 
 
 @dataclass
@@ -243,7 +33,7 @@ class Proteins:
     rows: Callable[[int, int], np.ndarray]
 
 
-class Query:
+class Query(Source):
     """A query dataset, open for reading.
 
     `shown_as` is the path as the user wrote it, for messages: a workflow may have staged the file under another name. `called` is
@@ -251,31 +41,10 @@ class Query:
     """
 
     def __init__(self, path: Path, shown_as: str | None = None, modality: str | None = None, called: str = "query"):
-        self.called = called
+        super().__init__(shown_as or str(path), called)
         self.path = Path(path)
-        self.shown_as = shown_as or str(path)
         self.container, self.format = self._open()
         self.root = self._choose(modality)
-
-    def fault(self, found: str) -> RefmapError:
-        return RefmapError(f"{self.called} '{self.shown_as}' {found}")
-
-    @contextmanager
-    def reading(self, what: str):
-        """Turn whatever the file libraries raise on a damaged file into one sentence."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", anndata.OldFormatWarning)
-                yield
-        except (RefmapError, MemoryError):
-            raise
-        except Exception as error:  # h5py, zarr, numcodecs and anndata share no base class
-            if getattr(error, "errno", None) == errno.ENOSPC:
-                raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise self.fault(
-                f"cannot be read at {what} ({reason}): the file seems damaged, so copy it again or write it anew with anndata."
-            ) from error
 
     def _open(self) -> tuple[h5py.Group | zarr.Group, str]:
         path = self.path
@@ -473,8 +242,8 @@ class Query:
         return Proteins(f"obsm '{key}'", self._protein_names(key, stored.shape[1]), self.n_obs, lambda a, b: _dense(stored[a:b]))
 
     def _protein_frame(self, key: str, frame: Frame, elem) -> Proteins:
-        if frame._whole is not None:
-            whole = frame._whole
+        if frame.whole is not None:
+            whole = frame.whole
             return Proteins(f"obsm '{key}'", frame.columns, self.n_obs, lambda a, b: whole.iloc[a:b].to_numpy(float))
 
         def rows(start: int, stop: int) -> np.ndarray:
@@ -524,14 +293,3 @@ def _dense(block) -> np.ndarray:
 def layer_name(layer: str) -> str:
     """How a layer is called in messages."""
     return {"X": "X", "raw": "raw.X"}.get(layer, f"layers/{layer}")
-
-
-def _strings(values) -> np.ndarray:
-    return np.array([str(value) for value in values], dtype=object)
-
-
-def as_text(values: pd.Series) -> np.ndarray:
-    """Values as an object array of str, '' where missing."""
-    result = _strings(values)
-    result[values.isna().to_numpy()] = ""
-    return result

@@ -10,7 +10,8 @@ from ..hierarchy import base_parameters
 from ..models.card import ModelCard
 from ..query.align import align
 from ..query.checks import check
-from ..query.query import Query, as_text
+from ..query.elements import as_text
+from ..query.query import Query
 
 # How counts are normalised for a reference that wants it, scanpy's usual way but for the genes: a query's total must not
 # hang on genes that the reference lacks.

@@ -11,13 +11,14 @@ import pandas as pd
 from anndata.io import read_elem
 
 from ..common.cli import write_json
-from ..common.errors import RefmapError, nearest
+from ..common.errors import RefmapError, listed, nearest
 from ..common.folders import ReferenceFolder
 from ..common.storage import write_zarr
 from ..models.folder import DATA
 from ..query.align import align
 from ..query.checks import Check
-from ..query.query import Query, as_text, encoding, listed
+from ..query.elements import as_text, encoding
+from ..query.query import Query
 
 # What scvi-tools calls the latent of a model's own cells once their counts are dropped (a minified model), behind the name of
 # its class; `X_latent_qzm` is what users call it before.

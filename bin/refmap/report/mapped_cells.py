@@ -11,7 +11,8 @@ import pandas as pd
 from ..common.cli import read_json
 from ..common.errors import RefmapError
 from ..common.folders import ReferenceFolder
-from ..query.query import Query, as_text
+from ..query.elements import as_text
+from ..query.query import Query
 
 
 @dataclass

@@ -65,7 +65,7 @@ def find_groups(mapped: Mapped) -> tuple[str | None, pd.Series | None]:
 
     It is the one that the option `groups` names, else that of the labels, else that of the truth, else that of the batches.
     """
-    from ...query.query import as_text  # the rest of this module needs no library that reads queries
+    from ...query.elements import as_text  # the rest of this module needs no library that reads queries
 
     row = mapped.plan["row"]
     wanted = [mapped.plan["options"]["groups"], *row["labels_keys"], row["truth_key"], row["batch_key"]]
