@@ -17,8 +17,9 @@ from refmap.query.query import Query
 from refmap.report.outcomes import Outcome
 from refmap.report.report import COLUMNS, write_index
 from refmap.sheet.demo import make_demo
+from refmap.sheet.fields import FIELDS, YAML_ONLY
 from refmap.sheet.parameters import defaults, load_schema, properties
-from refmap.sheet.sheet import FIELDS, YAML_ONLY, read_sheet
+from refmap.sheet.sheet import read_sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 README, USAGE, OUTPUTS = ROOT / "README.md", ROOT / "docs/usage.md", ROOT / "docs/outputs.md"

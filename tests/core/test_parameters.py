@@ -9,8 +9,9 @@ from jsonschema import Draft202012Validator
 from refmap.common.errors import RefmapError
 from refmap.families import FAMILIES, trainable
 from refmap.hierarchy import FAMILY
+from refmap.sheet.fields import COLUMNS, FIELDS, TRAIN_DEFAULTS, YAML_ONLY
 from refmap.sheet.parameters import check_parameters, defaults, groups, load_schema, properties
-from refmap.sheet.sheet import COLUMNS, FIELDS, TRAIN_DEFAULTS, YAML_ONLY, read_sheet
+from refmap.sheet.sheet import read_sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = load_schema(ROOT / "nextflow_schema.json")

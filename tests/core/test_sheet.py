@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from refmap.common.errors import RefmapError
 from refmap.common.strategies import STRATEGIES
-from refmap.sheet.sheet import COLUMNS, FIELDS, LEVELS, YAML_ONLY, Mapping, Must, read_sheet
+from refmap.sheet.fields import COLUMNS, FIELDS, YAML_ONLY, Mapping, Must
+from refmap.sheet.from_yaml import LEVELS
+from refmap.sheet.sheet import read_sheet
 
 DEFAULTS = {
     "max_epochs": 100,
