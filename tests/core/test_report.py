@@ -10,22 +10,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from refmap.report.outcomes import Outcome, gather, read_references
-from refmap.report.page import (
-    calibration,
-    mappings,
-    pictures,
-    put_pictures_in,
-    read_history,
-    recall,
-    reliability,
-    software_versions,
-    training,
-    trust,
-    warnings,
-    write_sections,
-)
+from refmap.report.outcomes import Outcome, gather, read_references, software_versions
+from refmap.report.page import put_pictures_in, write_sections
 from refmap.report.report import COLUMNS, index_line, summary
+from refmap.report.sections.calibration import calibration, reliability
+from refmap.report.sections.gallery import pictures
+from refmap.report.sections.labels import recall
+from refmap.report.sections.mappings import mappings
+from refmap.report.sections.training import read_history, training
+from refmap.report.sections.verdicts import trust, warnings
 from write_report import main
 
 CONFIG = Path(__file__).resolve().parents[2] / "assets" / "multiqc_config.yml"
@@ -649,10 +642,10 @@ def test_pictures_begin_with_the_joint_one_and_leave_out_the_training(tmp_path):
 def test_pictures_are_those_of_as_many_mappings_as_a_browser_can_open(tmp_path, monkeypatch):
     (tmp_path / "umap.png").write_bytes(PNG)
     many = [Outcome(row("d", str(number)), folder=tmp_path) for number in range(200)]
-    monkeypatch.setattr("refmap.report.page.MOST_BYTES", 30 * len(PNG))
+    monkeypatch.setattr("refmap.report.sections.gallery.MOST_BYTES", 30 * len(PNG))
     data = pictures(many)["data"]
     assert data.count("<img") == 30 and "<p>30 of 200, as many as a browser can open." in data
-    monkeypatch.setattr("refmap.report.page.MOST_BYTES", 1)
+    monkeypatch.setattr("refmap.report.sections.gallery.MOST_BYTES", 1)
     assert pictures(many)["data"].count("<img") == 1
     monkeypatch.undo()
     assert pictures(many)["data"].count("<img") == 200

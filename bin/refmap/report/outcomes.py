@@ -209,3 +209,14 @@ def next_stage(outcome: Outcome, reached: str | None) -> str:
     if outcome.plan or outcome.card:
         return "CHECK_QUERY" if not outcome.plan else "ALIGN_GENES"
     return "TRAIN_REFERENCE" if outcome.row["model"] is None else "INSPECT_MODEL"
+
+
+def software_versions(mapped: list[Outcome]) -> dict[str, list[str]]:
+    """Return the versions that the mappings were made with, software -> versions."""
+    versions: dict[str, list[str]] = {}
+    for outcome in mapped:
+        for name, version in outcome.record["versions"].items():
+            seen = versions.setdefault(name, [])
+            if str(version) not in seen:
+                seen.append(str(version))
+    return versions

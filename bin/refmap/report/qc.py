@@ -21,9 +21,9 @@ from ..transfer.labels import Transfer, transfer_labels
 from ..transfer.neighbors import Neighbors
 from . import pictures, plots
 from .mapped_cells import Cells, Reference, read_cells
-from .page import read_history
 from .results.drawing import draw_results
 from .results.mapped import Mapped
+from .sections.training import read_history
 
 MISSING = "missing"
 # Values of the aligned matrix that tell whether it holds counts.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from .outcomes import TRAINED_HERE, Outcome
-from .page import software_versions, write_page
+from .outcomes import TRAINED_HERE, Outcome, software_versions
+from .page import write_page
 
 COLUMNS = [
     "dataset",
