@@ -28,11 +28,12 @@ sys.path.insert(0, str(ROOT / "bin"))
 from refmap.common.cli import read_json, write_json  # noqa: E402
 from refmap.common.folders import MappedFolder, PreparedFolder  # noqa: E402
 from refmap.common.strategies import STRATEGIES  # noqa: E402
-from refmap.mapping.surgery import embed_reference, map_query, train_reference  # noqa: E402
+from refmap.mapping.mapping import map_query  # noqa: E402
 from refmap.query.align import align  # noqa: E402
 from refmap.query.checks import check  # noqa: E402
 from refmap.query.query import Query  # noqa: E402
 from refmap.reference.inspection import inspect_model  # noqa: E402
+from refmap.reference.training import embed_reference, train_reference  # noqa: E402
 from refmap.sheet.demo import REFERENCE_SHARE, _stratified, pbmc_counts  # noqa: E402
 from refmap.sheet.sheet import read_sheet  # noqa: E402
 

@@ -8,7 +8,7 @@ import anndata as ad
 import click
 import numpy as np
 from refmap.common.cli import INPUT, OUTPUT, command, read_json
-from refmap.mapping.surgery import embed_reference as embed
+from refmap.reference.training import embed_reference as embed
 
 
 @command("EMBED_REFERENCE")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 from refmap.common.cli import INPUT, OUTPUT, command, read_json
-from refmap.mapping.surgery import train_reference as train
+from refmap.reference.training import train_reference as train
 
 
 @command("TRAIN_REFERENCE")

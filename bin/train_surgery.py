@@ -10,7 +10,7 @@ import click
 from refmap.common.cli import INPUT, OUTPUT, STYLE, attempt, read_json, set_apart
 from refmap.common.folders import MappedFolder, PreparedFolder
 from refmap.families import by_name
-from refmap.mapping.surgery import map_query
+from refmap.mapping.mapping import map_query
 
 
 @click.command(**STYLE)

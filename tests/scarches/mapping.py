@@ -16,7 +16,8 @@ import pandas as pd
 from refmap.common.cli import write_json
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
-from refmap.mapping.surgery import map_query, train_reference
+from refmap.mapping.mapping import map_query
+from refmap.reference.training import train_reference
 from rows import ROW
 
 HERE = Path(__file__).resolve().parent

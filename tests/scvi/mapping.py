@@ -9,7 +9,7 @@ import anndata as ad
 import pandas as pd
 from refmap.common.cli import write_json
 from refmap.common.folders import MappedFolder, PreparedFolder
-from refmap.mapping.surgery import map_query
+from refmap.mapping.mapping import map_query
 from refmap.query.align import align
 from refmap.query.checks import check
 from refmap.query.query import Query

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from refmap.common.errors import RefmapError
 from refmap.common.folders import ReferenceFolder
-from refmap.mapping.surgery import embed_reference
 from refmap.reference.cells import prepare_reference
 from refmap.reference.inspection import inspect_model
+from refmap.reference.training import embed_reference
 from small_models import model_class
 
 REQUEST = {"trained": False, "reference": None, "layer": "X", "var_key": None, "embedding": None, "transfer_keys": []}

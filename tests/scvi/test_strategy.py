@@ -14,7 +14,7 @@ from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder
 from refmap.common.strategies import STRATEGIES
 from refmap.families.scvi import surgery as scvi_surgery
-from refmap.mapping.surgery import map_query
+from refmap.mapping.mapping import map_query
 from refmap.reference.inspection import inspect_model
 from rows import ROW
 from small_models import input_of, model_class, save_model

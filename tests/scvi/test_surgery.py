@@ -11,9 +11,10 @@ import pytest
 from mapping import map_cells, prepare, training_of
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder
-from refmap.mapping.surgery import map_query, train_reference
+from refmap.mapping.mapping import map_query
 from refmap.query.checks import check
 from refmap.reference.inspection import inspect_model
+from refmap.reference.training import train_reference
 from rows import ROW
 from small_models import input_of, model_class, save_model
 
