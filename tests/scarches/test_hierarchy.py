@@ -557,9 +557,9 @@ import sys
 import numpy as np
 from pathlib import Path
 from refmap.hierarchy.classifier import Classifier
-from refmap.folders import MappedFolder
+from refmap.common.folders import MappedFolder
 from refmap.hierarchy.files import labels_of, read_cells, read_hierarchy
-from refmap.families import ModelFolder
+from refmap.models.folder import ModelFolder
 model = Path(sys.argv[2])
 hierarchy, cells = read_hierarchy(ModelFolder(model)), read_cells(model)
 classifier = Classifier(hierarchy.tree, cells.obsm["X_emb"], labels_of(cells), hierarchy.settings)

@@ -39,7 +39,7 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
         The query, ready for its model.
     training
         ``train``: settings of the training, None for inference only; ``seed``; ``freeze_dropout``; ``strategy``: see
-        :mod:`.strategies`, joint unless given.
+        :mod:`refmap.common.strategies`, joint unless given.
     card
         What is known of the model.
     model

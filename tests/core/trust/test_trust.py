@@ -30,7 +30,7 @@ from refmap.trust.thresholds import THRESHOLDS
 from scipy import sparse
 from sklearn.metrics import pairwise_distances
 
-DOCS = Path(__file__).resolve().parents[2] / "docs/trust.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs/trust.md"
 ALIGNMENT = {"matched": 190, "n_model_genes": 200}
 LIMITS = read_thresholds()
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from refmap.sheet.parameters import defaults, load_schema
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = ROOT / "nextflow_schema.json"
 SHEET = 'dataset,file_id,query,model,batch_key\nlung,b,"data/é x.h5ad",m,donor\nlung,a,data/a.zarr,m,donor\n'
 REFERENCE = {"reference": "a.h5ad", "reference_batch_key": "b", "reference_labels_key": "l"}

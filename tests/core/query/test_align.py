@@ -1,7 +1,6 @@
 """Alignment: against the plain definition, for any genes and any storage; and the refusal of what is no count."""
 
 import json
-from contextlib import nullcontext
 
 import anndata
 import numpy as np
@@ -14,40 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refmap.common.errors import RefmapError
 from refmap.common.folders import PreparedFolder
-from refmap.models.card import ModelCard
 from refmap.query.align import align
 from refmap.query.checks import check
 from refmap.query.columns import pair_covariates
 from refmap.query.counts import check_values
 from refmap.query.genes import read_id_table, resolve
 from refmap.query.query import Query
-from rows import ROW
-from scipy import sparse
-
-MODEL = [f"ENSG{i:011d}" for i in range(12)]
-
-
-def make_row(**changes):
-    return ROW | {"query": "data/q.h5ad", "model": "models/m", "warn_gene_overlap": 0.8} | changes
-
-
-def make_card(**changes):
-    card = ModelCard(
-        "models/m", family="scvi", class_name="SCVI", genes=MODEL, batch_key="batch", batches=["r1", "r2"], predicts=True
-    )
-    return card.to_json() | changes
-
-
-def make_query(genes, cells=9, seed=0, **obs):
-    rng = np.random.default_rng(seed)
-    counts = sparse.csr_matrix(rng.poisson(0.7, (cells, len(genes))).astype(np.float32))
-    columns = {"donor": ["d1", "d2", "d3"] * (cells // 3)} | obs
-    with pytest.warns(UserWarning) if len(set(genes)) < len(genes) else nullcontext():
-        return anndata.AnnData(
-            counts,
-            obs=pd.DataFrame(columns, index=[f"cell{i}" for i in range(cells)]),
-            var=pd.DataFrame(index=pd.Index(genes, dtype=object)),
-        )
+from small_queries import MODEL, make_card, make_query, make_row
 
 
 def run(path, out, row=None, card=None, chunk_rows=4, table=None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from refmap.common.strategies import faults_of, in_order, refusals, same_as_joint
-from test_align import make_card, make_row
+from small_queries import make_card, make_row
 
 
 def make_plan(cells=None, options=None, **row) -> dict:

@@ -16,7 +16,7 @@ from refmap.mapping import export as export_module
 from refmap.mapping.export import export
 from refmap.query.query import Query
 from scipy import sparse
-from test_align import make_row
+from small_queries import make_row
 
 CELLS = [f"cell{i}" for i in range(40)]
 

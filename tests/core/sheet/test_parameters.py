@@ -13,7 +13,7 @@ from refmap.sheet.fields import COLUMNS, FIELDS, TRAIN_DEFAULTS, YAML_ONLY
 from refmap.sheet.parameters import check_parameters, defaults, groups, load_schema, properties
 from refmap.sheet.sheet import read_sheet
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = load_schema(ROOT / "nextflow_schema.json")
 
 

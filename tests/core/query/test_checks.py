@@ -11,7 +11,7 @@ from refmap.common.strategies import STRATEGIES, faults_of
 from refmap.families.options import Option
 from refmap.query.checks import check, name_batches
 from refmap.query.matrix import Matrix
-from test_align import MODEL, make_card, make_query, make_row
+from small_queries import MODEL, make_card, make_query, make_row
 
 
 @pytest.fixture(autouse=True)

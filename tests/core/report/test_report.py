@@ -21,7 +21,7 @@ from refmap.report.sections.training import read_history, training
 from refmap.report.sections.verdicts import trust, warnings
 from write_report import main
 
-CONFIG = Path(__file__).resolve().parents[2] / "assets" / "multiqc_config.yml"
+CONFIG = Path(__file__).resolve().parents[3] / "assets" / "multiqc_config.yml"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 # One dot.
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
