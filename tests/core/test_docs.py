@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from refmap import __version__
-from refmap.demo import make_demo
-from refmap.export import export
+from refmap.common.storage import write_zarr
 from refmap.families.base import Family, Surgery
 from refmap.families.scvi.card import CLASSES
-from refmap.outcomes import Outcome
-from refmap.parameters import defaults, load_schema, properties
-from refmap.query import Query
-from refmap.report import COLUMNS, write_index
-from refmap.sheet import FIELDS, YAML_ONLY, read_sheet
-from refmap.storage import write_zarr
+from refmap.mapping.export import export
+from refmap.query.query import Query
+from refmap.report.outcomes import Outcome
+from refmap.report.report import COLUMNS, write_index
+from refmap.sheet.demo import make_demo
+from refmap.sheet.fields import FIELDS, YAML_ONLY
+from refmap.sheet.parameters import defaults, load_schema, properties
+from refmap.sheet.sheet import read_sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 README, USAGE, OUTPUTS = ROOT / "README.md", ROOT / "docs/usage.md", ROOT / "docs/outputs.md"
@@ -234,13 +235,13 @@ def keys_of(source: str, after: str) -> list[str]:
 
 
 def test_every_field_of_mapping_json_is_explained():
-    fields = keys_of("bin/refmap/surgery.py", "mapped.record,\n        {")
+    fields = keys_of("bin/refmap/mapping/mapping.py", "mapped.record,\n        {")
     assert len(fields) > 20
     assert sorted(first_column(section(OUTPUTS, "mapping.json"), "field")) == sorted([*fields, "accuracy", "hierarchy"])
 
 
 def test_every_field_of_alignment_json_is_explained():
-    fields = keys_of("bin/refmap/align.py", "padded = [gene for gene, found in")
+    fields = keys_of("bin/refmap/query/align.py", "padded = [gene for gene, found in")
     assert len(fields) > 10
     assert sorted(first_column(section(OUTPUTS, "alignment.json"), "field")) == sorted(fields)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-from refmap.demo import make_demo
+from refmap.sheet.demo import make_demo
 from runs import ROOT, Run
 
 MAPPINGS = {"pbmc": ["donor_1", "donor_2"], "clinic": ["patient_1"]}
