@@ -12,7 +12,6 @@ process CALIBRATE_REFERENCE {
 
     script:
     """
-    export OMP_NUM_THREADS=${task.cpus}
     calibrate_reference.py --prepared prepared ${latent ? '--latent latent.npy' : ''} --seed ${params.seed} \\
         --neighbors ${params.transfer_neighbors} --threshold ${params.unknown_threshold} --output reference
     """

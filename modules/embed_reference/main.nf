@@ -13,7 +13,6 @@ process EMBED_REFERENCE {
 
     script:
     """
-    export OMP_NUM_THREADS=${task.cpus}
     embed_reference.py --aligned prepared/aligned.zarr --model ${model} --card ${card} --seed ${params.seed} --output latent.npy
     """
 

@@ -13,7 +13,6 @@ process TRANSFER_LABELS {
 
     script:
     """
-    export OMP_NUM_THREADS=${task.cpus}
     transfer_labels.py --plan ${plan} --mapped mapped --reference reference \\
         --threshold ${params.unknown_threshold} ${params.transfer_probabilities ? '--probabilities' : ''} \\
         --output labelled --fault ${meta.id}.fault.json
