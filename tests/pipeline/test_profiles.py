@@ -157,6 +157,6 @@ def test_engine_is_told(run, engine):
         # Docker and Podman hand on what is named, the others all that there is
         assert engine in ("docker", "podman") or 'env - PATH="$PATH"' in lines[name]
         assert all(handed.startswith("NXF_") for handed in re.findall(r' -e "?(\w+)', lines[name]))
-        assert f"OMP_NUM_THREADS={cpus[name]}" in lines[name]
+        assert f"OMP_NUM_THREADS={cpus[name]} " in tasks[name]
         assert re.search(rf"registry\.example[/-]lab[/-]refmap[/-]{env}[:-]", lines[name])
         assert "containers/activate" not in tasks[name]
