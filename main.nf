@@ -136,7 +136,7 @@ workflow MAP {
         .join(mappings.map { meta, _row, query, table, gmt, model, card -> [meta, query, table, gmt, model, card] })
     ALIGN_GENES(ready.map { meta, size, plan, query, table, gmt, _model, card -> [meta, size, plan, query, table, gmt, card] }, code)
 
-    // Small mappings onto one model share a task, which starts when all of them are there:
+    // Small mappings onto one model share a task, which starts when all of them are there; a large one has its own:
     // [metas, size, training as JSON, prepared queries, model, card]
     jobs = sound
         .combine(gate)
@@ -147,16 +147,24 @@ workflow MAP {
             def size = alignedSize(prepared.resolve('aligned.zarr'), training.train?.max_epochs)
             [task, [meta: meta, size: size, training: training, prepared: prepared, model: model, card: card]]
         }
-    TRAIN_SURGERY(jobs.groupTuple(remainder: true).map { _task, members -> together(members) }, code)
+        .branch { task, member ->
+            large: task == null
+                return member
+            small: true
+        }
+    TRAIN_SURGERY(jobs.small.groupTuple(remainder: true).map { _task, members -> together(members) }, code)
 
     // What such a task left undone, because it was killed, is tried again by itself
     settled = TRAIN_SURGERY.out.mapped.mix(TRAIN_SURGERY.out.fault).flatten().map { path -> [mappingId(path), true] }
     TRAIN_ALONE(
-        jobs.filter { task, _member -> task.groupSize > 1 }
+        jobs.small
+            .filter { task, _member -> task.groupSize > 1 }
             .map { _task, member -> [member.meta.id, member] }
             .join(settled, remainder: true)
             .filter { _id, member, done -> member && !done }
-            .map { _id, member, _done -> together([member]) },
+            .map { _id, member, _done -> member }
+            .mix(jobs.large)
+            .map { member -> together([member]) },
         code,
     )
 

@@ -138,13 +138,12 @@ def alignedSize(store, epochs) {
     return [cells: cells, genes: genes, values: parse(store.resolve('X/data/.zarray').text).shape[0], passes: cells * ((epochs ?: 0) + 2)]
 }
 
-// Which task of TRAIN_SURGERY each mapping goes to, with how many others: those of a bundle that are small share one
+// Which task of TRAIN_SURGERY each small mapping goes to, with how many others; the training of a large one takes far longer than
+// what a task of several saves
 def tasks(plans) {
-    def small = 10000 // cells: for more, the training takes far longer than what a task of several saves
-    def names = plans.findAll { _meta, _row, plan -> !plan.faults }
-        .collectEntries { meta, row, plan -> [meta.id, size(plan).cells <= small ? "bundle ${row.bundle}".toString() : meta.id] }
-    def sizes = names.values().countBy { name -> name }
-    return names.collectEntries { id, name -> [id, groupKey(name, sizes[name])] }
+    def small = plans.findAll { _meta, _row, plan -> !plan.faults && size(plan).cells <= (params.max_small_cells as Integer) }
+    def sizes = small.countBy { _meta, row, _plan -> row.bundle }
+    return small.collectEntries { meta, row, _plan -> [meta.id, groupKey(row.bundle, sizes[row.bundle])] }
 }
 
 // Mappings as one task of TRAIN_SURGERY: in one order however they came, the largest of them for the memory, all of them for the time
