@@ -18,7 +18,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--faults", required=True, type=FOLDER, help="Folder of faults (JSON); may be absent.")
 @click.option("--qc", required=True, type=FOLDER, help="Folder of the mappings' QC folders, named by their ids; may be absent.")
 @click.option("--references", required=True, type=FOLDER, help="Folder of the references' records (JSON); may be absent.")
-@click.option("--reached", required=True, type=INPUT, help="The last stage that each mapping finished (JSON: id to stage).")
+@click.option("--passed", required=True, type=INPUT, help="Each stage that a mapping finished: JSON, pairs of its id and the stage's name.")
 @click.option("--config", required=True, type=INPUT, help="MultiQC's configuration.")
 @click.option("--title", default="refmap", help="Heading of the page.")
 @click.option("--outdir", default="the run's outdir", help="Where the run writes to, as the summary says it.")
@@ -30,14 +30,14 @@ def main(
     faults: Path,
     qc: Path,
     references: Path,
-    reached: Path,
+    passed: Path,
     config: Path,
     title: str,
     outdir: str,
     output: Path,
 ) -> None:
     """Write multiqc_report.html, mappings.csv, summary.txt and failed.txt (how many failed) to a folder."""
-    outcomes = gather(mappings, plans, cards, faults, qc, read_json(reached))
+    outcomes = gather(mappings, plans, cards, faults, qc, read_json(passed))
     write_report(outcomes, read_references(references), output, config, title, outdir)
 
 

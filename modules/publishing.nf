@@ -13,7 +13,7 @@ def claim(outdir) {
     def held
     try {
         held = lock.channel.tryLock()
-    } catch (IOException e) {
+    } catch (IOException _e) {
         log.warn("The file system of --outdir '${outdir}' has no locks: see to it that no other run writes there.")
         return
     }

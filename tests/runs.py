@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import time
@@ -20,6 +21,11 @@ ENVIRONMENT = {
 }
 
 
+def task_name(name: str) -> str:
+    """A task's name in Nextflow's trace, without the workflows that its process is in."""
+    return re.sub(r"^(\w+:)+", "", name)
+
+
 class Published:
     """What runs left below a folder's `out`."""
 
@@ -30,7 +36,7 @@ class Published:
     def tasks(self) -> dict[str, str]:
         """How each task ended, by name: COMPLETED, CACHED or FAILED."""
         with open(self.out / "pipeline_info" / "trace.txt") as stream:
-            return {row["name"].removeprefix("MAP:"): row["status"] for row in csv.DictReader(stream, delimiter="\t")}
+            return {task_name(row["name"]): row["status"] for row in csv.DictReader(stream, delimiter="\t")}
 
     def index(self) -> dict[str, dict]:
         """The rows of mappings.csv by ``dataset/file_id``."""

@@ -142,14 +142,14 @@ def mapping_id(row: dict) -> str:
     return f"{row['dataset']}~{row['file_id']}"
 
 
-def gather(mappings: Path, plans: Path, cards: Path, faults: Path, qc: Path, reached: dict[str, str]) -> list[Outcome]:
+def gather(mappings: Path, plans: Path, cards: Path, faults: Path, qc: Path, passed: list[list[str]]) -> list[Outcome]:
     """Return what became of every mapping, in the sheet's order.
 
     mappings        JSON lines, one row a mapping
     plans, cards    folders of JSON files, found by the row and the model that they are of
     faults          folder of JSON files, each a mapping's or, without a dataset, that of the reference trained in this run
     qc              folder of the mappings' folders, named by their ids
-    reached         the last stage that finished, by mapping id
+    passed          each stage that finished, as a pair of the mapping's id and the stage's name
 
     Any of the folders may be absent.
     """
@@ -157,6 +157,7 @@ def gather(mappings: Path, plans: Path, cards: Path, faults: Path, qc: Path, rea
     by_plan = {mapping_id(plan["row"]): plan for plan in _read_all(plans)}
     by_model = {card["model"]: card for card in _read_all(cards)}
     by_fault = {mapping_id(fault) if fault.get("dataset") else None: fault for fault in _read_all(faults)}
+    reached = dict(sorted(passed, key=lambda step: STAGES.index(step[1])))  # the last one is kept
     outcomes = []
     for row in rows:
         outcome = Outcome(row, plan=by_plan.get(mapping_id(row), {}), card=by_model.get(row["model"] or TRAINED_HERE, {}))

@@ -84,7 +84,7 @@ def _is_valid(value: Any, spec: dict) -> bool:
 def _is_alias(name: str, given: dict[str, Any]) -> bool:
     """Tell whether a name only repeats another one's value in camelCase or with hyphens, as some versions of Nextflow do."""
     snake = re.sub(r"(?<=[a-z0-9])([A-Z])", lambda letter: "_" + letter[0].lower(), name).replace("-", "_")
-    return snake != name and snake in given and given[snake] == given[name]
+    return snake != name and snake in given and str(given[snake]).lower() == str(given[name]).lower()
 
 
 def _contradictions(given: dict[str, Any]) -> Iterator[str]:

@@ -1,20 +1,21 @@
 // The scale that a reference's own cells set: how far from it is far, how often its labels err; and its UMAP
 process CALIBRATE_REFERENCE {
-    tag "${key[0]}"
+    tag "${reference.model}"
     label 'process_medium'
 
     input:
-    tuple val(key), path(prepared, stageAs: 'prepared'), path(latent, stageAs: 'latent.npy')
+    tuple val(reference), path(prepared, stageAs: 'prepared'), path(latent, stageAs: 'latent.npy')
+    val settings
     val code
 
     output:
-    tuple val(key), path('reference'), emit: reference
+    tuple val(reference), path('reference'), emit: reference
 
     script:
     """
     export OMP_NUM_THREADS=${task.cpus}
-    calibrate_reference.py --prepared prepared ${latent ? '--latent latent.npy' : ''} --seed ${params.seed} \\
-        --neighbors ${params.transfer_neighbors} --threshold ${params.unknown_threshold} --output reference
+    calibrate_reference.py --prepared prepared ${latent ? '--latent latent.npy' : ''} --seed ${settings.seed} \\
+        --neighbors ${settings.transfer_neighbors} --threshold ${settings.unknown_threshold} --output reference
     """
 
     stub:

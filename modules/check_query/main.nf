@@ -1,13 +1,13 @@
 // Everything that the sheet, the model's card and the query's metadata tell: faults and warnings, before any training
 process CHECK_QUERY {
-    tag "${meta.id}"
+    tag "${id}"
 
     input:
-    tuple val(meta), val(row), path(query, stageAs: 'query'), path(id_table, stageAs: 'id_table'), path(gmt, stageAs: 'gmt'), val(stamp), path(card)
+    tuple val(id), val(row), path(query, stageAs: 'query'), path(id_table, stageAs: 'id_table'), path(gmt, stageAs: 'gmt'), val(stamp), path(card)
     val code
 
     output:
-    tuple val(meta), path("${meta.id}.plan.json"), emit: plan
+    tuple val(id), path("${id}.plan.json"), emit: plan
 
     script:
     """
@@ -16,7 +16,7 @@ process CHECK_QUERY {
     END_OF_ROW
 
     check_query.py --row row.json ${query ? '--query query' : ''} ${id_table ? '--id-table id_table' : ''} \\
-        ${gmt ? '--gmt gmt' : ''} --card ${card} --output ${meta.id}.plan.json
+        ${gmt ? '--gmt gmt' : ''} --card ${card} --output ${id}.plan.json
     """
 
     stub:
@@ -25,6 +25,6 @@ process CHECK_QUERY {
     ${row}
     END_OF_ROW
 
-    echo "{\\"row\\": \$(cat row.json), \\"faults\\": [], \\"warnings\\": []}" > ${meta.id}.plan.json
+    echo "{\\"row\\": \$(cat row.json), \\"faults\\": [], \\"warnings\\": []}" > ${id}.plan.json
     """
 }

@@ -1,20 +1,21 @@
 // The latent of a reference's own cells, by the model as it is
 process EMBED_REFERENCE {
-    tag "${key[0]}"
+    tag "${reference.model}"
     label 'process_gpu'
     ext env: { env }
 
     input:
-    tuple val(key), val(env), val(size), path(prepared, stageAs: 'prepared'), path(model, stageAs: 'model/*'), path(card)
+    tuple val(reference), val(env), val(size), path(prepared, stageAs: 'prepared'), path(model, stageAs: 'model/*'), path(card)
+    val settings
     val code
 
     output:
-    tuple val(key), path('latent.npy'), emit: latent
+    tuple val(reference), path('latent.npy'), emit: latent
 
     script:
     """
     export OMP_NUM_THREADS=${task.cpus}
-    embed_reference.py --aligned prepared/aligned.zarr --model ${model} --card ${card} --seed ${params.seed} --output latent.npy
+    embed_reference.py --aligned prepared/aligned.zarr --model ${model} --card ${card} --seed ${settings.seed} --output latent.npy
     """
 
     stub:

@@ -4,6 +4,7 @@ process INSPECT_MODEL {
 
     input:
     tuple val(name), path(model, stageAs: 'model/*'), val(stamp)
+    val settings
     val code
 
     output:
@@ -15,7 +16,7 @@ process INSPECT_MODEL {
     ${name}
     END_OF_NAME
 
-    inspect_model.py --model ${model ?: 'model'} --shown-as "\$(cat name.txt)" ${params.trust_models ? '--trust-models' : ''} --card card.json
+    inspect_model.py --model ${model ?: 'model'} --shown-as "\$(cat name.txt)" ${settings.trust_models ? '--trust-models' : ''} --card card.json
     """
 
     stub:

@@ -1,18 +1,18 @@
 // The cells of a reference: aligned to its model, or embedded already, with the labels that are to be transferred
 process PREPARE_REFERENCE {
-    tag "${key[0]}"
+    tag "${reference.model}"
 
     input:
-    tuple val(key), path(cells, stageAs: 'cells'), path(model, stageAs: 'model/*'), val(stamp), path(card)
+    tuple val(reference), path(cells, stageAs: 'cells'), path(model, stageAs: 'model/*'), val(stamp), path(card)
     val code
 
     output:
-    tuple val(key), path('reference'), emit: prepared
+    tuple val(reference), path('reference'), emit: prepared
 
     script:
     """
     cat > request.json <<'END_OF_REQUEST'
-    ${key[1]}
+    ${reference.request}
     END_OF_REQUEST
 
     prepare_reference.py --request request.json ${cells ? '--cells cells' : ''} ${model ? "--model ${model}" : ''} --card ${card} \\

@@ -9,8 +9,9 @@ process REPORT {
     path faults, stageAs: 'faults/*'
     path qc, stageAs: 'qc/*'
     path references, stageAs: 'references/?.json'
-    val reached
+    val passed
     path config
+    val settings
     val code
 
     output:
@@ -22,19 +23,19 @@ process REPORT {
 
     script:
     """
-    cat > reached.json <<'END_OF_REACHED'
-    ${reached}
-    END_OF_REACHED
+    cat > passed.json <<'END_OF_PASSED'
+    ${passed}
+    END_OF_PASSED
     cat > outdir.txt <<'END_OF_OUTDIR'
-    ${params.outdir}
+    ${settings.outdir}
     END_OF_OUTDIR
     cat > title.txt <<'END_OF_TITLE'
-    ${params.multiqc_title ?: 'refmap'}
+    ${settings.multiqc_title ?: 'refmap'}
     END_OF_TITLE
 
     mkdir -p plans cards faults qc references
     write_report.py --mappings ${mappings} --plans plans --cards cards --faults faults --qc qc --references references \\
-        --reached reached.json --config ${config} --title "\$(cat title.txt)" --outdir "\$(cat outdir.txt)" --output report
+        --passed passed.json --config ${config} --title "\$(cat title.txt)" --outdir "\$(cat outdir.txt)" --output report
     """
 
     stub:

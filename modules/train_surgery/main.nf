@@ -1,11 +1,11 @@
 // Architecture surgery, of one query or of several small ones: the updated models, the embeddings and the models' own predictions
 process TRAIN_SURGERY {
-    tag "${metas.size() == 1 ? metas[0].id : "${metas[0].id} and ${metas.size() - 1} more"}"
+    tag "${ids.size() == 1 ? ids[0] : "${ids[0]} and ${ids.size() - 1} more"}"
     label 'process_gpu'
-    ext env: { metas[0].env }
+    ext env: { env }
 
     input:
-    tuple val(metas), val(size), val(training), path(queries, stageAs: 'queries/*'), path(model, stageAs: 'model/*'), path(card)
+    tuple val(ids), val(env), val(size), val(training), path(queries, stageAs: 'queries/*'), path(model, stageAs: 'model/*'), path(card)
     val code
 
     output:

@@ -1,22 +1,23 @@
 // Labels from the reference's cells around those of the query, and how far to trust them
 process TRANSFER_LABELS {
-    tag "${meta.id}"
+    tag "${id}"
     label 'process_medium'
 
     input:
-    tuple val(meta), val(size), path(plan), path(mapped, stageAs: 'mapped'), path(reference, stageAs: 'reference')
+    tuple val(id), val(size), path(plan), path(mapped, stageAs: 'mapped'), path(reference, stageAs: 'reference')
+    val settings
     val code
 
     output:
-    tuple val(meta), path('labelled'), emit: mapped, optional: true
-    path "${meta.id}.fault.json", emit: fault, optional: true
+    tuple val(id), path('labelled'), emit: mapped, optional: true
+    path "${id}.fault.json", emit: fault, optional: true
 
     script:
     """
     export OMP_NUM_THREADS=${task.cpus}
     transfer_labels.py --plan ${plan} --mapped mapped --reference reference \\
-        --threshold ${params.unknown_threshold} ${params.transfer_probabilities ? '--probabilities' : ''} \\
-        --output labelled --fault ${meta.id}.fault.json
+        --threshold ${settings.unknown_threshold} ${settings.transfer_probabilities ? '--probabilities' : ''} \\
+        --output labelled --fault ${id}.fault.json
     """
 
     stub:

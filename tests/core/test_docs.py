@@ -124,9 +124,10 @@ def test_every_process_is_in_the_picture(name):
 
 
 def published() -> set[str]:
-    """The places below outdir that main.nf and Nextflow write to."""
-    places = re.findall(r"\[path, '([^']+)'\]|publish\(path, ['\"]([^'\"]+)['\"]\)", (ROOT / "main.nf").read_text())
-    named = {re.sub(r"\$\{meta\.(\w+)\}", r"<\1>", "".join(place)) for place in places}
+    """The places below outdir that the workflows and Nextflow write to."""
+    workflows = (ROOT / "main.nf").read_text() + (ROOT / "subworkflows/results.nf").read_text()
+    places = re.findall(r"\[path, '([^']+)'\]|publish\((?:path|m\.\w+), ['\"]([^'\"]+)['\"]\)", workflows)
+    named = {re.sub(r"\$\{m\.(\w+)\}", r"<\1>", "".join(place)) for place in places}
     # The folder that Nextflow writes to is explained as one.
     assert "${params.outdir}/pipeline_info/" in (ROOT / "nextflow.config").read_text()
     return {place for place in named if not place.startswith("pipeline_info/")} | {"pipeline_info"}

@@ -128,10 +128,14 @@ def test_every_parameter_is_in_the_configuration_and_in_the_docs(written):
 
 
 def test_every_parameter_that_is_used_is_in_the_schema():
-    sources = [ROOT / "main.nf", ROOT / "nextflow.config", *ROOT.glob("conf/*.config"), *ROOT.glob("modules/*/*.nf")]
-    used = {name for source in sources for name in re.findall(r"(?<![\w.])params\.(\w+)\b(?!\s*[({])", source.read_text())}
-    # `conf/params.config` is no parameter.
-    assert used - {"config"} <= set(properties(SCHEMA))
+    sources = [ROOT / "main.nf", ROOT / "nextflow.config", *ROOT.glob("conf/*.config")]
+    sources += [*ROOT.glob("modules/**/*.nf"), *ROOT.glob("subworkflows/*.nf")]
+    texts = [source.read_text() for source in sources]
+    used = {name for text in texts for name in re.findall(r"(?<![\w.])(?:params|settings)\.(\w+)\b(?!\s*[({])", text)}
+    taken = {name for text in texts for names in re.findall(r"settings\.subMap\(\[(.*?)\]\)", text) for name in re.findall(r"\w+", names)}
+    # `conf/params.config` and settings.json are no parameters.
+    assert {"gpu", "outdir"} <= used and {"seed", "trust_models"} <= taken
+    assert (used | taken) - {"config", "json"} <= set(properties(SCHEMA))
 
 
 def test_the_defaults_are_valid():

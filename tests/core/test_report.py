@@ -169,15 +169,15 @@ def run(tmp_path_factory):
     (folder / "faults" / "d.json").write_text(json.dumps(fault))
     write_qc(folder / "qc", rows[0], more_warnings=["a <i>mild</i> one", "a <i>mild</i> one"])
     write_qc(folder / "qc", rows[2], matched=300, accuracy=None, epochs=0, more_warnings=[NO_COVARIATES, FEW_GENES])
-    reached = {"lung~a": "EXPORT_EMBEDDING", "lung~b": "CHECK_QUERY", "gut~c": "EXPORT_EMBEDDING"}
-    reached |= {"gut~d.1": "CHECK_QUERY", "gut~e": "ALIGN_GENES"}
-    (folder / "reached.json").write_text(json.dumps(reached))
+    passed = [("lung~a", "EXPORT_EMBEDDING"), ("lung~b", "CHECK_QUERY"), ("gut~c", "EXPORT_EMBEDDING")]
+    passed += [("gut~e", "ALIGN_GENES"), ("gut~d.1", "CHECK_QUERY"), ("gut~e", "CHECK_QUERY")]
+    (folder / "passed.json").write_text(json.dumps(passed))
     return folder
 
 
 def invoke(folder, output, *more):
     options = {name: folder / name for name in ("plans", "cards", "faults", "qc", "references")}
-    options |= {"mappings": folder / "mappings.jsonl", "reached": folder / "reached.json", "config": CONFIG, "output": output}
+    options |= {"mappings": folder / "mappings.jsonl", "passed": folder / "passed.json", "config": CONFIG, "output": output}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     result = CliRunner().invoke(main, [*words, *more], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -196,8 +196,8 @@ def page(report):
 
 @pytest.fixture(scope="session")
 def outcomes(run):
-    reached = json.loads((run / "reached.json").read_text())
-    return gather(run / "mappings.jsonl", run / "plans", run / "cards", run / "faults", run / "qc", reached)
+    passed = json.loads((run / "passed.json").read_text())
+    return gather(run / "mappings.jsonl", run / "plans", run / "cards", run / "faults", run / "qc", passed)
 
 
 def test_index_has_a_line_a_mapping(report):
@@ -341,7 +341,7 @@ def test_a_crash_is_blamed_on_the_stage_after_the_last_that_finished(tmp_path, r
         # Its pictures came out, but not the query: that is no mapping.
         write_qc(tmp_path / "qc", entry)
     none = tmp_path / "none"
-    (outcome,) = gather(tmp_path / "mappings.jsonl", tmp_path / "plans", none, none, tmp_path / "qc", {"lung~a": reached})
+    (outcome,) = gather(tmp_path / "mappings.jsonl", tmp_path / "plans", none, none, tmp_path / "qc", [["lung~a", reached]])
     assert (outcome.mapped, outcome.stage) == (False, stage)
     assert outcome.reason.startswith(f"{stage} ended without a result")
 
@@ -661,7 +661,7 @@ def test_pictures_are_those_of_as_many_mappings_as_a_browser_can_open(tmp_path, 
 def test_a_run_of_200_mappings_without_references_makes_a_page(tmp_path):
     rows = [row("lung", f"q{number}") for number in range(200)]
     (tmp_path / "mappings.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
-    (tmp_path / "reached.json").write_text(json.dumps({f"lung~q{number}": "EXPORT_EMBEDDING" for number in range(200)}))
+    (tmp_path / "passed.json").write_text(json.dumps([(f"lung~q{number}", "EXPORT_EMBEDDING") for number in range(200)]))
     for entry in rows:
         write_qc(tmp_path / "qc", entry, accuracy=None)
     out = invoke(tmp_path, tmp_path / "report")

@@ -3,7 +3,7 @@ class Tasks {
 
     /** How many tasks of each process of the pipeline succeeded: [process: number]. */
     static Map<String, Integer> counts(trace) {
-        def names = trace.succeeded().collect { task -> (task.name =~ /^MAP:(\w+)/)[0][1] }
+        def names = trace.succeeded().collect { task -> (task.name =~ /^(?:\w+:)*(\w+)/)[0][1] }
         return names.countBy { name -> name }
     }
 

@@ -69,16 +69,33 @@ def test_a_snapshot_is_of_names_and_types_and_is_asked_for(spec):
         assert all(isinstance(value, str) and not re.search(r"^/|[0-9a-f]{32}", value) for value in values(snapshot["content"]))
 
 
-def test_main_includes_every_module_and_nothing_that_is_not_there():
+WORKFLOWS = sorted((ROOT / "subworkflows").glob("*.nf"))
+FUNCTIONS = sorted((ROOT / "modules").glob("*.nf"))
+
+
+def test_what_is_included_is_there_and_used_and_all_modules_are():
     included = {}
-    for names, source in re.findall(r"^include \{(.*?)\} from '(.*)'$", (ROOT / "main.nf").read_text(), flags=re.MULTILINE):
-        path = ROOT / source
-        path = path / "main.nf" if path.is_dir() else path.with_suffix(".nf")
-        included[path] = {name.split(" as ")[0].strip() for name in names.split(";")}
-        defined = re.findall(r"^(?:process|workflow|def) (\w+)", path.read_text(), flags=re.MULTILINE)
-        assert included[path] <= set(defined)
-    functions = {ROOT / "modules/functions.nf", ROOT / "modules/publishing.nf"}
-    assert set(included) == {*(module / "main.nf" for module in MODULES)} | functions
+    for path in (ROOT / "main.nf", *WORKFLOWS, *FUNCTIONS, ROOT / "tests/upstream.nf"):
+        text = path.read_text()
+        for names, source in re.findall(r"^include \{(.*?)\} from '(.*)'$", text, flags=re.MULTILINE):
+            there = (path.parent / source).resolve()
+            there = there / "main.nf" if there.is_dir() else there.with_suffix(".nf")
+            defined = re.findall(r"^(?:process|workflow|def) (\w+)", there.read_text(), flags=re.MULTILINE)
+            for name in (name.strip() for name in names.split(";")):
+                original, _, alias = name.partition(" as ")
+                assert original in defined, f"{path.name}: {original}"
+                assert re.search(rf"\b{alias or original}\(", text), f"{path.name}: {name} is not used"
+            included.setdefault(path.name, set()).add(there)
+    below = set().union(*(included[path.name] for path in WORKFLOWS))
+    assert {path for path in below if path.name == "main.nf"} == {module / "main.nf" for module in MODULES}
+    assert set(WORKFLOWS) <= below | included["main.nf"]
+    assert set(FUNCTIONS) <= below | included["main.nf"]
+
+
+def test_main_is_a_page_and_so_are_its_parts():
+    """At most 80 lines of what follows what; each part can be read without scrolling far."""
+    assert len((ROOT / "main.nf").read_text().splitlines()) <= 80
+    assert max(len(path.read_text().splitlines()) for path in WORKFLOWS) <= 120
 
 
 @pytest.mark.slow

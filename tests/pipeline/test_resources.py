@@ -9,7 +9,7 @@ import json
 import pytest
 import scipy.sparse as sp
 import zarr
-from runs import Run
+from runs import Run, task_name
 
 KB, GB = 1 << 10, 1 << 30
 HOUR = 3_600_000  # of milliseconds, as in the trace
@@ -28,10 +28,10 @@ REFERENCE = {"cells": 60_000, "values": 30_000_000}
 CONFIG = """
 process {
     withName: 'CHECK_QUERY' {
-        afterScript = { "cp '%(folder)s/${meta.id}.json' '${meta.id}.plan.json'" }
+        afterScript = { "cp '%(folder)s/${id}.json' '${id}.plan.json'" }
     }
     withName: 'ALIGN_GENES' {
-        afterScript = { "cp -r '%(folder)s/${meta.id}/.' '${meta.id}/aligned.zarr'" }
+        afterScript = { "cp -r '%(folder)s/${id}/.' '${id}/aligned.zarr'" }
     }
     withName: 'PREPARE_REFERENCE' {
         afterScript = "cp -r '%(folder)s/reference/.' reference/aligned.zarr"
@@ -75,7 +75,7 @@ def asked(tmp_path_factory):
     with open(run.out / "pipeline_info" / "trace.txt") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
     return {
-        (row["name"].removeprefix("MAP:"), int(row["attempt"])): tuple(int(row[key]) for key in ("cpus", "memory", "time"))
+        (task_name(row["name"]), int(row["attempt"])): tuple(int(row[key]) for key in ("cpus", "memory", "time"))
         for row in rows
         if row["memory"].isdigit()  # VERDICT runs in Nextflow itself, and asks for nothing
     }
@@ -91,7 +91,7 @@ def test_steps_that_read_a_query_ask_by_its_cells(asked, step, least, query):
 def test_training_asks_by_the_values_of_the_aligned_query_and_by_what_it_will_see(asked):
     size = QUERIES[LARGE]
     memory = 3 * GB + KB * size["cells"] + 48 * size["aligned"]
-    assert asked[f"TRAIN_SURGERY ({LARGE})", 1] == (2, memory, HOUR + 60_000 + size["cells"] * (EPOCHS + 2))
+    assert asked[f"TRAIN_ALONE ({LARGE})", 1] == (2, memory, HOUR + 60_000 + size["cells"] * (EPOCHS + 2))
 
 
 def test_the_embedding_of_a_reference_asks_by_its_own_cells(asked):
@@ -114,7 +114,7 @@ def test_a_second_attempt_asks_for_twice_as_much(asked):
 
 def test_nothing_asks_for_more_than_the_run_may(asked):
     # Twice 12.7 GB; the time is well below its limit twice over, so that only one of the two is cut
-    assert asked[f"TRAIN_SURGERY ({LARGE})", 2][1] == 24 * GB
+    assert asked[f"TRAIN_ALONE ({LARGE})", 2][1] == 24 * GB
     assert all(memory <= 24 * GB and time <= 36 * HOUR for _, memory, time in asked.values())
 
 

@@ -37,7 +37,7 @@ class StubRun(Run):
     def scripts(self, process: str) -> list[Path]:
         """What Nextflow wrote to start each task of a process."""
         scripts = sorted(self.folder.glob("work/*/*/.command.run"))
-        return [path for path in scripts if re.search(rf"### name: 'MAP:{process}\b", path.read_text())]
+        return [path for path in scripts if re.search(rf"### name: '(\w+:)*{process}\b", path.read_text())]
 
     def environment(self, process: str) -> str:
         """The environment that the tasks of a process run in."""
@@ -107,7 +107,7 @@ def test_each_process_runs_in_its_environment(together):
 CELLS = """
 process {
     withName: PREPARE_REFERENCE {
-        afterScript = { "echo '{\\"source\\": ${key[0] == 'other' ? null : '\\"X_emb\\"'}, \\"fault\\": null}' > reference/reference.json" }
+        afterScript = { "echo '{\\"source\\": ${reference.model == 'other' ? null : '\\"X_emb\\"'}, \\"fault\\": null}' > reference/reference.json" }
     }
 }
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-from runs import Run
+from runs import Run, task_name
 from sklearn.neighbors import NearestNeighbors
 
 MAPPINGS = ["pbmc/donor_1", "pbmc/donor_2", "clinic/patient_1"]
@@ -21,7 +21,7 @@ def work_folder(run: Run, process: str) -> Path:
     """Where the only task of a process ran."""
     with open(run.out / "pipeline_info" / "trace.txt") as stream:
         rows = csv.DictReader(stream, delimiter="\t")
-        (short,) = [row["hash"] for row in rows if row["name"].removeprefix("MAP:").split(" ")[0] == process]
+        (short,) = [row["hash"] for row in rows if task_name(row["name"]).split(" ")[0] == process]
     (folder,) = run.folder.glob(f"work/{short}*")
     return folder
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runs import ENVIRONMENT, ROOT, Published
+from runs import ENVIRONMENT, ROOT, Published, task_name
 
 
 class Engine:
@@ -89,7 +89,7 @@ class UserRun(Published):
     def scripts(self) -> dict[str, str]:
         """What Nextflow wrote to run each task, by the task's name."""
         texts = [path.read_text() for path in self.folder.glob("work/??/*/.command.run")]
-        return {text.split("### name: '", 1)[1].split("'", 1)[0].removeprefix("MAP:"): text for text in texts}
+        return {task_name(text.split("### name: '", 1)[1].split("'", 1)[0]): text for text in texts}
 
 
 def read_only_copy(folder: Path) -> Path:

@@ -1,0 +1,107 @@
+// The way of a mapping, from its query to what is known of it in the end
+
+include { CHECK_QUERY      } from '../modules/check_query'
+include { ALIGN_GENES      } from '../modules/align_genes'
+include { UPDATE_HIERARCHY } from '../modules/update_hierarchy'
+include { TRANSFER_LABELS  } from '../modules/transfer_labels'
+include { EXPORT_EMBEDDING } from '../modules/export_embedding'
+include { QC_MAPPING       } from '../modules/qc_mapping'
+
+include { SURGERY ; bundled ; withoutTraining } from './surgery'
+
+include { parse ; put ; querySize ; stamp ; toJson } from '../modules/functions'
+
+// Emits records, as far as they came
+//   checked   with plan and faults: all of them
+//   trained   with prepared, mapped, updated
+//   exported  with exported
+//   judged    with qc
+// and of what was found on the way
+//   passed    [id, a step that it passed]
+//   faults    a file each
+workflow MAPPING {
+    take:
+    mappings
+    references
+    settings
+    code
+
+    main:
+    CHECK_QUERY(
+        mappings.map { m ->
+            def row = withoutTraining(m.row) + [reference_fault: m.reference_cells.fault]
+            [m.id, toJson(row.sort()), m.query, m.id_table, m.gmt, stamp(m.query), m.card]
+        },
+        code,
+    )
+    checked = put(mappings, 'plan', CHECK_QUERY.out.plan).map { m ->
+        def plan = parse(m.plan.text)
+        m + [size: querySize(plan), faults: faults(plan, m.row)]
+    }
+
+    // The gate: all faults are told at once, and nothing is trained before every query has been looked at
+    sound = checked.toList().flatMap { all -> announce(all) ; bundled(all.findAll { m -> !m.faults }, settings.max_small_cells) }
+
+    ALIGN_GENES(sound.map { m -> [m.id, m.size, m.plan, m.query, m.id_table, m.gmt, m.card] }, code)
+    SURGERY(put(sound, 'prepared', ALIGN_GENES.out.prepared), code)
+
+    // The labels' hierarchy, where there is one, takes the query in; the model is not done before that
+    models = SURGERY.out.mappings.branch { m ->
+        hierarchical: m.hierarchical
+        done: true
+    }
+    UPDATE_HIERARCHY(models.hierarchical.map { m -> [m.id, m.size, m.prepared, m.model, m.card, m.mapped, m.updated] }, code)
+    placed = put(put(models.hierarchical, 'mapped', UPDATE_HIERARCHY.out.mapped), 'updated', UPDATE_HIERARCHY.out.model)
+    trained = models.done.mix(placed)
+
+    // Labels from the reference's cells, where there are any
+    mapped = trained.branch { m ->
+        near: m.reference_cells.source
+        alone: true
+    }
+    near = put(mapped.near, 'scale', references, 'reference')
+    TRANSFER_LABELS(
+        near.map { m -> [m.id, m.size, m.plan, m.mapped, m.scale] },
+        settings.subMap(['unknown_threshold', 'transfer_probabilities']),
+        code,
+    )
+    labelled = put(near, 'mapped', TRANSFER_LABELS.out.mapped).mix(mapped.alone.map { m -> m + [scale: []] })
+
+    EXPORT_EMBEDDING(labelled.map { m -> [m.id, m.size, m.plan, m.query, m.mapped] }, code)
+    QC_MAPPING(
+        labelled.map { m -> [m.id, m.size, m.plan, m.query, m.prepared, m.mapped, m.scale] },
+        settings.subMap(['unknown_threshold']),
+        code,
+    )
+    exported = put(labelled, 'exported', EXPORT_EMBEDDING.out.query)
+
+    emit:
+    checked = checked
+    trained = trained
+    exported = exported
+    judged = put(labelled, 'qc', QC_MAPPING.out.qc)
+    passed = checked.map { m -> [m.id, 'CHECK_QUERY'] }.mix(
+        ALIGN_GENES.out.prepared.map { id, _prepared -> [id, 'ALIGN_GENES'] },
+        SURGERY.out.mappings.map { m -> [m.id, 'TRAIN_SURGERY'] },
+        placed.map { m -> [m.id, 'UPDATE_HIERARCHY'] },
+        labelled.map { m -> [m.id, 'TRANSFER_LABELS'] },
+        exported.map { m -> [m.id, 'EXPORT_EMBEDDING'] },
+    )
+    faults = ALIGN_GENES.out.fault.mix(
+        SURGERY.out.faults, UPDATE_HIERARCHY.out.fault, TRANSFER_LABELS.out.fault, EXPORT_EMBEDDING.out.fault, QC_MAPPING.out.fault,
+    )
+}
+
+// All that a mapping cannot be done for: its plan does not know how it is to be trained
+def faults(plan, row) {
+    return plan.faults + (plan.refused?.get(row.strategy) ?: [])
+}
+
+// The faults that are known before any training, all at once
+def announce(mappings) {
+    def faulty = mappings.findAll { m -> m.faults }
+    if (faulty) {
+        def lines = faulty.collect { m -> "  ${m.dataset}/${m.file_id}:" + m.faults.collect { fault -> "\n    - ${fault}" }.join('') }
+        log.warn("${faulty.size()} of ${mappings.size()} mappings cannot be done and are left out:\n${lines.sort().join('\n')}")
+    }
+}

@@ -1,0 +1,73 @@
+// What mappings stand on
+
+include { INSPECT_MODEL       } from '../modules/inspect_model'
+include { PREPARE_REFERENCE   } from '../modules/prepare_reference'
+include { EMBED_REFERENCE     } from '../modules/embed_reference'
+include { CALIBRATE_REFERENCE } from '../modules/calibrate_reference'
+
+include { alignedSize ; parse ; put ; stamp ; toJson } from '../modules/functions'
+
+// Every distinct model inspected once, and every distinct reference's cells put into its latent space. Emits
+//   mappings    the records with model_name, card, env, hierarchical, reference, and reference_cells: [source, fault]
+//   cards       a file each
+//   references  [reference, the scale that its cells set], of those that have cells
+workflow MODELS {
+    take:
+    mappings
+    trained
+    atlas
+    settings
+    code
+
+    main:
+    // What names no model is mapped onto the reference that the run trains, whose cells are known
+    named = mappings
+        .combine(trained.ifEmpty([]).map { path -> [path] })
+        .combine(atlas.ifEmpty([]).map { path -> [path] })
+        .map { m, trained_here, its_cells -> m + (m.row.model ? [:] : [model: trained_here]) + (m.row.cells.trained ? [cells: its_cells] : [:]) }
+        .map { m -> m + [model_name: m.row.model ?: 'the reference trained in this run'] }
+        .map { m -> m + [reference: [model: m.model_name, request: toJson(m.row.cells.sort())]] }
+
+    models = named.unique { m -> m.model_name }
+    INSPECT_MODEL(models.map { m -> [m.model_name, m.model, stamp(m.model)] }, settings.subMap(['trust_models']), code)
+    known = put(named, 'card', INSPECT_MODEL.out.card, 'model_name').map { m ->
+        def card = parse(m.card.text)
+        m + [env: card.env, hierarchical: card.hierarchy != null]
+    }
+
+    // A reference is a record of its own: [reference, model, cells, card, env, prepared, source, fault, latent]
+    references = known.unique { m -> m.reference }.map { m -> m.subMap(['reference', 'model', 'cells', 'card', 'env']) }
+    PREPARE_REFERENCE(references.map { r -> [r.reference, r.cells, r.model, stamp(r.cells) + stamp(r.model), r.card] }, code)
+    prepared = put(references, 'prepared', PREPARE_REFERENCE.out.prepared, 'reference').map { r ->
+        r + parse(r.prepared.resolve('reference.json').text).subMap(['source', 'fault'])
+    }
+    sources = prepared.branch { r ->
+        counts: r.source == 'counts'
+        embedded: r.source
+    }
+
+    // The same cells are embedded once, whichever of their labels are wanted
+    counted = sources.counts.map { r -> r + [cells_alone: withoutLabels(r.reference)] }
+    distinct = counted.map { r -> [r.cells_alone, r] }.groupTuple().map { _cells, same -> same.min { r -> r.reference.request } }
+    EMBED_REFERENCE(
+        distinct.map { r -> [r.cells_alone, r.env, alignedSize(r.prepared.resolve('aligned.zarr'), 0), r.prepared, r.model, r.card] },
+        settings.subMap(['seed']),
+        code,
+    )
+    embedded = put(counted, 'latent', EMBED_REFERENCE.out.latent, 'cells_alone').mix(sources.embedded.map { r -> r + [latent: []] })
+    CALIBRATE_REFERENCE(
+        embedded.map { r -> [r.reference, r.prepared, r.latent] },
+        settings.subMap(['seed', 'transfer_neighbors', 'unknown_threshold']),
+        code,
+    )
+
+    emit:
+    mappings = put(known, 'reference_cells', prepared.map { r -> [r.reference, r.subMap(['source', 'fault'])] }, 'reference')
+    cards = INSPECT_MODEL.out.card.map { _name, path -> path }
+    references = CALIBRATE_REFERENCE.out.reference
+}
+
+// The cells of a reference, whatever of their labels is asked for
+def withoutLabels(reference) {
+    return reference + [request: toJson(parse(reference.request).findAll { what, _value -> what != 'transfer_keys' }.sort())]
+}

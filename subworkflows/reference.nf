@@ -1,0 +1,35 @@
+// A reference that the run trains
+
+include { ALIGN_REFERENCE } from '../modules/align_reference'
+include { TRAIN_REFERENCE } from '../modules/train_reference'
+include { LEARN_HIERARCHY } from '../modules/learn_hierarchy'
+
+include { alignedSize ; given ; stamp ; toJson } from '../modules/functions'
+
+// From an atlas, once the sheet is known to be right, to a model that surgery can map onto. Emits
+//   model   a folder; nothing where there is no atlas
+workflow REFERENCE {
+    take:
+    atlas
+    trainer
+    settings
+    code
+
+    main:
+    hierarchical = settings.family == 'treearches'
+    // What the training hangs on, and nothing else: another parameter must not train again
+    training = toJson(settings.findAll { name, _value -> name.startsWith('reference') || name in ['family', 'seed'] }.sort())
+
+    ALIGN_REFERENCE(atlas.combine(trainer).map { path, _trainer -> [path, stamp(path)] }, training, code)
+    TRAIN_REFERENCE(
+        ALIGN_REFERENCE.out.aligned.combine(trainer).map { aligned, checked, env ->
+            def size = alignedSize(aligned, settings.reference_max_epochs)
+            [aligned, checked, given('reference_gmt', settings), env.text.trim(), hierarchical, size]
+        },
+        code,
+    )
+    LEARN_HIERARCHY(TRAIN_REFERENCE.out.model.combine(TRAIN_REFERENCE.out.embedding), training, code)
+
+    emit:
+    model = hierarchical ? LEARN_HIERARCHY.out.model : TRAIN_REFERENCE.out.model
+}

@@ -1,0 +1,49 @@
+// What a run is asked for
+
+include { MAKE_DEMO   } from '../modules/make_demo'
+include { CHECK_INPUT } from '../modules/check_input'
+
+include { given ; located ; parse ; toJson } from '../modules/functions'
+
+// The sheet and the parameters, checked. Emits
+//   mappings    records: [id, dataset, file_id, row, query, id_table, gmt, model, cells]; a path that leads nowhere is []
+//   atlas       what a reference is to be trained on, if one is
+//   trainer     the environment that trains it: a file
+//   rows        all rows as one file
+//   parameters  as they were checked: a file
+workflow SHEET {
+    take:
+    settings
+    code
+
+    main:
+    // [] is the sheet where a reference is trained and nothing mapped
+    if (settings.demo) {
+        MAKE_DEMO(settings.seed, code)
+        sheet = MAKE_DEMO.out.sheet
+        atlas = MAKE_DEMO.out.atlas
+    } else {
+        sheet = channel.value(given('input', settings))
+        atlas = settings.reference ? channel.value(given('reference', settings)) : channel.empty()
+    }
+    CHECK_INPUT(sheet, toJson(settings.sort()), file("${projectDir}/nextflow_schema.json"), code)
+
+    emit:
+    mappings = CHECK_INPUT.out.mappings
+        .splitText()
+        .combine(sheet.map { path -> [path] })
+        .map { line, path -> mapping(parse(line), path) }
+    atlas = atlas
+    trainer = CHECK_INPUT.out.trainer
+    rows = CHECK_INPUT.out.mappings
+    parameters = CHECK_INPUT.out.parameters
+}
+
+// The record of a row, as it sets out
+def mapping(row, sheet) {
+    return [
+        id: "${row.dataset}~${row.file_id}".toString(), dataset: row.dataset, file_id: row.file_id, row: row,
+        query: located(row.query, sheet), id_table: located(row.id_table, sheet), gmt: located(row.gmt, sheet),
+        model: located(row.model, sheet), cells: located(row.cells.reference, sheet),
+    ]
+}
