@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """What the fan-out over many mappings costs: the memory of Nextflow's head, and the time a task takes beyond its own work.
 
-`--stub N` runs N mappings with `-stub-run` on this machine: all of Nextflow, none of the work. `--real N M A` maps N queries of 40
-cells, M to a task of training, in job arrays of A, on a SLURM of one node (as root; tools/slurm_cluster). Run with any environment.
+`--stub N` runs N mappings with `-stub-run` on this machine: all of Nextflow, none of the work. `--real N M A` maps N queries of
+40 cells, M to a task of training, in job arrays of A, on a SLURM of one node (as root; tools/slurm_cluster). Run with any
+environment.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ class Head:
         (folder / "bench.config").write_text(CONFIG % (16 + array))
         start = time.monotonic()
         log = (folder / "log.txt").open("w")
+        given = ("--outdir", "out", "--input", "sheet.csv", "--job_array", str(array), *arguments)
         run = subprocess.Popen(
-            ["nextflow", "-c", "bench.config", "run", str(ROOT), "--outdir", "out", "--input", "sheet.csv", "--job_array", str(array), *arguments],
+            ["nextflow", "-c", "bench.config", "run", str(ROOT), *given],
             cwd=folder,
             env=os.environ | {"PATH": f"{os.environ['PATH']}:{ROOT}/.tools/bin", "NXF_ANSI_LOG": "false"} | (environment or {}),
             stdout=log,
@@ -72,8 +74,8 @@ class Head:
 
     def row(self, what: str, mappings: int) -> str:
         return (
-            f"{what:<38}{mappings:>9,}{len(self.tasks):>8,}{self.submitted:>11,}{self.seconds:>9,.0f}{1000 * self.seconds / len(self.tasks):>13,.0f}"
-            f"{self.cpu_seconds():>12,.0f}{self.memory:>12,.0f}"
+            f"{what:<38}{mappings:>9,}{len(self.tasks):>8,}{self.submitted:>11,}{self.seconds:>9,.0f}"
+            f"{1000 * self.seconds / len(self.tasks):>13,.0f}{self.cpu_seconds():>12,.0f}{self.memory:>12,.0f}"
         )
 
 

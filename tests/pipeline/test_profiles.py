@@ -111,8 +111,9 @@ def run(tmp_path):
         )  # fmt: skip
         assert ran.returncode == 0, ran.stdout + ran.stderr
         scripts = [path.read_text() for path in tmp_path.glob("work/*/*/.command.run")]
-        arrays = {True: " in an array", False: ""}
-        return {re.search(r"### name: '(\w+)", script).group(1) + arrays["### array:" in script]: script for script in scripts}
+        return {
+            re.search(r"### name: '(\w+)", script).group(1) + " in an array" * ("### array:" in script): script for script in scripts
+        }
 
     return run_profile
 
@@ -186,9 +187,8 @@ def test_slurm_without_options(run):
 
 
 def test_an_array_asks_once_for_what_small_mappings_need(run):
-    given = {"--job_array": 2, "--mappings_per_task": 3, "--max_small_cells": 20_000, "--max_epochs": 8, "--slurm_gpu_queue": "gpus"}
-    tasks = run("slurm,gpu,docker", *(str(item) for pair in given.items() for item in pair),
-                stand_ins=SCHEDULER | {"docker": ""}, pipeline=MAPPINGS)  # fmt: skip
+    tasks = run("slurm,gpu,docker", "--slurm_gpu_queue", "gpus", "--job_array", "2", "--mappings_per_task", "3",
+                "--max_small_cells", "20000", "--max_epochs", "8", stand_ins=SCHEDULER | {"docker": ""}, pipeline=MAPPINGS)  # fmt: skip
     assert {name for name in tasks if name.endswith("in an array")} == {"ALIGN_GENES in an array", "TRAIN_SURGERY in an array"}
     # 1 GB and 20,000 times 2 KB, 1 h and 20 s
     assert {"--array 0-1", "--mem 1063M", "-t 01:00:20"} <= set(options(tasks["ALIGN_GENES in an array"]))

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs import ROOT
+from runs import ROOT, task_name
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,12 @@ class Job:
     resources: str
     folder: str
     node: str
+
+
+def task_of(job: dict[str, str]) -> str:
+    """The name of the task that a job ran, of the first one where it was an element of an array."""
+    script = Path(job["WorkDir"], ".command.run").read_text()
+    return task_name(script.split("### name: '", 1)[1].split("'", 1)[0])
 
 
 class Cluster:

@@ -1,4 +1,4 @@
-"""Job arrays on a real SLURM: how often it is called, what an element that fails does to the others, and that nothing else changes."""
+"""Job arrays on a real SLURM: how often it is called, what becomes of an element that is cancelled, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-from cluster import Job
+from cluster import Job, task_of
 from demo_runs import ROWS, assert_same_results, onto_reference, start
 
 COPIES = tuple(f"copy_{number}" for number in range(5))
@@ -17,8 +17,7 @@ MAPPINGS = len(ROWS) + len(COPIES)
 
 def steps(jobs: list[dict[str, str]]) -> Counter:
     """How many jobs each step of a mapping had."""
-    names = [job["Name"].removeprefix("nf-MAP_").removeprefix("MAPPING_") for job in jobs]
-    return Counter(name.split("_(")[0] for name in names)
+    return Counter(task_of(job).split(" ")[0] for job in jobs)
 
 
 class InArrays:
@@ -30,7 +29,8 @@ class InArrays:
         running: list[Job] = []
 
         def element() -> list[Job]:
-            running[:] = [job for job in cluster.queue() if "TRAIN_SURGERY" in job.name and job.state == "RUNNING" and "_" in job.id]
+            jobs = [job for job in cluster.queue() if "TRAIN_SURGERY" in job.name and job.state == "RUNNING"]
+            running[:] = [job for job in jobs if "_" in job.id]
             return running
 
         self.head.wait_for(element, "an element of an array that trains")
