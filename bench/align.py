@@ -83,9 +83,10 @@ def make_query(path: Path, cells: int, genes: int = GENES, form: str = "h5ad") -
 
 def by_chunks(query: Path, out: Path) -> None:
     """What refmap does."""
-    from refmap.align import align
-    from refmap.families import ModelCard
-    from refmap.query import Query, return_freed_memory
+    from refmap.models.card import ModelCard
+    from refmap.query.align import align
+    from refmap.query.matrix import return_freed_memory
+    from refmap.query.query import Query
 
     return_freed_memory()
     card = ModelCard("bench", genes=MODEL, batch_key="donor").to_json()

@@ -109,7 +109,7 @@ def real(mappings: int, per_task: int, array: int, data: Path, cluster: Path) ->
 def make_data(folder: Path) -> None:
     """A small reference, and five queries of 40 cells; in a process of its own, as the commands' libraries are not ours."""
     code = (
-        "from pathlib import Path; from refmap.demo import make_demo, pbmc_counts\n"
+        "from pathlib import Path; from refmap.sheet.demo import make_demo, pbmc_counts\n"
         "make_demo(Path('demo')); cells = pbmc_counts()\n"
         f"[cells[{CELLS} * i : {CELLS} * (i + 1)].copy().write_h5ad(f'query{{i}}.h5ad') for i in range(5)]"
     )

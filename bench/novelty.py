@@ -27,7 +27,7 @@ from sklearn.metrics import roc_auc_score
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bin"))
 
-from refmap.demo import REFERENCE_SHARE, _stratified, pbmc_counts  # noqa: E402
+from refmap.sheet.demo import REFERENCE_SHARE, _stratified, pbmc_counts  # noqa: E402
 
 LABELS, EPOCHS, ALPHA = "bulk_labels", 100, 0.05
 

@@ -134,7 +134,7 @@ def mapping_steps(query: str, env: str) -> dict[str, tuple[str, str]]:
 
 
 def main() -> None:
-    from refmap.demo import pbmc_counts
+    from refmap.sheet.demo import pbmc_counts
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

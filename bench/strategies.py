@@ -25,16 +25,17 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bin"))
 
-from refmap.align import align  # noqa: E402
-from refmap.cards import inspect_model  # noqa: E402
-from refmap.checks import check  # noqa: E402
-from refmap.cli import read_json, write_json  # noqa: E402
-from refmap.demo import REFERENCE_SHARE, _stratified, pbmc_counts  # noqa: E402
-from refmap.folders import MappedFolder, PreparedFolder  # noqa: E402
-from refmap.query import Query  # noqa: E402
-from refmap.sheet import read_sheet  # noqa: E402
-from refmap.strategies import STRATEGIES  # noqa: E402
-from refmap.surgery import embed_reference, map_query, train_reference  # noqa: E402
+from refmap.common.cli import read_json, write_json  # noqa: E402
+from refmap.common.folders import MappedFolder, PreparedFolder  # noqa: E402
+from refmap.common.strategies import STRATEGIES  # noqa: E402
+from refmap.mapping.mapping import map_query  # noqa: E402
+from refmap.query.align import align  # noqa: E402
+from refmap.query.checks import check  # noqa: E402
+from refmap.query.query import Query  # noqa: E402
+from refmap.reference.inspection import inspect_model  # noqa: E402
+from refmap.reference.training import embed_reference, train_reference  # noqa: E402
+from refmap.sheet.demo import REFERENCE_SHARE, _stratified, pbmc_counts  # noqa: E402
+from refmap.sheet.sheet import read_sheet  # noqa: E402
 
 SHARES = {"large": 0.7, "medium": 0.2, "small": 0.1}  # of the query's cells
 KEPT = (0.2, 1.0)  # the share of a gene's counts that a batch keeps lies between these

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from refmap.align import CHUNK_ROWS, align
-from refmap.cli import INPUT, OUTPUT, command, read_json, write_json
-from refmap.folders import PreparedFolder
-from refmap.genes import read_id_table
-from refmap.query import Query, return_freed_memory
+from refmap.common.cli import INPUT, OUTPUT, command, read_json, write_json
+from refmap.common.folders import PreparedFolder
+from refmap.query.align import CHUNK_ROWS, align
+from refmap.query.genes import read_id_table
+from refmap.query.matrix import return_freed_memory
+from refmap.query.query import Query
 
 
 def reporter() -> Callable[[int, int], None]:

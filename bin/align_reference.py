@@ -4,8 +4,8 @@
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, command, read_json, write_json
-from refmap.reference import align_reference as align
+from refmap.common.cli import INPUT, OUTPUT, command, read_json, write_json
+from refmap.reference.atlas import align_reference as align
 
 
 @command("ALIGN_REFERENCE")

@@ -4,8 +4,8 @@
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, command
-from refmap.folders import ReferenceFolder
+from refmap.common.cli import INPUT, OUTPUT, command
+from refmap.common.folders import ReferenceFolder
 from refmap.transfer.calibrate import calibrate_reference as calibrate
 from refmap.transfer.neighbors import NEIGHBORS
 

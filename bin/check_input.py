@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.errors import RefmapError
+from refmap.common.cli import INPUT, OUTPUT, command, read_json
+from refmap.common.errors import RefmapError
 from refmap.families import trainer_of
 from refmap.hierarchy import base_parameters
-from refmap.parameters import check_parameters, defaults, load_schema
-from refmap.sheet import bundled, read_sheet
+from refmap.sheet.parameters import check_parameters, defaults, load_schema
+from refmap.sheet.sheet import bundled, read_sheet
 
 
 def read_parameters(path: Path) -> dict:

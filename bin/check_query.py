@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import click
-from refmap.checks import check
-from refmap.cli import INPUT, OUTPUT, command, read_json, write_json
+from refmap.common.cli import INPUT, OUTPUT, command, read_json, write_json
+from refmap.query.checks import check
 
 
 @command("CHECK_QUERY")

@@ -7,8 +7,8 @@ from pathlib import Path
 import anndata as ad
 import click
 import numpy as np
-from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.surgery import embed_reference as embed
+from refmap.common.cli import INPUT, OUTPUT, command, read_json
+from refmap.reference.training import embed_reference as embed
 
 
 @command("EMBED_REFERENCE")

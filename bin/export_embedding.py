@@ -4,9 +4,10 @@
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.export import export
-from refmap.query import Query, return_freed_memory
+from refmap.common.cli import INPUT, OUTPUT, command, read_json
+from refmap.mapping.export import export
+from refmap.query.matrix import return_freed_memory
+from refmap.query.query import Query
 
 
 @command("EXPORT_EMBEDDING")

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import click
-from refmap.cards import inspect_model
-from refmap.cli import OUTPUT, write_json
+from refmap.common.cli import OUTPUT, write_json
+from refmap.reference.inspection import inspect_model
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})

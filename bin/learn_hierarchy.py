@@ -4,7 +4,7 @@
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, command, read_json
+from refmap.common.cli import INPUT, OUTPUT, command, read_json
 from refmap.hierarchy.learn import learn_hierarchy as learn
 
 

@@ -4,8 +4,8 @@
 from pathlib import Path
 
 import click
-from refmap.cli import command
-from refmap.demo import make_demo
+from refmap.common.cli import command
+from refmap.sheet.demo import make_demo
 
 
 @command("MAKE_DEMO")

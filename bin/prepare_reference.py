@@ -4,10 +4,10 @@
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.folders import ReferenceFolder
-from refmap.query import return_freed_memory
-from refmap.transfer.cells import prepare_reference as prepare
+from refmap.common.cli import INPUT, OUTPUT, command, read_json
+from refmap.common.folders import ReferenceFolder
+from refmap.query.matrix import return_freed_memory
+from refmap.reference.cells import prepare_reference as prepare
 
 
 @command("PREPARE_REFERENCE")

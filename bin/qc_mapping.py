@@ -4,9 +4,9 @@
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.folders import MappedFolder, PreparedFolder, ReferenceFolder
-from refmap.qc import describe_mapping
+from refmap.common.cli import INPUT, OUTPUT, command, read_json
+from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
+from refmap.report.qc import describe_mapping
 
 
 @command("QC_MAPPING")

@@ -4,8 +4,8 @@
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.surgery import train_reference as train
+from refmap.common.cli import INPUT, OUTPUT, command, read_json
+from refmap.reference.training import train_reference as train
 
 
 @command("TRAIN_REFERENCE")

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, STYLE, attempt, read_json, set_apart
+from refmap.common.cli import INPUT, OUTPUT, STYLE, attempt, read_json, set_apart
+from refmap.common.folders import MappedFolder, PreparedFolder
 from refmap.families import by_name
-from refmap.folders import MappedFolder, PreparedFolder
-from refmap.surgery import map_query
+from refmap.mapping.mapping import map_query
 
 
 @click.command(**STYLE)

@@ -4,8 +4,8 @@
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, command
-from refmap.folders import MappedFolder, ReferenceFolder
+from refmap.common.cli import INPUT, OUTPUT, command
+from refmap.common.folders import MappedFolder, ReferenceFolder
 from refmap.transfer.transfer import transfer
 
 

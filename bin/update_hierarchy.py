@@ -4,8 +4,8 @@
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.folders import MappedFolder
+from refmap.common.cli import INPUT, OUTPUT, command, read_json
+from refmap.common.folders import MappedFolder
 from refmap.hierarchy.update import update_hierarchy as update
 
 

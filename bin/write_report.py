@@ -4,9 +4,9 @@
 from pathlib import Path
 
 import click
-from refmap.cli import INPUT, OUTPUT, command, read_json
-from refmap.outcomes import gather, read_references
-from refmap.report import write_report
+from refmap.common.cli import INPUT, OUTPUT, command, read_json
+from refmap.report.outcomes import gather, read_references
+from refmap.report.report import write_report
 
 FOLDER = click.Path(path_type=Path)
 

@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bin"))
 
 from refmap.families import FAMILIES  # noqa: E402
-from refmap.options import Option  # noqa: E402
-from refmap.parameters import groups, load_schema  # noqa: E402
-from refmap.sheet import FIELDS, YAML_ONLY  # noqa: E402
+from refmap.families.options import Option  # noqa: E402
+from refmap.sheet.fields import FIELDS, YAML_ONLY  # noqa: E402
+from refmap.sheet.parameters import groups, load_schema  # noqa: E402
 
 
 def groovy(value: Any) -> str:
@@ -90,7 +90,7 @@ def docs_text(schema: dict) -> str:
     lines = [
         "# Parameters",
         "",
-        "<!-- Written by tools/write_params.py from nextflow_schema.json, bin/refmap/sheet.py and bin/refmap/families -->",
+        "<!-- Written by tools/write_params.py from nextflow_schema.json, bin/refmap/sheet/fields.py and bin/refmap/families -->",
         "",
         "Given as `--max_epochs 50`, or in a file: `-params-file params.yaml`. Where no default stands there is none.",
     ]

@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from refmap import __version__
-from refmap.demo import make_demo
-from refmap.export import export
+from refmap.common.storage import write_zarr
 from refmap.families.base import Family, Surgery
 from refmap.families.scvi.card import CLASSES
-from refmap.outcomes import Outcome
-from refmap.parameters import defaults, load_schema, properties
-from refmap.query import Query
-from refmap.report import COLUMNS, write_index
-from refmap.sheet import FIELDS, YAML_ONLY, read_sheet
-from refmap.storage import write_zarr
+from refmap.mapping.export import export
+from refmap.query.query import Query
+from refmap.report.outcomes import Outcome
+from refmap.report.report import COLUMNS, write_index
+from refmap.sheet.demo import make_demo
+from refmap.sheet.fields import FIELDS, YAML_ONLY
+from refmap.sheet.parameters import defaults, load_schema, properties
+from refmap.sheet.sheet import read_sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 README, USAGE, OUTPUTS = ROOT / "README.md", ROOT / "docs/usage.md", ROOT / "docs/outputs.md"
@@ -120,6 +121,25 @@ def test_every_process_is_in_the_picture(name):
     assert name in TEXTS[README]
 
 
+def environment(code: str) -> str:
+    """Where the tasks of a module run, in the words of docs/flow.md."""
+    named = re.search(r"ext env: (?:'(\w+)'|\{ env \})", code)
+    if "executor 'local'" in code:
+        return "Nextflow itself"
+    where = (f"`{named[1]}`" if named[1] else "the family's") if named else "`core`"
+    return where + ", on a GPU if any" * ("label 'process_gpu'" in code)
+
+
+def test_every_process_is_in_the_table_with_where_it_runs():
+    rows = re.findall(r"^\| `([A-Z_]+)` \|.* \| (.*?) \|$", TEXTS[ROOT / "docs/flow.md"], flags=re.M)
+    assert sorted(rows) == sorted((name.upper(), environment(code)) for name, code in MODULES.items())
+
+
+def test_every_part_of_the_flow_is_in_the_table():
+    parts = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "subworkflows").glob("*.nf"))
+    assert sorted(first_column(TEXTS[ROOT / "docs/flow.md"], "part")) == parts
+
+
 # --- outputs --------------------------------------------------------------------------------------------------------------
 
 
@@ -215,13 +235,13 @@ def keys_of(source: str, after: str) -> list[str]:
 
 
 def test_every_field_of_mapping_json_is_explained():
-    fields = keys_of("bin/refmap/surgery.py", "mapped.record,\n        {")
+    fields = keys_of("bin/refmap/mapping/mapping.py", "mapped.record,\n        {")
     assert len(fields) > 20
     assert sorted(first_column(section(OUTPUTS, "mapping.json"), "field")) == sorted([*fields, "accuracy", "hierarchy"])
 
 
 def test_every_field_of_alignment_json_is_explained():
-    fields = keys_of("bin/refmap/align.py", "padded = [gene for gene, found in")
+    fields = keys_of("bin/refmap/query/align.py", "padded = [gene for gene, found in")
     assert len(fields) > 10
     assert sorted(first_column(section(OUTPUTS, "alignment.json"), "field")) == sorted(fields)
 

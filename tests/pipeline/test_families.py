@@ -8,7 +8,7 @@ import json
 import anndata as ad
 import numpy as np
 import pytest
-from refmap.demo import make_demo
+from refmap.sheet.demo import make_demo
 from runs import ROOT, Run
 
 GMT = ROOT / "assets/pbmc_programs.gmt"

@@ -50,7 +50,7 @@ executor.memory = '64.GB'
 
 def write_store(folder, cells, values):
     """An aligned query of zeros, as ALIGN_GENES writes it, with room for so many values."""
-    from refmap.align import CsrWriter
+    from refmap.query.align import CsrWriter
 
     matrix = zarr.open_group(folder, mode="w", zarr_format=2).create_group("X")
     writer = CsrWriter(matrix, (cells, 2_000), values)

@@ -12,7 +12,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-from refmap.demo import make_demo
+from refmap.sheet.demo import make_demo
 from runs import ROOT, Run
 
 MAPPINGS = {"pbmc": ["donor_1", "donor_2"], "clinic": ["patient_1"]}
@@ -244,6 +244,49 @@ def test_a_missing_query_and_a_missing_model_fail_alone(tmp_path):
     assert run.status != 0
     assert "There is no model at no_model" in run.index()["lung/a"]["reason"]
     assert "1 mappings: 0 mapped, 1 failed" in run.printed or "1 mapping: 0 mapped, 1 failed" in run.printed
+
+
+# What `--name value` gives is text for some versions of Nextflow
+GIVEN = {
+    **{"max_epochs": 4, "min_gene_overlap": 0.1, "seed": 7, "transfer_neighbors": 20, "max_cpus": 2},
+    **{"gpu": False, "trust_models": False, "early_stopping": False, "transfer_probabilities": True},
+    **{"slurm_account": "42", "multiqc_title": "two words", "max_memory": "4.GB"},
+}
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> dict[str, Run]:
+    """A run of one mapping without a model, with its parameters given in each of the ways that Nextflow has."""
+    runs = {}
+    for way in ("command line", "file", "configuration"):
+        folder = tmp_path_factory.mktemp("given")
+        text = "dataset,file_id,query,model,batch_key\nlung,a,nowhere.h5ad,no_model,donor\n"
+        arguments = ["--input", sheet(folder, text)]
+        if way == "command line":
+            arguments += [word for name, value in GIVEN.items() for word in (f"--{name}", str(value).lower())]
+        elif way == "file":
+            (folder / "parameters.json").write_text(json.dumps(GIVEN))
+            arguments += ["-params-file", "parameters.json"]
+        else:
+            lines = [f"    {name} = {json.dumps(value)}\n" for name, value in GIVEN.items()]
+            (folder / "mine.config").write_text("params {\n" + "".join(lines) + "}\n")
+            arguments += ["-c", "mine.config"]
+        runs[way] = Run(folder, *arguments)
+    return runs
+
+
+def test_parameters_are_the_same_however_they_are_given(given):
+    checked = {way: json.loads((run.out / "pipeline_info/parameters.json").read_text()) for way, run in given.items()}
+    for way, parameters in checked.items():
+        assert {name: parameters[name] for name in GIVEN} == GIVEN, way
+        assert parameters == checked["file"]
+        assert "There is no model at no_model" in given[way].index()["lung/a"]["reason"]
+
+
+def test_no_is_not_taken_for_yes(given):
+    for way, run in given.items():
+        (command,) = [text for path in run.folder.glob("work/*/*/.command.sh") if "inspect_model.py" in (text := path.read_text())]
+        assert "--trust-models" not in command, way
 
 
 def test_help_names_every_parameter(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 from engine import Engine, User, UserRun, read_only_copy
-from refmap.demo import make_demo
+from refmap.sheet.demo import make_demo
 from runs import ROOT
 
 

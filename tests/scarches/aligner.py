@@ -11,15 +11,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bin"))
 
-from refmap.align import align
-from refmap.cards import inspect_model
-from refmap.checks import check
-from refmap.cli import read_json
-from refmap.errors import RefmapError
-from refmap.folders import ReferenceFolder
-from refmap.query import Query
-from refmap.reference import align_reference
-from refmap.transfer.cells import prepare_reference
+from refmap.common.cli import read_json
+from refmap.common.errors import RefmapError
+from refmap.common.folders import ReferenceFolder
+from refmap.query.align import align
+from refmap.query.checks import check
+from refmap.query.query import Query
+from refmap.reference.atlas import align_reference
+from refmap.reference.cells import prepare_reference
+from refmap.reference.inspection import inspect_model
 
 
 def prepare(asked: dict) -> dict:

@@ -13,10 +13,11 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-from refmap.cli import write_json
-from refmap.errors import RefmapError
-from refmap.folders import MappedFolder, PreparedFolder, ReferenceFolder
-from refmap.surgery import map_query, train_reference
+from refmap.common.cli import write_json
+from refmap.common.errors import RefmapError
+from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
+from refmap.mapping.mapping import map_query
+from refmap.reference.training import train_reference
 from rows import ROW
 
 HERE = Path(__file__).resolve().parent

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 from mapping import in_a_fresh_process, inspect_and_check, map_cells, train
-from refmap.cards import inspect_model
-from refmap.errors import RefmapError
-from refmap.families import ModelFolder
+from refmap.common.errors import RefmapError
 from refmap.families.expimap.card import is_expimap
+from refmap.families.gmt import read_gmt
 from refmap.families.trvae.card import is_trvae
-from refmap.gmt import read_gmt
+from refmap.models.folder import ModelFolder
+from refmap.reference.inspection import inspect_model
 
 QUICK = {"max_epochs": 3, "early_stopping": False, "check_val_every_n_epoch": 1, "learning_rate": 0.01}
 EXPANDED = ("encoder.expand_mean_encoder.weight", "decoder.L0.ext_L_m.weight", "decoder.L0.ext_L.weight")
@@ -183,7 +183,7 @@ def test_what_is_said_of_the_cells_is_the_librarys(mapped):
 
 def test_bayes_factors_are_the_librarys(extended, query):
     """It draws 5,000 pairs of cells where all of them are taken here, so that its own error is what may differ."""
-    from refmap.results.programs import compare_programs
+    from refmap.report.results.programs import compare_programs
 
     adata = ad.read_zarr(extended.aligned)
     adata.obs["type"] = np.where(query.obs["cell_type"].astype(str).str.contains("T"), "T", "other")

@@ -14,16 +14,16 @@ import pytest
 import scHPL
 from mapping import Mapped as Mapping
 from mapping import in_a_fresh_process, map_cells, train
-from refmap.errors import RefmapError
-from refmap.families import ModelFolder
-from refmap.folders import MappedFolder
+from refmap.common.errors import RefmapError
+from refmap.common.folders import MappedFolder
+from refmap.common.storage import write_zarr
 from refmap.hierarchy import card_of
 from refmap.hierarchy.classifier import Classifier, Settings
 from refmap.hierarchy.files import labels_of, read_cells, read_hierarchy
 from refmap.hierarchy.learn import add_dataset, learn_hierarchy
 from refmap.hierarchy.tree import NO_TYPES, Label, Node
 from refmap.hierarchy.update import update_hierarchy
-from refmap.storage import write_zarr
+from refmap.models.folder import ModelFolder
 from scHPL.utils import TreeNode, create_tree
 
 SETTINGS = Settings(50, 0.5, 0.25, 99, True, 10)
@@ -557,9 +557,9 @@ import sys
 import numpy as np
 from pathlib import Path
 from refmap.hierarchy.classifier import Classifier
-from refmap.folders import MappedFolder
+from refmap.common.folders import MappedFolder
 from refmap.hierarchy.files import labels_of, read_cells, read_hierarchy
-from refmap.families import ModelFolder
+from refmap.models.folder import ModelFolder
 model = Path(sys.argv[2])
 hierarchy, cells = read_hierarchy(ModelFolder(model)), read_cells(model)
 classifier = Classifier(hierarchy.tree, cells.obsm["X_emb"], labels_of(cells), hierarchy.settings)

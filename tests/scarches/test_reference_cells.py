@@ -4,7 +4,7 @@ import anndata as ad
 import numpy as np
 import pytest
 from mapping import prepare_cells, train
-from refmap.surgery import embed_reference
+from refmap.reference.training import embed_reference
 
 FAMILIES = {
     "trvae": {},

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from mapping import in_a_fresh_process, inspect_and_check, map_cells, train
-from refmap.errors import RefmapError
-from refmap.families.base import ModelFolder
+from refmap.common.errors import RefmapError
 from refmap.families.sagenet.distances import spatial_distances
 from refmap.families.sagenet.files import Partition, columns_of_stems
 from refmap.families.sagenet.networks import NETWORKS, Classifier, edges_of, load_librarys, make
 from refmap.families.sagenet.reference import gene_graph
 from refmap.families.scarches.loading import quietly
-from refmap.pickles import read_torch
+from refmap.models.folder import ModelFolder
+from refmap.models.pickles import read_torch
 from scipy import sparse
 
 KEY = "bulk_labels"

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from mapping import in_a_fresh_process, inspect_and_check, map_cells, train
-from refmap.errors import RefmapError
+from refmap.common.errors import RefmapError
 from refmap.families.scarches.loading import quietly
 from refmap.families.scgen.correction import correct
 from scipy import sparse
@@ -345,7 +345,7 @@ def test_a_model_of_the_library_alone_embeds(library_folder, query, tmp_path):
 
 def test_counts_for_a_model_of_the_library_alone(library_folder, query, tmp_path):
     """Refused, as long as nobody says how its reference was normalised."""
-    from refmap.errors import RefmapError
+    from refmap.common.errors import RefmapError
 
     with pytest.raises(RefmapError, match="wants log-normalised values.*refmap.yaml"):
         map_cells(query, library_folder, tmp_path / "refused")
@@ -404,7 +404,7 @@ def test_training_stops_when_held_out_cells_are_no_better(cells, tmp_path):
 
 def test_training_that_diverges_is_said(cells):
     import torch
-    from refmap.errors import RefmapError
+    from refmap.common.errors import RefmapError
     from refmap.families.fitting import fit
 
     weight = torch.nn.Linear(1, 1)

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import torch
 from mapping import in_a_fresh_process, inspect_and_check, map_cells, train
-from refmap.cards import inspect_model
-from refmap.errors import RefmapError
+from refmap.common.errors import RefmapError
 from refmap.families.scarches.loading import quietly
 from refmap.families.scpoli.prototypes import cluster_prototypes, label_prototypes
-from refmap.pickles import allowed_pickle
+from refmap.models.pickles import allowed_pickle
+from refmap.reference.inspection import inspect_model
 
 LONGER = {"max_epochs": 6, "early_stopping": False, "check_val_every_n_epoch": 1, "learning_rate": 0.01}
 QUICK = {"unlabeled_prototypes": "false"}

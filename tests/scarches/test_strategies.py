@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mapping import inspect_and_check, map_cells, train
-from refmap.cards import inspect_model
-from refmap.surgery import embed_reference
+from refmap.reference.inspection import inspect_model
+from refmap.reference.training import embed_reference
 
 QUICK = {"max_epochs": 2, "early_stopping": False, "check_val_every_n_epoch": 1, "learning_rate": 0.01}
 

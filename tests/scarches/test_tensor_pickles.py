@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import tensor_pickles
 import torch
-from refmap.pickles import Tensor, allowed_pickle, read_pickle
+from refmap.models.pickles import Tensor, allowed_pickle, read_pickle
 from tensor_pickles import TensorOf, storage_bytes
 
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from mapping import in_a_fresh_process, inspect_and_check, map_cells, train
-from refmap.cards import inspect_model
-from refmap.errors import RefmapError
+from refmap.common.errors import RefmapError
 from refmap.families.scarches.loading import read_saved
+from refmap.reference.inspection import inspect_model
 
 QUICK = {"max_epochs": 3, "early_stopping": False, "check_val_every_n_epoch": 1, "learning_rate": 0.01}
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import anndata as ad
 import pandas as pd
-from refmap.align import align
-from refmap.cards import inspect_model
-from refmap.checks import check
-from refmap.cli import write_json
-from refmap.folders import MappedFolder, PreparedFolder
-from refmap.query import Query
-from refmap.surgery import map_query
+from refmap.common.cli import write_json
+from refmap.common.folders import MappedFolder, PreparedFolder
+from refmap.mapping.mapping import map_query
+from refmap.query.align import align
+from refmap.query.checks import check
+from refmap.query.query import Query
+from refmap.reference.inspection import inspect_model
 from rows import ROW
 
 

@@ -4,9 +4,9 @@ import pickle
 
 import numpy as np
 import pytest
-from refmap.cards import inspect_model
 from refmap.families.scvi.card import CLASSES
-from refmap.pickles import Tensor, read_torch
+from refmap.models.pickles import Tensor, read_torch
+from refmap.reference.inspection import inspect_model
 from small_models import RECIPES, input_of, model_class, new_model, save_model
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from refmap.exhaustion import NO_MEMORY, NO_SPACE, Exhausted, exhaustion
+from refmap.common.exhaustion import NO_MEMORY, NO_SPACE, Exhausted, exhaustion
 
 
 @pytest.mark.parametrize(

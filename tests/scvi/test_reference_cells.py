@@ -5,11 +5,11 @@ import json
 import anndata as ad
 import numpy as np
 import pytest
-from refmap.cards import inspect_model
-from refmap.errors import RefmapError
-from refmap.folders import ReferenceFolder
-from refmap.surgery import embed_reference
-from refmap.transfer.cells import prepare_reference
+from refmap.common.errors import RefmapError
+from refmap.common.folders import ReferenceFolder
+from refmap.reference.cells import prepare_reference
+from refmap.reference.inspection import inspect_model
+from refmap.reference.training import embed_reference
 from small_models import model_class
 
 REQUEST = {"trained": False, "reference": None, "layer": "X", "var_key": None, "embedding": None, "transfer_keys": []}

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 from mapping import Mapped, map_cells, prepare, training_of
-from refmap.cards import inspect_model
-from refmap.errors import RefmapError
+from refmap.common.errors import RefmapError
+from refmap.common.folders import MappedFolder
+from refmap.common.strategies import STRATEGIES
 from refmap.families.scvi import surgery as scvi_surgery
-from refmap.folders import MappedFolder
-from refmap.strategies import STRATEGIES
-from refmap.surgery import map_query
+from refmap.mapping.mapping import map_query
+from refmap.reference.inspection import inspect_model
 from rows import ROW
 from small_models import input_of, model_class, save_model
 

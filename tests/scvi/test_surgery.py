@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from mapping import map_cells, prepare, training_of
-from refmap.cards import inspect_model
-from refmap.checks import check
-from refmap.errors import RefmapError
-from refmap.folders import MappedFolder
-from refmap.surgery import map_query, train_reference
+from refmap.common.errors import RefmapError
+from refmap.common.folders import MappedFolder
+from refmap.mapping.mapping import map_query
+from refmap.query.checks import check
+from refmap.reference.inspection import inspect_model
+from refmap.reference.training import train_reference
 from rows import ROW
 from small_models import input_of, model_class, save_model
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from mapping import map_cells, prepare, training_of
-from refmap.errors import RefmapError
+from refmap.common.errors import RefmapError
+from refmap.common.folders import MappedFolder
 from refmap.families.scvi import surgery as scvi_surgery
-from refmap.folders import MappedFolder
 from rows import ROW
 from runs import ROOT
 

@@ -1,11 +1,15 @@
-"""The model families that refmap maps onto, and how a model's family is told from its files."""
+"""The model families that refmap maps onto, and how a model's family is told from its files.
+
+They stand on `models`, which reads these files. What loads a model imports its library, in an environment of the family's own.
+"""
 
 from __future__ import annotations
 
-from ..errors import RefmapError
-from ..options import parse_reference_options, read_options
-from .base import Family, ModelCard, ModelFolder, Trainable
+from ..common.errors import RefmapError
+from ..models.folder import ModelFolder
+from .base import Family, Trainable
 from .expimap import ExpimapFamily
+from .options import parse_reference_options, read_options
 from .sagenet import SagenetFamily
 from .scgen import ScgenFamily
 from .scpoli import ScPoliFamily
@@ -18,8 +22,6 @@ FAMILIES: list[Family] = [ScviFamily(), TrvaeFamily(), ScPoliFamily(), ExpimapFa
 __all__ = [
     "FAMILIES",
     "Family",
-    "ModelCard",
-    "ModelFolder",
     "by_name",
     "recognise",
     "reference_options",

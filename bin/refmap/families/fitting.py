@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import RefmapError
+from ..common.errors import RefmapError
 
 if TYPE_CHECKING:
     import torch

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import RefmapError
-from ..pickles import read_pickle
-from .base import ModelFolder
+from ..common.errors import RefmapError
+from ..models.folder import ModelFolder
+from ..models.pickles import read_pickle
 
 # What scHPL calls a node of its trees, which it can only save as a pickle.
 _FOREIGN_NODE = "scHPL.utils.TreeNode"

@@ -1,23 +1,25 @@
 """A hierarchy of cell types on the latent of a reference model, whatever its family: treeArches.
 
 Michielsen et al., NAR Genomics and Bioinformatics 5, lqad070 (2023), https://doi.org/10.1093/nargab/lqad070. The hierarchy lies in
-a folder of the model's own (`files`). What this module gives needs no scHPL; `learn`, `update` and `classifier` do.
+a folder of the model's own (`files`). What this module gives needs no scHPL; `learn`, `update` and `classifier` do. It stands on the
+families, any of which may lie below it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import RefmapError, nearest
+from ..common.errors import RefmapError, nearest
 from ..families import trainable
+from ..families.options import Option, parse_reference_options, read_options
 from ..families.unmapped import about_foreign_tree, foreign_tree
-from ..options import Option, parse_reference_options, read_options
 from .files import card_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..families import ModelCard, ModelFolder
+    from ..models.card import ModelCard
+    from ..models.folder import ModelFolder
 
 __all__ = [
     "BASE",

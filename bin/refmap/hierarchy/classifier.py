@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..errors import RefmapError
+from ..common.errors import RefmapError
 from .tree import REJECTED_BY_DISTANCE, REJECTED_BY_ERROR, ROOT, Label, Node
 
 ROOT_OF_QUERY = "root2"  # scHPL looks for these very names

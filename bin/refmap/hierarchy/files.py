@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ..cli import remove
-from ..errors import RefmapError
+from ..common.cli import remove
+from ..common.errors import RefmapError
 from .classifier import Settings
 from .tree import Label, Node, check_tree, unique_names
 
 if TYPE_CHECKING:
     import anndata as ad
 
-    from ..families import ModelFolder
+    from ..models.folder import ModelFolder
 
 FOLDER, TREE, CELLS = "hierarchy", "hierarchy.json", "cells.zarr"
 FORMAT = 1
@@ -73,7 +73,7 @@ class Hierarchy:
 
     def write(self, folder: Path, cells: ad.AnnData) -> None:
         """Write the files to a model's folder; `cells` as `read_cells` gives them."""
-        from ..storage import write_zarr
+        from ..common.storage import write_zarr
 
         place = folder / FOLDER
         remove(place)

@@ -10,8 +10,8 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 
-from ..cli import remove
-from ..errors import RefmapError
+from ..common.cli import remove
+from ..common.errors import RefmapError
 from . import BASE, split_options
 from .classifier import ROOT_OF_QUERY, Classifier, Settings, merge
 from .files import Hierarchy, labelled_cells

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import RefmapError
+from ..common.errors import RefmapError
 
 ROOT = "root"
 REJECTED_BY_DISTANCE, REJECTED_BY_ERROR = "Rejection (dist)", "Rejected (RE)"

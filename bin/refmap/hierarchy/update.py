@@ -13,12 +13,11 @@ import pandas as pd
 import zarr
 from anndata.experimental import read_elem
 
-from ..cli import read_json, write_json
-from ..families import ModelFolder
-from ..families.base import Prediction
-from ..folders import MappedFolder
-from ..storage import write_zarr
-from ..surgery import add_prediction
+from ..common.cli import read_json, write_json
+from ..common.folders import MappedFolder
+from ..common.storage import write_zarr
+from ..families.base import Prediction, add_prediction
+from ..models.folder import ModelFolder
 from .classifier import Answers, Classifier, Settings
 from .files import Hierarchy, labelled_cells, labels_of, read_cells, read_hierarchy
 from .learn import about_few, add_dataset, enough, in_tree

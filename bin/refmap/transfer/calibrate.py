@@ -8,11 +8,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from ..cli import read_json, write_json
-from ..errors import RefmapError
-from ..folders import ReferenceFolder
-from ..plots import FEWEST_FOR_UMAP, N_NEIGHBORS, first_two, umap
-from ..storage import write_zarr
+from ..common.cli import read_json, write_json
+from ..common.errors import RefmapError
+from ..common.folders import ReferenceFolder
+from ..common.layout import FEWEST_FOR_UMAP, N_NEIGHBORS, first_two, umap
+from ..common.storage import write_zarr
 from .calibration import calibrate
 from .held_out import HeldOut, hold_out
 from .labels import transfer_labels
@@ -32,7 +32,7 @@ def calibrate_reference(
     Parameters
     ----------
     prepared
-        As :func:`refmap.transfer.cells.prepare_reference` wrote it.
+        As :func:`refmap.reference.cells.prepare_reference` wrote it.
     latent
         The cells' latent (.npy), where `prepared` does not hold it.
     threshold, k

@@ -8,11 +8,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from ..cli import read_json, write_json
-from ..errors import RefmapError
-from ..folders import MappedFolder, ReferenceFolder
-from ..plots import N_NEIGHBORS
-from ..storage import write_zarr
+from ..common.cli import read_json, write_json
+from ..common.errors import RefmapError
+from ..common.folders import MappedFolder, ReferenceFolder
+from ..common.layout import N_NEIGHBORS
+from ..common.storage import write_zarr
 from .labels import UNKNOWN, Transfer, transfer_labels
 from .neighbors import Index, Neighbors
 from .novelty import distance_scores, p_values

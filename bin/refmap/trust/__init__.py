@@ -1,4 +1,7 @@
-"""How far a mapping can be trusted: figures on a scale that the reference sets, and a traffic light with its reasons."""
+"""How far a mapping can be trusted: figures on a scale that the reference sets, and a traffic light with its reasons.
+
+It stands on `transfer`, for neighbours and transferred labels.
+"""
 
 from .measure import QueryCells, ReferenceCells, measure
 from .thresholds import FIGURES, Limit, read_thresholds

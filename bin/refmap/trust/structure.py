@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ..counts import normalize
+from ..query.counts import normalize
 from ..transfer.neighbors import Index
 from ..transfer.regions import FEWEST, NEIGHBORHOOD, sample
 from .figures import figure, plural

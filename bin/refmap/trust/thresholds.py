@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from ..errors import RefmapError, nearest
+from ..common.errors import RefmapError, nearest
 
 THRESHOLDS = Path(__file__).with_name("thresholds.yml")
 # The figures that are judged, in the order in which their reasons are told.

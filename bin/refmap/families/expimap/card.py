@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from ...errors import RefmapError
-from ..base import FACTS, ModelCard, ModelFolder
+from ...common.errors import RefmapError
+from ...models.card import ModelCard
+from ...models.facts import FACTS
+from ...models.folder import ModelFolder
 from ..scarches.files import attributes_of, check_genes, has_attributes, input_of, read_conditions, start_card
 
 

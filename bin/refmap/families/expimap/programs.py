@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...errors import RefmapError
-from ...gmt import programs_of
+from ...common.errors import RefmapError
+from ..gmt import programs_of
 
 
 def new_programs(programs: Mapping[str, list[str]], card: dict, least: int) -> tuple[list[str], np.ndarray, list[str]]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import RefmapError
-from ...gmt import programs_of, read_gmt
+from ...common.errors import RefmapError
 from ..freezing import seed_everything
+from ..gmt import programs_of, read_gmt
 from ..scarches.loading import quietly, save
 from ..scarches.training import run_trainer, shuffled, trainer_arguments
 

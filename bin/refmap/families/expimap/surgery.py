@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ...gmt import read_gmt
 from ..base import Settings
+from ..gmt import read_gmt
 from ..scarches.loading import Growth, growth_of, quietly, read_saved
 from ..scarches.surgery import ConditionSurgery, with_text_conditions
 from .card import Programs, programs_in

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import RefmapError
-from ...pickles import Inert, Named, Tensor
-from ..base import ModelCard, ModelFolder, texts
+from ...common.errors import RefmapError
+from ...models.card import ModelCard, texts
+from ...models.folder import ModelFolder
+from ...models.pickles import Inert, Named, Tensor
 from .files import DESCRIPTION, GRAPH, PICKLE, TENSORS, Partition, columns_of_stems, read_description, stems_of_library
 
 NO_SURGERY = (

@@ -11,8 +11,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ...errors import RefmapError
-from ..base import ModelFolder
+from ...common.errors import RefmapError
+from ...models.folder import ModelFolder
 
 DESCRIPTION, TENSORS = "sagenet.json", "sagenet.pt"
 PICKLE, GRAPH = ".pickle", ".h5ad"

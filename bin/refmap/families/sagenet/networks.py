@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import entr
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 from .files import GRAPH, PICKLE, Partition
 
 if TYPE_CHECKING:

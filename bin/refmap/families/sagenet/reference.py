@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 from .. import freezing
 from ..fitting import fit
 from ..scarches.loading import quietly

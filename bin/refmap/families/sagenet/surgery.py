@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
+from ...models.card import texts
+from ...models.folder import ModelFolder
 from .. import freezing
-from ..base import ModelFolder, Prediction, Settings, Surgery, texts
+from ..base import Prediction, Settings, Surgery
 from ..scarches.loading import quietly
 from .distances import spatial_distances
 from .files import DESCRIPTION, TENSORS, Description, columns_of_stems, read_description, stems_of_library

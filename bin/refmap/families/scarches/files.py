@@ -6,8 +6,10 @@ its genes, one a line and without a header. None of them names the family: the a
 
 from __future__ import annotations
 
-from ...errors import RefmapError
-from ..base import FACTS, ModelCard, ModelFolder, texts
+from ...common.errors import RefmapError
+from ...models.card import ModelCard, texts
+from ...models.facts import FACTS
+from ...models.folder import ModelFolder
 
 ATTRIBUTES, WEIGHTS, GENES = FILES = ("attr.pkl", "model_params.pt", "var_names.csv")
 

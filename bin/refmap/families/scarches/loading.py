@@ -22,8 +22,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ...pickles import allowed_pickle
-from ..base import ModelFolder, write_facts
+from ...models.facts import write_facts
+from ...models.folder import ModelFolder
+from ...models.pickles import allowed_pickle
 from .files import ATTRIBUTES, WEIGHTS, read_genes
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...options import Option
+from ..options import Option
 
 RECON_LOSS = Option(
     "text", "nb", "Distribution of the data: nb or zinb for counts, mse for log-normalised values.", choices=("nb", "zinb", "mse")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ...errors import RefmapError, nearest
+from ...common.errors import RefmapError, nearest
 from ..base import BATCH_SIZE
 from .loading import quietly
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...options import Option
-from ..base import Family, ModelCard, ModelFolder, Trainable
+from ...models.card import ModelCard
+from ...models.folder import ModelFolder
+from ..base import Family, Trainable
+from ..options import Option
 from .card import is_scgen, scgen_card
 
 if TYPE_CHECKING:

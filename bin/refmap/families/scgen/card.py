@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..base import ModelCard, ModelFolder
+from ...models.card import ModelCard
+from ...models.folder import ModelFolder
 from ..scarches.files import attributes_of, check_genes, has_attributes, start_card
 
 # Cells of the reference as `map_query_data` of the library wants them, but with their latent in place of their expression.

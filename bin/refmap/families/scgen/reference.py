@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...storage import write_zarr
+from ...common.storage import write_zarr
+from ...models.facts import write_facts
 from .. import freezing
-from ..base import write_facts
 from ..fitting import fit
 from ..scarches.files import ATTRIBUTES, GENES, WEIGHTS
 from .card import CORRECTED

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ...errors import RefmapError
-from ...storage import write_zarr
+from ...common.errors import RefmapError
+from ...common.storage import write_zarr
+from ...models.facts import write_facts
+from ...models.folder import ModelFolder
 from .. import freezing
-from ..base import ModelFolder, Settings, Surgery, write_facts
+from ..base import Settings, Surgery
 from ..scarches.files import FILES
 from ..scarches.loading import read_saved
 from .card import CORRECTED, carries_corrected

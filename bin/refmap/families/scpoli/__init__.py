@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import RefmapError
-from ...options import Option
-from ..base import Family, ModelCard, ModelFolder, Surgery, Trainable
+from ...common.errors import RefmapError
+from ...models.card import ModelCard
+from ...models.folder import ModelFolder
+from ..base import Family, Surgery, Trainable
+from ..options import Option
 from ..scarches.files import input_of
 from ..scarches.options import DROPOUT, RECON_LOSS, n_hidden
 from .card import is_scpoli, scpoli_card

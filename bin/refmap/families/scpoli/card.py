@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ...errors import RefmapError
-from ...pickles import Tensor
-from ..base import ModelCard, ModelFolder, texts
+from ...common.errors import RefmapError
+from ...models.card import ModelCard, texts
+from ...models.folder import ModelFolder
+from ...models.pickles import Tensor
 from ..scarches.files import attributes_of, check_genes, has_attributes, input_of, start_card
 
 # What the constructor is given when scArches 0.6 loads a model.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ...plots import FEWEST_FOR_UMAP, neighbor_weights
+from ...common.layout import FEWEST_FOR_UMAP, neighbor_weights
 
 if TYPE_CHECKING:
     import torch

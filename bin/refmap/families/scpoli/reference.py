@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 from ..freezing import seed_everything
 from ..scarches.loading import quietly, save, to_best_device
 from ..scarches.training import run_trainer, shuffled, trainer_arguments
 from .prototypes import add_labels, label_codes, labeled_cells
-from .surgery import ANNEALED, complete_prototypes, finish, new_trainer, phases, split_groups
+from .training import ANNEALED, complete_prototypes, finish, new_trainer, phases, split_groups
 
 if TYPE_CHECKING:
     import anndata as ad

@@ -6,8 +6,8 @@ too: labelled cells of the query are drawn to them, and do not move them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import cached_property, partial
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,29 +19,25 @@ from ..freezing import sha256, versions
 from ..scarches.loading import Saved, quietly, read_saved
 from ..scarches.surgery import ConditionSurgery
 from ..scarches.training import run_trainer, shuffled, trainer_arguments
-from .novel import NewCellType, read_new_cell_types
+from .loading import as_text, labeled_prototypes, name_prototypes, shorten, shorten_only_new
+from .novel import read_new_cell_types
 from .prototypes import (
     FEWEST_FOR_CLUSTERS,
     add_labels,
     cluster_prototypes,
     distances,
     label_codes,
-    label_prototypes,
     labeled_cells,
     spread,
 )
+from .training import complete_prototypes, finish, new_trainer, phases, split_groups
 
 if TYPE_CHECKING:
     import anndata as ad
     import torch
 
-# The weight of the KL divergence rises to its full value over so many epochs: scArches' default.
-ANNEALED = 100
 # Cells of a batch by which `shot_surgery` compares it with the reference's.
 MOST_FOR_SHOT = 1_000
-# A lookup in an embedding shortens rows that are longer than they may be. Rows that lie on the limit, as many do, are not
-# touched for being a rounding error beyond it.
-ROUNDING = 1e-6
 
 LABELED, UNLABELED = "labeled", "unlabeled"
 PROTOTYPE_COLUMNS = [
@@ -70,7 +66,7 @@ class ScPoliSurgery(ConditionSurgery):
     trainer_takes = ("p_prototype_loss",)
 
     def __init__(self, model: Any, query: ad.AnnData, card: dict, settings: Settings, saved: Saved, n_fixed: int):
-        self.held_prototypes = _labeled_prototypes(saved.attributes)
+        self.held_prototypes = labeled_prototypes(saved.attributes)
         self.held_clusters = saved.attributes["prototypes_unlabeled_"]["mean"]
         self.n_fixed = n_fixed
         self.n_old = [len(conditions) for conditions in saved.attributes["conditions_"].values()]
@@ -80,7 +76,7 @@ class ScPoliSurgery(ConditionSurgery):
         self.predictions: dict[str, Prediction] = {}
         super().__init__(model, query, card, settings, saved.weights)
         for embedding, n_old in zip(model.model.embeddings, self.n_old):
-            _shorten_only_new(embedding, n_old)
+            shorten_only_new(embedding, n_old)
         if settings.options.get("shot_surgery"):
             self._shoot()
 
@@ -96,11 +92,11 @@ class ScPoliSurgery(ConditionSurgery):
         import anndata as ad
 
         saved = read_saved(path, card["trusted"])
-        saved.attributes = _as_text(saved.attributes)
-        _shorten(saved)
+        saved.attributes = as_text(saved.attributes)
+        shorten(saved)
         attributes = dict(saved.attributes)
         for kind in read_new_cell_types(settings.options.get("new_cell_types"), card):
-            _name_prototypes(attributes, kind)
+            name_prototypes(attributes, kind)
         unlabeled = {card["unlabeled_category"], *(attributes.get("unknown_ct_names_") or ())}
         keys = attributes["cell_type_keys_"] or []
         n_fixed, attributes["cell_types_"] = len(attributes["cell_types_"]), dict(attributes["cell_types_"])
@@ -283,132 +279,6 @@ class ScPoliSurgery(ConditionSurgery):
     @staticmethod
     def versions() -> dict[str, str]:
         return versions("scarches", "torch", "anndata", "numpy", "igraph")
-
-
-# ------------------------------------------------------------------------------------------- shared with training a reference
-
-
-def phases(pretraining: int, eta: float, labeled: bool) -> dict[str, Any]:
-    """Arguments of the trainer: prototypes of labels from epoch `pretraining` on. Unlabeled ones train nothing, and come later."""
-    return {
-        "pretraining_epochs": pretraining,
-        "eta": eta,
-        "prototype_training": labeled,
-        "unlabeled_prototype_training": False,
-        "alpha_epoch_anneal": ANNEALED,
-    }
-
-
-def split_groups(obs: pd.DataFrame, model: Any, labeled: Iterable[int]) -> np.ndarray:
-    """By what the library splits cells for validation: the labels of the column that has most of them, or the samples."""
-    keys = model.cell_type_keys_
-    if not keys:
-        return obs["conditions_combined"].to_numpy(dtype=object)
-    finest = max(reversed(keys), key=lambda key: obs[key].nunique())
-    groups = np.full(len(obs), "", dtype=object)
-    groups[list(labeled)] = obs[finest].to_numpy(dtype=object)[list(labeled)]
-    return groups
-
-
-def new_trainer(model: Any, cells: ad.AnnData, labeled: list[int], arguments: dict) -> Any:
-    """A trainer of these cells, which must have the obs column that the model's constructor adds."""
-    with quietly():
-        from .trainer import Trainer
-
-        return Trainer(
-            model.model,
-            cells,
-            condition_keys=model.condition_keys_,
-            cell_type_keys=model.cell_type_keys_,
-            labeled_indices=labeled,
-            **arguments,
-        )
-
-
-def complete_prototypes(network: torch.nn.Module, latent: np.ndarray, labels: np.ndarray, n_fixed: int) -> None:
-    """Put the prototypes of the labels from `n_fixed` on where all of their cells are after training, or without any."""
-    import torch
-
-    n_labels = len(network.cell_types)
-    if n_fixed == n_labels:
-        return
-    new = label_prototypes(torch.as_tensor(latent), torch.as_tensor(labels), range(n_fixed, n_labels))
-    for name, values in zip(("mean", "cov"), new):
-        fixed = [network.prototypes_labeled[name][:n_fixed].cpu()] if n_fixed else []
-        network.prototypes_labeled[name] = torch.cat([*fixed, values])
-
-
-def finish(model: Any, clusters: torch.Tensor | None) -> None:
-    """Make a model ready to be saved: tensors on the CPU, and nothing of single cells."""
-    state = model.model.prototypes_labeled
-    model.prototypes_labeled_ = {name: None if value is None else value.detach().cpu() for name, value in state.items()}
-    model.prototypes_unlabeled_ = {"mean": clusters}
-    model.labeled_indices_, model.obs_metadata_ = [], pd.DataFrame()
-
-
-# ------------------------------------------------------------------------------------------------------------------ the file
-
-
-def _as_text(attributes: dict) -> dict:
-    """The attributes with samples and labels as text, labels that have a prototype alone, and no cells of the reference."""
-    attributes = dict(attributes)
-    attributes["conditions_"] = {key: [str(name) for name in names] for key, names in attributes["conditions_"].items()}
-    attributes["conditions_combined_"] = [str(name) for name in attributes["conditions_combined_"]]
-    mean = attributes["prototypes_labeled_"]["mean"]
-    known = list(attributes["cell_types_"].items())[: 0 if mean is None else len(mean)]
-    attributes["cell_types_"] = {str(label): list(keys) for label, keys in known}
-    clusters = attributes["prototypes_unlabeled_"]["mean"]
-    if clusters is not None:  # the library saves a single one without its first dimension
-        attributes["prototypes_unlabeled_"] = {"mean": clusters.detach().cpu().reshape(-1, attributes["latent_dim_"])}
-    # A cell of each of the reference's samples with all that its obs said, which nothing reads.
-    attributes["obs_metadata_"], attributes["share_metadata_"] = pd.DataFrame(), False
-    attributes["labeled_indices_"] = []
-    return attributes
-
-
-def _labeled_prototypes(attributes: dict) -> dict[str, torch.Tensor]:
-    state = attributes["prototypes_labeled_"]
-    return {} if state["mean"] is None else {name: state[name].detach().cpu().clone() for name in ("mean", "cov")}
-
-
-def _shorten(saved: Saved) -> None:
-    """Shorten the embeddings of a file as each lookup would, so that no lookup changes them later."""
-    import torch
-
-    most = saved.attributes["embedding_max_norm_"]
-    for i in range(len(saved.attributes["embedding_dims_"])):
-        rows = saved.weights[f"embeddings.{i}.weight"]
-        if most is not None:
-            long = rows.norm(dim=1, keepdim=True) > most * (1 + ROUNDING)
-            saved.weights[f"embeddings.{i}.weight"] = torch.where(long, torch.renorm(rows, 2, 0, most), rows)
-
-
-def _shorten_only_new(embedding: torch.nn.Embedding, n_old: int) -> None:
-    """Let lookups shorten the rows from `n_old` on, and never one of the reference's."""
-    import torch
-
-    def shorten(most: float, embedding: torch.nn.Embedding, _: tuple) -> None:
-        rows = embedding.weight.data[n_old:]
-        if len(rows):
-            rows.copy_(torch.renorm(rows, 2, 0, most))
-
-    if embedding.max_norm is not None:
-        embedding.register_forward_pre_hook(partial(shorten, embedding.max_norm))
-        embedding.max_norm = None
-
-
-def _name_prototypes(attributes: dict, kind: NewCellType) -> None:
-    """Make a labeled prototype of the mean of unlabeled ones. How far its cells spread is not known."""
-    import torch
-
-    unlabeled = attributes["prototypes_unlabeled_"]["mean"]
-    mean = unlabeled[list(kind.prototypes)].mean(dim=0, keepdim=True)
-    cov = torch.full((1, mean.shape[1], mean.shape[1]), float("nan"))
-    state = attributes["prototypes_labeled_"]
-    old = [] if state["mean"] is None else [(state["mean"].cpu(), state["cov"].cpu())]
-    means, covs = (torch.cat(parts) for parts in zip(*old, (mean, cov)))
-    attributes["prototypes_labeled_"] = {"mean": means, "cov": covs}
-    attributes["cell_types_"] = attributes["cell_types_"] | {kind.name: [kind.key]}
 
 
 def _prediction(places: dict[str, int], distance: np.ndarray) -> Prediction:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base import Family, ModelCard, ModelFolder, Trainable
+from ...models.card import ModelCard
+from ...models.folder import ModelFolder
+from ..base import Family, Trainable
 from .card import is_scvi, scvi_card
 
 if TYPE_CHECKING:

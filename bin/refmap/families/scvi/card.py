@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import RefmapError
-from ...pickles import Tensor
-from ..base import ModelCard, ModelFolder, texts
+from ...common.errors import RefmapError
+from ...models.card import ModelCard, texts
+from ...models.folder import ModelFolder
+from ...models.pickles import Tensor
 
 NEW = "model.pt"
 OLD = ("attr.pkl", "model_params.pt", "var_names.csv")

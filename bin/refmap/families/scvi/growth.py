@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 
 if TYPE_CHECKING:
     import torch

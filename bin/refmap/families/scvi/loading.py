@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ...errors import RefmapError
-from ...pickles import allowed_pickle
+from ...common.errors import RefmapError
+from ...models.pickles import allowed_pickle
 
 if TYPE_CHECKING:
     import anndata as ad

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 from .. import base
 from ..base import Prediction, Settings
 from ..freezing import device_of, mask_gradients, sha256, versions

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ...errors import RefmapError
+from ...common.errors import RefmapError
 
 # Below this number of cells a validation set would hold one cell or none.
 FEWEST_FOR_VALIDATION = 20

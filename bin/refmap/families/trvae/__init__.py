@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...options import Option
-from ..base import Family, ModelCard, ModelFolder, Surgery, Trainable
+from ...models.card import ModelCard
+from ...models.folder import ModelFolder
+from ..base import Family, Surgery, Trainable
+from ..options import Option
 from ..scarches.files import input_of
 from ..scarches.options import DROPOUT, RECON_LOSS, n_hidden
 from .card import is_trvae, trvae_card

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..base import ModelCard, ModelFolder
+from ...models.card import ModelCard
+from ...models.folder import ModelFolder
 from ..scarches.files import attributes_of, check_genes, has_attributes, input_of, read_conditions, start_card
 
 

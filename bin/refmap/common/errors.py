@@ -1,0 +1,26 @@
+"""What a user is told when something they gave cannot be used."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RefmapError(Exception):
+    """Input that cannot be used: one sentence naming the file, column or key, what was found, and what to do."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the known word most like `word`, or an empty string."""
+    by_lower = {str(name).lower(): name for name in known}
+    close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def listed(names, most: int = 10) -> str:
+    """Names for a sentence: quoted, the first `most` of them, and how many more there are."""
+    names = [str(name) for name in names]
+    if not names:
+        return "none"
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(f"'{name}'" for name in names[:most]) + more

@@ -1,0 +1,174 @@
+"""One surgery: prepared, trained, embedded and predicted by, whatever the family; with the proof that the reference has not moved."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from ..common.errors import RefmapError
+from ..families import by_name
+from ..families.base import Prediction, Settings, Surgery, add_prediction
+from ..models.folder import ModelFolder, carry_facts
+
+
+@dataclass
+class Part:
+    """What one surgery gave.
+
+    Attributes
+    ----------
+    embedding
+        Its cells x 0 genes, with embedding and predictions.
+    labels_keys
+        The columns of labels that the model predicts.
+    history
+        The training's curves, a row an epoch.
+    facts
+        What the record of the mapping says of it.
+    warnings
+        Sentences for the user.
+    batch, cells
+        Where there is one surgery a batch: which it is, and the places of its cells in the query.
+    """
+
+    embedding: ad.AnnData
+    labels_keys: list[str]
+    history: pd.DataFrame
+    facts: dict
+    warnings: list[str]
+    batch: str | None = None
+    cells: np.ndarray | None = None
+
+
+def operate(
+    shown: str,
+    train: dict | None,
+    settings: Settings,
+    read: Callable[[], tuple[ad.AnnData, dict]],
+    folder: ModelFolder,
+    updated: Path,
+    results: Path | None,
+) -> Part:
+    """Do one surgery: train, embed and predict, prove that the reference has not moved, and save the grown model.
+
+    Parameters
+    ----------
+    shown
+        What the user calls the query.
+    train, settings
+        How it is done; without `train` there is inference only.
+    read
+        Gives the aligned cells, and the card of the model as its family takes it.
+    folder
+        The model that is grown.
+    updated
+        Where the grown model goes.
+    results
+        The folder for what the family finds beside the cells, which is made; None if it is not wanted.
+    """
+
+    def prepare() -> tuple[ad.AnnData, Surgery]:
+        query, card = read()
+        surgery_of = by_name(card["family"]).surgery()
+        surgery_of.seed(settings.seed)
+        surgery = surgery_of.prepare(folder.path, query, card, settings)
+        print(f"{card['class_name']} on {surgery.device}: {query.n_obs} cells, {query.n_vars} genes,", end=" ")
+        print(f"{surgery.parameters_trainable} of {surgery.parameters_total} parameters to train")
+        return query, surgery
+
+    query, surgery, before, history, trained = _trained(prepare, train)
+    latent = surgery.embed()
+    if not np.isfinite(latent).all():
+        raise RefmapError(f"The embedding of '{shown}' holds values that are no numbers: lower learning_rate.")
+    predictions = surgery.predict()
+    embedding = _embedding(query, latent, predictions)
+    surgery.annotate(embedding)
+    if results:
+        results.mkdir(parents=True)
+        surgery.write_results(results)
+    # After the embedding, which can move statistics of batch norm as well as training can.
+    after = surgery.frozen_sha256()
+    if before != after:
+        raise RefmapError(
+            f"Surgery moved the reference '{folder.shown}' (frozen parameters {before[:12]} became {after[:12]}):"
+            " the mapping is not to be used. This is a defect of refmap: please report it with the model's class and version."
+        )
+    surgery.save(updated)
+    if not surgery.holds_facts:
+        carry_facts(folder, updated)
+    facts = {
+        "model": None,
+        "train": trained,
+        "device": surgery.device,
+        "parameters_total": surgery.parameters_total,
+        "parameters_trainable": surgery.parameters_trainable,
+        "frozen_sha256_before": before,
+        "frozen_sha256_after": after,
+    }
+    return Part(embedding, list(predictions), history, facts, surgery.warnings)
+
+
+def _trained(
+    prepare: Callable[[], tuple[ad.AnnData, Surgery]], settings: dict | None
+) -> tuple[ad.AnnData, Surgery, str, pd.DataFrame, dict | None]:
+    """Prepare a surgery and train it, from its start again with half the minibatch as often as the GPU's memory does not suffice.
+
+    Returns the query, the surgery, the hash of its reference before the training, the history, and what to record.
+    """
+    import torch
+
+    halved = []
+    while True:
+        query, surgery = prepare()
+        before = surgery.reference_sha256()
+        try:
+            history, trained = _train(surgery, settings)
+        except torch.OutOfMemoryError as error:
+            size = surgery.batch_size(settings)
+            if size == 1:
+                raise RefmapError(
+                    f"The memory of {surgery.device} does not suffice for a single cell of the query: take a larger GPU, or none."
+                ) from error
+            settings = settings | {"batch_size": size // 2}
+            halved = [
+                f"The memory of {surgery.device} did not suffice for minibatches of {size} cells: {size // 2} were taken, which may "
+                "change the result."
+            ]
+            print(f"out of GPU memory with minibatches of {size} cells: from the start again with {size // 2}")
+            # Freed only once nothing holds the old model, the error's traceback included.
+            del query, surgery, error
+            gc.collect()
+            torch.cuda.empty_cache()
+            continue
+        surgery.warnings += halved
+        if trained:
+            trained["batch_size"] = surgery.batch_size(settings)
+        return query, surgery, before, history, trained
+
+
+def _train(surgery: Surgery, settings: dict | None) -> tuple[pd.DataFrame, dict | None]:
+    """Train, unless there is nothing to be trained or nothing wanted."""
+    nothing = pd.DataFrame(index=pd.Index([], name="epoch"))
+    if settings is None or settings["max_epochs"] == 0:
+        print("inference only: nothing is trained")
+        return nothing, None
+    if surgery.parameters_trainable == 0:
+        print("nothing is trained")
+        if surgery.untrained:
+            surgery.warnings.append(surgery.untrained)
+        return nothing, None
+    return surgery.train(settings, log=print)
+
+
+def _embedding(query: ad.AnnData, latent: np.ndarray, predictions: dict[str, Prediction]) -> ad.AnnData:
+    """Put the latent and the model's predictions into an AnnData without genes."""
+    result = ad.AnnData(obs=pd.DataFrame(index=query.obs_names.astype(object)), obsm={"X_emb": latent}, uns={"refmap": {}})
+    for key, prediction in predictions.items():
+        add_prediction(result, key, prediction)
+    return result

@@ -1,0 +1,133 @@
+"""The folder of a model, read inertly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import RefmapError
+from .facts import FACTS, LASTING_FACTS, read_facts, write_facts
+from .pickles import Contents, read_pickle, read_torch
+
+# What scvi-tools calls the data that it saves beside a model, behind a prefix that the user may choose.
+DATA = ("adata.h5ad", "mdata.h5mu")
+# How arrays in zarr may be stored; numcodecs also has a codec that unpickles.
+_CODECS = {"blosc", "bz2", "gzip", "lz4", "lzma", "shuffle", "vlen-bytes", "vlen-utf8", "zlib", "zstd"}
+
+
+def _odd_codecs(path: Path) -> list[str]:
+    """What an array of a zarr of format 2 is encoded by beyond `_CODECS`."""
+    try:
+        array = json.loads(path.read_bytes())
+        used = {codec["id"] for codec in [array.get("compressor"), *(array.get("filters") or [])] if codec}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ["something that cannot be read"]
+    return sorted(str(codec) for codec in used - _CODECS)
+
+
+class ModelFolder:
+    """A model's files, read inertly and once.
+
+    `path` is a folder, or a file such as `model.pt` that is a whole model by itself: the files around it are none of the
+    model's, for a workflow may have put it anywhere. `shown_as` is the path that the user wrote, for sentences.
+
+    Raises
+    ------
+    RefmapError
+        If there is nothing at `path`.
+    """
+
+    def __init__(self, path: Path, shown_as: str | None = None) -> None:
+        self.shown = shown_as or str(path)
+        if not path.exists():
+            raise RefmapError(f"There is no model at {self.shown}.")
+        self.file = path.name if path.is_file() else None
+        self.path = path.parent if self.file else path
+        self._contents: dict[str, Contents] = {}
+
+    def files(self) -> list[str]:
+        """The names of the model's files, sorted."""
+        if self.file:
+            return [self.file]
+        return sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
+
+    def has(self, *names: str) -> bool:
+        return all((self.path / name).is_file() and self.file in (None, name) for name in names)
+
+    def show(self, name: str) -> str:
+        """A file of the model as the user would write it."""
+        return self.shown if self.file else str(Path(self.shown) / name)
+
+    def contents(self, name: str) -> Contents:
+        """The inert contents of a file: `*.pkl` as a plain pickle, any other as one of torch."""
+        if name not in self._contents:
+            read = read_pickle if name.endswith(".pkl") else read_torch
+            self._contents[name] = read(self.path / name, self.show(name))
+        return self._contents[name]
+
+    def value(self, name: str, *keys: str) -> Any:
+        """The value in a file, and in its dictionaries under `keys`; an empty dictionary where there is none."""
+        value = self.contents(name).value if self.has(name) else {}
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return {} if value is None else value
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What `refmap.yaml` beside the model's files says of it, in the terms of `ModelCard`; empty where there is none.
+
+        Raises
+        ------
+        RefmapError
+            If it is no YAML, or holds a key that is no fact, or a fact of another type.
+        """
+        return read_facts(self.path / FACTS, self.show(FACTS)) if self.has(FACTS) else {}
+
+    def globals(self) -> list[str]:
+        """What the pickles read so far would import."""
+        return sorted({name for contents in self._contents.values() for name in contents.names})
+
+    def refusal(self) -> str | None:
+        """Why the files read so far must not be unpickled, or those in zarr not be decoded; or None."""
+        for name in self.files():
+            if name.endswith(".zarray") and (odd := _odd_codecs(self.path / name)):
+                return (
+                    f"{self.show(name)} is not safe to load: it is encoded by {', '.join(odd)}, which no model needs; "
+                    "if you know where the file comes from, allow it with --trust_models."
+                )
+        for name, contents in self._contents.items():
+            if contents.refused:
+                wanted = ", ".join(contents.refused)
+                return (
+                    f"{self.show(name)} is not safe to load: unpickling it would run {wanted}, which no model needs; "
+                    "if you know where the file comes from, allow it with --trust_models."
+                )
+        return None
+
+    def verify(self, sha256: str) -> None:
+        """Raise `RefmapError` unless the files are those that were inspected, to the byte: loading runs their pickles."""
+        if self.sha256() != sha256:
+            raise RefmapError(f"The model '{self.shown}' changed after it was inspected: run again with -resume.")
+
+    def sha256(self) -> str:
+        """The SHA-256 of the names, sizes and bytes of all the model's files, but not of data saved beside it."""
+        digest = hashlib.sha256()
+        for name in self.files():
+            if name.endswith(DATA):
+                continue
+            path = self.path / name
+            digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+            with open(path, "rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def carry_facts(reference: ModelFolder, updated: Path) -> None:
+    """Give an updated model the facts of its reference that surgery leaves as they are, unless it has its own."""
+    kept = {name: fact for name, fact in reference.facts.items() if name in LASTING_FACTS}
+    if kept:
+        write_facts(updated, **(kept | ModelFolder(updated).facts))

@@ -1,0 +1,358 @@
+"""What can be told of a mapping before any matrix is read: all its faults at once, its warnings, and its batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..common.errors import RefmapError, listed
+from ..common.strategies import refusals
+from ..families import by_name
+from ..families.gmt import read_gmt
+from ..families.options import Option, read_options
+from .columns import pair_covariates, pair_labels
+from .elements import as_text
+from .genes import Resolution, overlap_fault, overlap_warnings, read_id_table, resolve
+from .proteins import find_proteins
+from .query import Query
+
+# What a mapping adds to the query's obs for each label column that its model predicts.
+MADE_OF_PREDICTIONS = ("predicted", "predicted_uncertainty", "predicted_probability")
+NOTHING_KNOWN = dict.fromkeys(("format", "n_cells", "n_genes", "n_values", "n_genes_found", "n_model_genes", "n_proteins_found"))
+
+
+def check(path: Path | None, row: dict, card: dict, table_path: Path | None = None, gmt_path: Path | None = None) -> dict:
+    """Check a mapping by its metadata alone and return its plan (see :class:`Check`).
+
+    `path` is where the query lies, which the user calls `row['query']`; None if it does not exist. So are `table_path` and
+    `gmt_path`, of `row['id_table']` and `row['gmt']`.
+    """
+    if card["fault"]:
+        return _stopped(row, card["fault"])
+    if path is None:
+        return _stopped(row, f"query file '{row['query']}' does not exist.")
+    try:
+        with Query(path, row["query"], row["modality"]) as query:
+            return Check(query, row, card, table_path, gmt_path).plan()
+    except RefmapError as error:
+        return _stopped(row, str(error))
+
+
+def _stopped(row: dict, fault: str) -> dict:
+    nothing = {"query": NOTHING_KNOWN, "batches": {}, "covariates": {}, "options": {}, "refused": {}}
+    return {"row": row, **nothing, "faults": [fault], "warnings": []}
+
+
+def new_name(name: str, taken: set[str]) -> str:
+    """`name`, or with the first of -2, -3… that is not taken."""
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def name_batches(values: list[str], row: dict, card: dict) -> dict[str, str]:
+    """The name under which surgery sees each of the query's batches: its own, unless the model has a batch called so."""
+    if card["fixed_batches"]:
+        return {value: value for value in values}
+    file = f"{row['dataset']}.{row['file_id']}"
+    known = set(card["batches"])
+    if row["one_batch"]:
+        return dict.fromkeys(values, new_name(file, known))
+    taken = known | set(values)
+    return {value: new_name(f"{value}@{file}", taken) if value in known else value for value in values}
+
+
+class Check:
+    """One mapping's checks. Each appends to `faults` or `warnings`; none stops the others."""
+
+    def __init__(self, query: Query, row: dict, card: dict, table_path: Path | None, gmt_path: Path | None):
+        self.query, self.row, self.card, self.table_path, self.gmt_path = query, row, card, table_path, gmt_path
+        self.faults: list[str] = []
+        self.warnings: list[str] = list(card["warnings"])
+        self.batches: dict[str, dict] = {}
+        self.new_levels: dict[str, list[str]] = {}
+        self.options: dict[str, object] = {}
+        self.gene_programs: dict[str, list[str]] = {}
+        self.table: list[tuple[str, str]] | None = None
+        self.summary = {
+            **NOTHING_KNOWN,
+            "format": query.format,
+            "n_cells": query.n_obs,
+            "n_model_genes": len(card["genes"]),
+        }
+
+    def plan(self) -> dict:
+        """The JSON of the plan.
+
+        Row, query (its sizes), batches {value: {cells, name}}, covariates {column: {new}}, options (typed, with their
+        defaults), refused {strategy: why it cannot be followed}, faults, warnings.
+        """
+        for look in (
+            self.cells, self.layer, self.genes, self.batch, self.labels, self.truth,
+            self.categorical, self.continuous, self.size_factor, self.proteins, self.programs, self.family, self.colors,
+            self.reference,
+        ):  # fmt: skip
+            self._attempt(look)
+        plan = {
+            "row": self.row,
+            "query": self.summary,
+            "batches": self.batches,
+            "covariates": {column: {"new": levels} for column, levels in self.new_levels.items()},
+            "options": self.options,
+            "faults": list(dict.fromkeys(self.faults)),
+            "warnings": list(dict.fromkeys(self.warnings)),
+        }
+        return plan | {"refused": refusals(plan, self.card)}
+
+    def _attempt(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except RefmapError as error:
+            self.faults += str(error).splitlines()
+
+    def _fault(self, found: str) -> None:
+        self.faults.append(str(self.query.fault(found)))
+
+    def cells(self) -> None:
+        names = pd.Index(self.query.obs_names)
+        if not len(names):
+            self._fault("has no cells.")
+        repeated = names[names.duplicated()]
+        if len(repeated):
+            self._fault(
+                f"has {len(repeated):,} duplicate cell names (such as '{repeated[0]}'): make them unique, e.g. with adata.obs_names_make_unique()."
+            )
+
+    def layer(self) -> None:
+        self.summary["n_values"] = self.query.matrix(self.row["layer"]).most_values
+
+    def genes(self) -> None:
+        if self.row["id_table"]:
+            self._attempt(self._read_table)
+        if self.row["layer"] == "raw" and "raw" not in self.query.layers:
+            return  # said by `layer`
+        ids = self.query.gene_ids(self.row["layer"], self.row["var_key"])
+        self.summary["n_genes"] = len(ids)
+        if not len(ids):
+            self._fault("has no genes.")
+            return
+        resolution = resolve(ids, self.card["genes"], self.table)
+        self.summary["n_genes_found"] = resolution.matched
+        self._overlap(resolution)
+
+    def _read_table(self) -> None:
+        if self.table_path is None:
+            raise RefmapError(f"id_table '{self.row['id_table']}' does not exist.")
+        self.table = read_id_table(self.table_path, self.row["id_table"])
+
+    def _overlap(self, resolution: Resolution) -> None:
+        fault = overlap_fault(self.query, self.row, self.card, resolution, self.table)
+        if fault:
+            self.faults.append(fault)
+        else:
+            self.warnings += overlap_warnings(self.query, self.row, self.card, resolution)
+
+    def batch(self) -> None:
+        row, key = self.row, self.row["batch_key"]
+        if not self.card["batch_key"]:
+            if key:
+                self.warnings.append(
+                    f"The model was trained without batches: batch_key '{key}' of query '{row['query']}' is not used."
+                )
+            return
+        if not key:
+            if row["one_batch"]:
+                self._count_batches(np.full(self.query.n_obs, f"{row['dataset']}.{row['file_id']}", dtype=object))
+            else:
+                self._fault(f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key.")
+            return
+        column = self.query.obs_column(key)
+        missing = int((as_text(column) == "").sum())
+        if missing and not row["one_batch"]:
+            self._fault(
+                f"has {missing:,} of {len(column):,} cells without a value in batch column '{key}': fill them, remove these cells, or set one_batch: true."
+            )
+        names = as_text(column)
+        self._count_batches(names if row["one_batch"] else names[names != ""])
+
+    def _count_batches(self, values: np.ndarray) -> None:
+        counts = Counter(values)
+        unknown = sorted(set(counts) - set(self.card["batches"]))
+        if self.card["fixed_batches"] and unknown:
+            self._fault(
+                f"has {listed(unknown)} in batch column '{self.row['batch_key']}', but surgery on a {self.card['class_name']} takes "
+                f"the reference's own batches alone, {listed(self.card['batches'])}: say which of these each cell belongs to, "
+                "and give what is new as a categorical covariate of the model."
+            )
+        names = name_batches(list(counts), self.row, self.card)
+        self.batches = {value: {"cells": cells, "name": names[value]} for value, cells in counts.items()}
+
+    def labels(self) -> None:
+        given, known = self.row["labels_keys"], self.card["labels"]
+        if not given:
+            return
+        for key in given:
+            self.query.obs_column(key)
+        if not known:
+            self.warnings.append(
+                f"The model was trained without labels: surgery learns nothing from labels_key {listed(given)} of query "
+                f"'{self.row['query']}'."
+            )
+            return
+        if len(given) > len(known) or len(set(given)) != len(given):
+            self._fault(
+                f"is given the labels columns {listed(given)} but the model has {listed(known)}: name at most one for each."
+            )
+            return
+        if not self.card["learns_labels"] and not self.card["takes_new_labels"]:
+            self.warnings.append(
+                f"{self.card['class_name']} makes no use of a query's labels: labels_key {listed(given)} of query "
+                f"'{self.row['query']}' is not used."
+            )
+            return
+        if self.row["truth_key"] in given and self.card["predicts"]:
+            self.warnings.append(
+                f"labels_key and truth_key are both '{self.row['truth_key']}': the accuracy is that on labels which the model was given."
+            )
+        if self.card["unlabeled_category"] is not None:
+            for key, column in pair_labels(given, list(known)).items():
+                self._known_labels(column, known[key])
+
+    def _known_labels(self, key: str, known: list[str]) -> None:
+        labels = as_text(self.query.obs_column(key))
+        given = (labels != "") & (labels != self.card["unlabeled_category"])
+        unknown = Counter(labels[given & ~np.isin(labels, known)])
+        usable = given if self.card["takes_new_labels"] else given & np.isin(labels, known)
+        where = f"query '{self.row['query']}', labels column '{key}'"
+        if unknown:
+            fate = "taken as new" if self.card["takes_new_labels"] else "taken as unlabeled"
+            self.warnings.append(
+                f"{where}: {sum(unknown.values()):,} cells have labels that the model does not know "
+                f"({listed(unknown, 3)}), and are {fate}."
+            )
+        if not usable.any():
+            self.warnings.append(f"{where}: no cell has a label that the model can use, so all are taken as unlabeled.")
+        elif usable.all() and self.card["predicts"]:
+            self.warnings.append(f"{where}: every cell is labeled, so no prediction is independent of what was given.")
+
+    def truth(self) -> None:
+        if self.row["truth_key"]:
+            self.query.obs_column(self.row["truth_key"])
+
+    def _covariates(self, option: str, wanted: list[str]) -> dict[str, str]:
+        """The query's column for each of the model's covariates; none, with a fault, if they cannot be paired."""
+        given = self.row[option]
+        if len(given) != len(wanted):
+            self._fault(
+                f"is given {len(given)} {option} ({listed(given)}) but the model has {len(wanted)} ({listed(wanted)}): name one column for each."
+            )
+            return {}
+        if len(set(given)) != len(given):
+            self._fault(f"is given a column twice in {option} ({listed(given)}): name one column for each of {listed(wanted)}.")
+            return {}
+        return pair_covariates(given, wanted)
+
+    def categorical(self) -> None:
+        known = self.card["categorical_covariates"]
+        for key, column in self._covariates("categorical_covariate_keys", list(known)).items():
+            self._attempt(lambda key=key, column=column: self._levels(column, known[key]))
+
+    def _levels(self, column: str, known: list[str]) -> None:
+        new = sorted(set(as_text(self._complete(column))) - {"", *known})
+        self.new_levels[column] = new
+        if new and known:
+            self.warnings.append(
+                f"query '{self.row['query']}', covariate column '{column}': {listed(new, 3)} "
+                f"{'is' if len(new) == 1 else 'are'} new to the model, which knows {listed(known, 3)}, and learned in surgery."
+            )
+
+    def _complete(self, column: str) -> pd.Series:
+        values = self.query.obs_column(column)
+        missing = int(values.isna().sum())
+        if missing:
+            self._fault(
+                f"has {missing:,} of {len(values):,} cells without a value in covariate column '{column}': fill them or remove these cells."
+            )
+        return values
+
+    def _numeric(self, column: str, positive: bool = False) -> None:
+        values = self._complete(column)
+        if not pd.api.types.is_numeric_dtype(values.dtype):
+            self._fault(
+                f"has values in column '{column}' that are not numbers (such as {listed(values.unique(), 3)}): store it as numbers."
+            )
+            return
+        numbers = values.to_numpy(float, na_value=np.nan)
+        wrong = np.isinf(numbers)
+        if positive:
+            wrong |= numbers <= 0
+        if wrong.any():
+            self._fault(
+                f"has {int(wrong.sum()):,} cells whose value in column '{column}' is infinite{' or not above 0' if positive else ''} "
+                f"(such as {values[wrong].iloc[0]}): mend these or remove the cells."
+            )
+
+    def continuous(self) -> None:
+        for column in self._covariates("continuous_covariate_keys", self.card["continuous_covariates"]).values():
+            self._attempt(lambda column=column: self._numeric(column))
+
+    def size_factor(self) -> None:
+        given, wanted = self.row["size_factor_key"], self.card["size_factor_key"]
+        if wanted and not given:
+            self._fault(f"needs size factors, as the model was trained with '{wanted}': set size_factor_key.")
+        elif given and not wanted:
+            self.warnings.append(
+                f"The model was trained without size factors: size_factor_key '{given}' of query '{self.row['query']}' is not used."
+            )
+        elif given:
+            self._numeric(given, positive=True)
+
+    def proteins(self) -> None:
+        if not self.card["proteins"]:
+            return
+        _, match = find_proteins(self.query, self.row, self.card)
+        self.summary["n_proteins_found"] = len(self.card["proteins"]) - len(match.missing)
+        self.warnings += match.warnings
+
+    def programs(self) -> None:
+        row = self.row
+        if not row["gmt"]:
+            return
+        if not self.card["takes_gmt"]:
+            self.warnings.append(f"The model learns no gene programmes: gmt '{row['gmt']}' is not used.")
+        elif self.gmt_path is None:
+            raise RefmapError(f"gmt '{row['gmt']}' does not exist.")
+        else:
+            self.gene_programs = read_gmt(self.gmt_path, row["gmt"])
+
+    def family(self) -> None:
+        """What the model's family takes as options, and what else it cannot do of this mapping."""
+        known = {name: Option(**option) for name, option in self.card["options"].items()}
+        self.options = read_options(self.row["options"], known, f"{self.card['class_name']} models")
+        for name, option in known.items():
+            if option.kind == "column" and self.options[name]:
+                self.query.obs_column(self.options[name])
+        if self.card["family"]:
+            self.faults += by_name(self.card["family"]).faults(self.row, self.card, self.options, self.gene_programs)
+
+    def colors(self) -> None:
+        keys = list(self.card["labels"])
+        if self.card["hierarchy"]:
+            keys.append(f"{self.card['hierarchy']['labels_key']}_tree")
+        made = [*self.card["adds"], *(f"{key}_{what}" for key in keys for what in MADE_OF_PREDICTIONS)]
+        missing = [color for color in self.row["umap_colors"] if color not in [*self.query.obs_columns, *made]]
+        if missing:
+            self.warnings.append(
+                f"query '{self.row['query']}' has no obs column for umap_colors {listed(missing)}: left out of the plots."
+            )
+
+    def reference(self) -> None:
+        """What was found wrong with the reference cells that the row names."""
+        if fault := self.row.get("reference_fault"):
+            self.faults.append(fault)

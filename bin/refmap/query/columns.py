@@ -1,0 +1,67 @@
+"""The columns of obs that a model was set up with, made of the query's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from .elements import as_text
+from .query import Query
+
+# Where the model knows no name for 'no label'.
+UNLABELED = "Unknown"
+
+
+def pair_covariates(row_keys: Sequence[str], model_keys: Sequence[str]) -> dict[str, str]:
+    """The query's column for each of the model's covariates: of the same name, else the next in order. Equal numbers of both."""
+    rest = iter([key for key in row_keys if key not in model_keys])
+    return {key: key if key in row_keys else next(rest) for key in model_keys}
+
+
+def pair_labels(row_keys: Sequence[str], model_keys: Sequence[str]) -> dict[str, str]:
+    """The query's column for each of the model's label columns: of the same name, else the next in order; no more than there are."""
+    rest = iter([key for key in row_keys if key not in model_keys])
+    pairs = {key: key if key in row_keys else next(rest, None) for key in model_keys}
+    return {key: column for key, column in pairs.items() if column}
+
+
+def unlabeled(card: dict) -> str:
+    return UNLABELED if card["unlabeled_category"] is None else card["unlabeled_category"]
+
+
+def model_obs(query: Query, row: dict, card: dict, plan: dict) -> pd.DataFrame:
+    """The columns of obs that the model reads, under its own keys; the index holds the query's cells, in order."""
+    obs = pd.DataFrame(index=pd.Index(query.obs_names, dtype=object))
+    if card["batch_key"]:
+        obs[card["batch_key"]] = pd.Categorical(_batches(query, row, plan))
+    given = pair_labels(row["labels_keys"], list(card["labels"]))
+    for key in card["labels"]:
+        obs[key] = pd.Categorical(_labels(query, given.get(key), card["labels"][key], card))
+    for key, column in pair_covariates(row["categorical_covariate_keys"], card["categorical_covariates"]).items():
+        obs[key] = pd.Categorical(as_text(query.obs_column(column)))
+    for key, column in pair_covariates(row["continuous_covariate_keys"], card["continuous_covariates"]).items():
+        obs[key] = query.obs_column(column).to_numpy(float)
+    if card["size_factor_key"]:
+        obs[card["size_factor_key"]] = query.obs_column(row["size_factor_key"]).to_numpy(float)
+    return obs
+
+
+def _batches(query: Query, row: dict, plan: dict) -> np.ndarray:
+    names = {value: batch["name"] for value, batch in plan["batches"].items()}
+    if row["one_batch"]:
+        return np.full(query.n_obs, next(iter(names.values())), dtype=object)
+    return np.array([names[value] for value in as_text(query.obs_column(row["batch_key"]))], dtype=object)
+
+
+def _labels(query: Query, column: str | None, known: list[str], card: dict) -> np.ndarray:
+    """The query's labels. One that is missing, or that the model cannot make use of, is the unlabeled category."""
+    if not column:
+        return np.full(query.n_obs, unlabeled(card), dtype=object)
+    labels = as_text(query.obs_column(column))
+    usable = labels != ""
+    if card["unlabeled_category"] is not None and not card["takes_new_labels"]:
+        usable &= np.isin(labels, known)
+    labels[~usable] = unlabeled(card)
+    return labels

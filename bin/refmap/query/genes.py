@@ -1,0 +1,175 @@
+"""Which of the model's genes each column of a query counts for."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..common.errors import RefmapError, listed
+from .elements import as_text
+from .query import Query
+
+ENSEMBL_VERSION = re.compile(r"(ENS[A-Z]*[GTP]\d{6,})\.\d+")
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """For each column of the query, the index of the model's gene it counts for, or -1; and how that came about, in columns."""
+
+    target: np.ndarray  # (query columns,) int32
+    found: np.ndarray  # (model genes,) bool
+    stripped: int
+    translated: int
+    ambiguous: int
+
+    @property
+    def matched(self) -> int:
+        """Genes of the model that the query has."""
+        return int(self.found.sum())
+
+    @property
+    def dropped(self) -> int:
+        """Columns of the query that count for no gene of the model."""
+        return int((self.target < 0).sum())
+
+    @property
+    def summed(self) -> int:
+        """Columns of the query that are merged into another."""
+        return len(self.target) - self.dropped - self.matched
+
+    @property
+    def overlap(self) -> float:
+        """The share of the model's genes that the query has."""
+        return self.matched / len(self.found)
+
+
+def strip_version(gene: str) -> str:
+    """ENSG00000141510.18 -> ENSG00000141510; anything that is no versioned Ensembl id stays as it is."""
+    match = ENSEMBL_VERSION.fullmatch(gene)
+    return match.group(1) if match else gene
+
+
+class _Genes:
+    """The model's genes by id: exactly, or else with the versions stripped on both sides."""
+
+    def __init__(self, genes: Sequence[str]):
+        self.exact: dict[str, int] = {}
+        self.stripped: dict[str, set[int]] = defaultdict(set)
+        for index, gene in enumerate(genes):
+            self.exact.setdefault(gene, index)
+            self.stripped[strip_version(gene)].add(index)
+
+    def find(self, gene: str) -> set[int]:
+        if gene in self.exact:
+            return {self.exact[gene]}
+        return self.stripped.get(strip_version(gene), set())
+
+
+def resolve(query_ids: Sequence[str], model_genes: Sequence[str], table: Iterable[tuple[str, str]] | None = None) -> Resolution:
+    """Find the model's gene for each column of a query.
+
+    An id is looked up exactly; else with Ensembl versions stripped; else through the pairs of `table`, in either direction.
+    An id that leads to several genes of the model is ambiguous and counts for none.
+    """
+    genes = _Genes(model_genes)
+    partners = defaultdict(set)
+    for one, other in table or ():
+        partners[strip_version(one)].add(other)
+        partners[strip_version(other)].add(one)
+
+    target = np.full(len(query_ids), -1, dtype=np.int32)
+    stripped = translated = ambiguous = 0
+    for column, gene in enumerate(query_ids):
+        hits = genes.find(gene)
+        through_table = not hits
+        if through_table:
+            hits = set().union(*(genes.find(partner) for partner in partners.get(strip_version(gene), ())))
+        if len(hits) == 1:
+            (target[column],) = hits
+            translated += through_table
+            stripped += not through_table and gene not in genes.exact
+        ambiguous += len(hits) > 1
+    found = np.zeros(len(model_genes), dtype=bool)
+    found[target[target >= 0]] = True
+    return Resolution(target, found, stripped, translated, ambiguous)
+
+
+def read_id_table(path: Path, shown_as: str | None = None) -> list[tuple[str, str]]:
+    """Pairs of ids from a CSV or TSV of two columns; a header does no harm, since no gene is called like it.
+
+    Raises RefmapError if it cannot be read or has not two columns.
+    """
+    shown_as = shown_as or str(path)
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefmapError(f"id_table '{shown_as}' cannot be read ({error}): give a CSV or TSV of two columns.") from error
+    delimiter = "\t" if any("\t" in line for line in lines[:1]) else ","
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter) if any(row)]
+    if not rows:
+        raise RefmapError(f"id_table '{shown_as}' is empty: give a CSV or TSV of two columns.")
+    for number, row in enumerate(rows, 1):
+        if len(row) != 2:
+            raise RefmapError(f"id_table '{shown_as}' has {len(row)} columns in row {number}: give a CSV or TSV of two columns.")
+    return [(one, other) for one, other in rows if one and other]
+
+
+def overlap_fault(query: Query, row: dict, card: dict, resolution: Resolution, table: list[tuple[str, str]] | None) -> str | None:
+    """The sentence that refuses a query with too few of the model's genes, or None.
+
+    It names the columns of var whose values would do better.
+    """
+    if resolution.overlap >= row["min_gene_overlap"] and resolution.matched:
+        return None
+    ids = query.gene_ids(row["layer"], row["var_key"])
+    where = f"var column '{row['var_key']}'" if row["var_key"] else "the var index"
+    if resolution.matched:
+        found = (
+            f"has {resolution.matched:,} of the model's {len(card['genes']):,} genes ({resolution.overlap:.1%}), "
+            f"fewer than min_gene_overlap ({row['min_gene_overlap']:.0%})"
+        )
+    else:
+        found = f"has none of the model's {len(card['genes']):,} genes: {where} has {listed(ids[:3])}, the model has {listed(card['genes'][:3])}"
+    better = {
+        key: gain
+        for key, gain in _gene_columns(query, row, card, table).items()
+        if gain > resolution.matched and key != row["var_key"]
+    }
+    if better:
+        fix = "set var_key: " + " or ".join(f"'{key}' (gives {gain:,} genes)" for key, gain in better.items())
+    else:
+        fix = "set var_key to a column of var with the model's kind of ids, give an id_table, or use a model of the same species and ids"
+    return str(query.fault(f"{found}; {fix}."))
+
+
+def _gene_columns(query: Query, row: dict, card: dict, table) -> dict[str, int]:
+    """How many of the model's genes each text column of var would give, best first."""
+    frame = query.gene_frame(row["layer"])
+    gains = {}
+    for column in frame.columns:
+        values = frame[column]
+        if not pd.api.types.is_numeric_dtype(values.dtype):
+            gains[column] = resolve(as_text(values), card["genes"], table).matched
+    return dict(sorted(((key, gain) for key, gain in gains.items() if gain), key=lambda item: -item[1])[:3])
+
+
+def overlap_warnings(query: Query, row: dict, card: dict, resolution: Resolution) -> list[str]:
+    """Sentences about genes that are no reason to stop."""
+    warnings = []
+    if resolution.overlap < row["warn_gene_overlap"]:
+        warnings.append(
+            f"query '{query.shown_as}' has {resolution.matched:,} of the model's {len(card['genes']):,} genes "
+            f"({resolution.overlap:.1%}, less than {row['warn_gene_overlap']:.0%}): the others are filled with zeros."
+        )
+    if resolution.ambiguous:
+        warnings.append(
+            f"query '{query.shown_as}' has {resolution.ambiguous:,} gene ids that lead to several genes of the model: they are left out."
+        )
+    return warnings

@@ -1,0 +1,295 @@
+"""A query dataset on disk: .h5ad, .zarr (format 2 and 3) or .h5mu, told apart by content and read piece by piece.
+
+Metadata are read when asked for; a matrix is only ever read in blocks of rows, so memory does not follow the number of cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import zarr
+from anndata.io import read_elem, sparse_dataset
+from scipy import sparse
+
+from ..common.errors import RefmapError, listed, nearest
+from .elements import Frame, Source, as_text, encoding, is_group, text
+from .matrix import Matrix
+
+
+@dataclass
+class Proteins:
+    """Protein counts of a query: their names, and `rows(start, stop)` -> float array (cells x proteins)."""
+
+    name: str
+    names: list[str]
+    n_obs: int
+    rows: Callable[[int, int], np.ndarray]
+
+
+class Query(Source):
+    """A query dataset, open for reading.
+
+    `shown_as` is the path as the user wrote it, for messages: a workflow may have staged the file under another name. `called` is
+    what messages call it.
+    """
+
+    def __init__(self, path: Path, shown_as: str | None = None, modality: str | None = None, called: str = "query"):
+        super().__init__(shown_as or str(path), called)
+        self.path = Path(path)
+        self.container, self.format = self._open()
+        self.root = self._choose(modality)
+
+    def _open(self) -> tuple[h5py.Group | zarr.Group, str]:
+        path = self.path
+        if not path.exists():
+            raise RefmapError(f"{self.called} file '{self.shown_as}' does not exist.")
+        if path.is_dir():
+            if not any((path / name).is_file() for name in (".zgroup", "zarr.json")):
+                raise self.fault("is a folder but no zarr store (no .zgroup or zarr.json in it): give an .h5ad, .zarr or .h5mu.")
+            with self.reading("its top group"):
+                return zarr.open_group(path, mode="r"), "zarr"
+        if path.stat().st_size == 0:
+            raise self.fault("is empty (0 bytes): copy it again.")
+        if not h5py.is_hdf5(path):
+            raise self.fault("is neither an HDF5 file (.h5ad, .h5mu) nor a zarr store: give a file that anndata can read.")
+        with self.reading("its top group"):
+            file = h5py.File(path, "r")
+            return file, "h5mu" if "mod" in file and "obs" in file else "h5ad"
+
+    def _choose(self, modality: str | None) -> h5py.Group | zarr.Group:
+        """The group of the AnnData that holds the counts: the file itself or, of several modalities, the one asked for."""
+        root = self.container
+        if self.multimodal:
+            wanted = modality or "rna"
+            if wanted not in root["mod"]:
+                raise self.fault(
+                    f"has no modality '{wanted}': set modality to one of {listed(root['mod'])}.{nearest(wanted, root['mod'])}"
+                )
+            root = root["mod"][wanted]
+        if "obs" not in root or "var" not in root:
+            hint = " It looks like a Cell Ranger .h5: convert it with scanpy.read_10x_h5 first." if "matrix" in root else ""
+            raise self.fault(f"holds no AnnData (no obs or no var in it).{hint}")
+        return root
+
+    @property
+    def multimodal(self) -> bool:
+        return "mod" in self.container and "obs" in self.container
+
+    def close(self) -> None:
+        if isinstance(self.container, h5py.File):
+            self.container.close()
+
+    def __enter__(self) -> Query:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    # Tables
+
+    @property
+    def prehistoric(self) -> bool:
+        """Written before anndata 0.7: tables are compound arrays, and categories lie in `uns`."""
+        return not is_group(self.root["obs"])
+
+    @cached_property
+    def _backed(self) -> anndata.AnnData:
+        with self.reading("obs and var"):
+            if self.format == "zarr":
+                return anndata.read_zarr(self.path)
+            return anndata.read_h5ad(self.path, backed="r")
+
+    def _frame(self, key: str) -> Frame:
+        return Frame(getattr(self._backed, key) if self.prehistoric else self.root[key], self)
+
+    @cached_property
+    def obs(self) -> Frame:
+        return self._frame("obs")
+
+    @cached_property
+    def var(self) -> Frame:
+        return self._frame("var")
+
+    @property
+    def obs_names(self) -> np.ndarray:
+        return self.obs.index
+
+    @property
+    def n_obs(self) -> int:
+        return len(self.obs)
+
+    @cached_property
+    def _shared_obs(self) -> Frame | None:
+        """Of several modalities: the table of all cells."""
+        return Frame(self.container["obs"], self) if self.multimodal else None
+
+    @cached_property
+    def obs_columns(self) -> list[str]:
+        shared = self._shared_obs.columns if self._shared_obs else []
+        return list(dict.fromkeys([*self.obs.columns, *shared]))
+
+    def obs_column(self, column: str) -> pd.Series:
+        """A column of obs, in the order of the cells; for .h5mu, of the modality's obs or else of the one they share.
+
+        Raises RefmapError naming the nearest column if there is none.
+        """
+        if column in self.obs:
+            return self.obs[column]
+        if column not in self.obs_columns:
+            raise self.missing_column(column)
+        shared = pd.Series(self._shared_obs[column].array, index=self._shared_obs.index)
+        return shared.reindex(self.obs_names).reset_index(drop=True)
+
+    def missing_column(self, column: str) -> RefmapError:
+        return self.fault(
+            f"has no obs column '{column}': its columns are {listed(self.obs_columns)}.{nearest(column, self.obs_columns)}"
+        )
+
+    # Matrices
+
+    @cached_property
+    def _raw(self):
+        """(X, var) of raw as stored elements, or None."""
+        if "raw" in self.root and is_group(self.root["raw"]) and "X" in self.root["raw"]:
+            return self.root["raw"]["X"], self.root["raw"]["var"]
+        if "raw.X" in self.root:
+            return self.root["raw.X"], self.root["raw.var"]
+        return None
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """What can be asked of :meth:`matrix`: 'X', the layers, 'raw'."""
+        names = ["X"] if "X" in self.root and encoding(self.root["X"]) != "null" else []
+        names += list(self.root["layers"]) if "layers" in self.root else []
+        return names + (["raw"] if self._raw else [])
+
+    def check_layer(self, layer: str) -> None:
+        """Raises RefmapError listing what there is if the layer is not."""
+        if layer not in self.layers:
+            what = "no X" if layer == "X" else "no raw.X" if layer == "raw" else f"no layer '{layer}'"
+            raise self.fault(f"has {what}: set layer to one of {listed(self.layers)}.{nearest(layer, self.layers)}")
+
+    def matrix(self, layer: str = "X") -> Matrix:
+        """The matrix of a layer: 'X', the name of a layer, or 'raw'.
+
+        Raises RefmapError if it is not there, or not of one row a cell and one column a gene.
+        """
+        self.check_layer(layer)
+        elem = self._raw[0] if layer == "raw" else self.root["X"] if layer == "X" else self.root["layers"][layer]
+        with self.reading(layer_name(layer)):
+            matrix = Matrix(sparse_dataset(elem) if is_group(elem) else elem, layer_name(layer), self)
+            if is_group(elem) and int(elem["indptr"][-1]) != elem["data"].shape[0]:
+                raise ValueError("its indptr and data disagree")
+        shape = (self.n_obs, len(self.gene_frame(layer)))
+        if matrix.shape != shape:
+            raise self.fault(
+                f"is damaged: {matrix.name} is {matrix.shape} but obs and var have {shape} rows: write it anew with anndata."
+            )
+        return matrix
+
+    def gene_frame(self, layer: str = "X") -> Frame:
+        """The `var` that goes with a layer: `raw` has its own."""
+        if layer != "raw":
+            return self.var
+        if not self.prehistoric:
+            return Frame(self._raw[1], self)
+        return Frame(self._backed.raw.var, self)
+
+    def gene_ids(self, layer: str = "X", var_key: str | None = None) -> np.ndarray:
+        """The ids of the genes as an object array of str: the var index, or column `var_key` of var ('' where missing).
+
+        Raises RefmapError naming the nearest column if there is none.
+        """
+        frame = self.gene_frame(layer)
+        if var_key is None:
+            return frame.index
+        if var_key not in frame:
+            where = "raw.var" if layer == "raw" else "var"
+            raise self.fault(
+                f"has no {where} column '{var_key}' (var_key): its columns are {listed(frame.columns)}.{nearest(var_key, frame.columns)}"
+            )
+        ids = frame[var_key]
+        if pd.api.types.is_float_dtype(ids.dtype) and (ids.dropna() % 1 == 0).all():
+            ids = ids.astype("Int64")  # whole numbers become floats where one is missing
+        return as_text(ids)
+
+    # Proteins
+
+    def proteins(self, key: str) -> Proteins:
+        """Protein counts: `key` is a modality of an .h5mu, or an obsm key holding a table, or an array whose names lie in uns.
+
+        Raises RefmapError if there are none, or no names for them.
+        """
+        if self.multimodal and key in self.container["mod"]:
+            return self._protein_modality(key)
+        found = list(self.root["obsm"]) if "obsm" in self.root else []
+        if key not in found:
+            known = [*found, *(self.container["mod"] if self.multimodal else [])]
+            raise self.fault(
+                f"has no protein data '{key}' (protein_key): its obsm keys and modalities are {listed(known)}.{nearest(key, known)}"
+            )
+        elem = self.root["obsm"][key]
+        if encoding(elem) == "dataframe":
+            return self._protein_frame(key, Frame(elem, self), elem)
+        stored = read_elem(elem) if is_group(elem) else elem
+        return Proteins(f"obsm '{key}'", self._protein_names(key, stored.shape[1]), self.n_obs, lambda a, b: _dense(stored[a:b]))
+
+    def _protein_frame(self, key: str, frame: Frame, elem) -> Proteins:
+        if frame.whole is not None:
+            whole = frame.whole
+            return Proteins(f"obsm '{key}'", frame.columns, self.n_obs, lambda a, b: whole.iloc[a:b].to_numpy(float))
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            return np.column_stack([np.asarray(elem[name][start:stop], dtype=float) for name in frame.columns])
+
+        return Proteins(f"obsm '{key}'", frame.columns, self.n_obs, rows)
+
+    def _protein_names(self, key: str, width: int) -> list[str]:
+        """Names of the columns of an obsm array, from the uns entries that tools write them to."""
+        for name in (f"{key}_names", "protein_names", f"{key}_columns"):
+            if "uns" in self.root and name in self.root["uns"]:
+                names = np.asarray(read_elem(self.root["uns"][name]), dtype=object).ravel()
+                if len(names) == width:
+                    return [text(value) for value in names]
+        raise self.fault(
+            f"has no names for the {width} proteins of obsm '{key}': store it as a DataFrame, or put the names in uns['{key}_names']."
+        )
+
+    def _protein_modality(self, key: str) -> Proteins:
+        """A modality's X in the order of the query's cells; cells that it lacks are all zero."""
+        other = Query(self.path, self.shown_as, key)
+        matrix = other.matrix("X")
+        order = pd.Index(other.obs_names).get_indexer(self.obs_names)
+        in_order = np.array_equal(order, np.arange(self.n_obs))
+        # Only a modality stored by the column, or in another order than the counts, must be held whole.
+        whole = (
+            None
+            if in_order and matrix.format != "csc"
+            else sparse.vstack([chunk for _, chunk in matrix.chunks(4096)], format="csr")
+        )
+
+        def rows(start: int, stop: int) -> np.ndarray:
+            if whole is None:
+                return _dense(matrix.elem[start:stop])
+            taken = order[start:stop]
+            values = np.asarray(whole[np.maximum(taken, 0)].toarray(), dtype=float)
+            values[taken < 0] = 0
+            return values
+
+        return Proteins(f"modality '{key}'", list(other.gene_ids()), self.n_obs, rows)
+
+
+def _dense(block) -> np.ndarray:
+    return np.asarray(block.toarray() if sparse.issparse(block) else block, dtype=float)
+
+
+def layer_name(layer: str) -> str:
+    """How a layer is called in messages."""
+    return {"X": "X", "raw": "raw.X"}.get(layer, f"layers/{layer}")

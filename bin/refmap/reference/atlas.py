@@ -1,0 +1,120 @@
+"""Bring an atlas into the form that a reference is trained on: as if it were mapped onto itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..common.errors import RefmapError
+from ..families import reference_options, trainable
+from ..hierarchy import base_parameters
+from ..models.card import ModelCard
+from ..query.align import align
+from ..query.checks import check
+from ..query.elements import as_text
+from ..query.query import Query
+
+# How counts are normalised for a reference that wants it, scanpy's usual way but for the genes: a query's total must not
+# hang on genes that the reference lacks.
+NORMALIZATION = {"target_sum": 1e4, "genes": "model"}
+
+
+def align_reference(atlas: Path, settings: dict, out: Path) -> dict:
+    """Check an atlas as a query is checked, and write what a reference is trained on as an AnnData zarr.
+
+    Parameters
+    ----------
+    atlas
+        .h5ad, .zarr or .h5mu with counts, cells x genes.
+    settings
+        The pipeline's parameters ``reference``, ``reference_*``, ``family`` and ``seed``.
+    out
+        Path of the AnnData zarr: X (cells x distinct gene ids) counts or log-normalised values, whichever the family wants;
+        obs and obsm under the atlas's own keys.
+
+    Returns
+    -------
+    The settings under the names that a family's training takes.
+
+    Raises
+    ------
+    RefmapError
+        With all that is wrong with the atlas, a line each.
+    """
+    settings = base_parameters(settings)
+    kind = trainable()[settings["family"]]
+    options = reference_options(settings)
+    wants = kind.input(options)
+    trained = {
+        "family": settings["family"],
+        "seed": settings["seed"],
+        "batch_key": settings["reference_batch_key"],
+        "labels_keys": _several(settings["reference_labels_key"]),
+        "unlabeled_category": settings["reference_unlabeled_category"],
+        "categorical_covariate_keys": _several(settings["reference_categorical_covariate_keys"]),
+        "continuous_covariate_keys": _several(settings["reference_continuous_covariate_keys"]),
+        "protein_key": settings["reference_protein_key"],
+        "n_latent": settings["reference_n_latent"],
+        "n_layers": settings["reference_n_layers"],
+        "max_epochs": settings["reference_max_epochs"],
+        "options": options,
+        "normalization": NORMALIZATION if wants == "lognorm" else None,
+    }
+    shown_as = settings["reference"] or "the demo's atlas"
+    row = _row(settings, trained, shown_as)
+    with Query(atlas, shown_as) as query:
+        card = _card(query, row, trained, wants)
+        plan = check(atlas, row, card)
+        if plan["faults"]:
+            raise RefmapError("\n".join(plan["faults"]))
+        trained["normalization"] = align(query, row, card, plan, out)["normalization"]
+    return trained
+
+
+def _several(value: str | None) -> list[str]:
+    return [part.strip() for part in (value or "").split(";") if part.strip()]
+
+
+def _row(settings: dict, trained: dict, shown_as: str) -> dict:
+    """The atlas as a row of a sheet."""
+    return {
+        "dataset": "reference",
+        "file_id": "reference",
+        "query": shown_as,
+        "layer": settings["reference_layer"],
+        "var_key": settings["reference_var_key"],
+        "id_table": None,
+        "modality": None,
+        "truth_key": None,
+        "size_factor_key": None,
+        "one_batch": False,
+        "umap_colors": [],
+        "gmt": None,
+        "options": {},
+        "min_gene_overlap": 0.0,
+        "warn_gene_overlap": 0.0,
+        **{key: trained[key] for key in ("batch_key", "labels_keys", "protein_key")},
+        **{key: trained[key] for key in ("categorical_covariate_keys", "continuous_covariate_keys")},
+    }
+
+
+def _card(query: Query, row: dict, trained: dict, wants: str) -> dict:
+    """The card of a model that wants just what the atlas has."""
+    labels = {
+        key: sorted(set(as_text(query.obs_column(key))) - {"", trained["unlabeled_category"]}) if key in query.obs_columns else []
+        for key in row["labels_keys"]
+    }
+    card = ModelCard(
+        model=row["query"],
+        class_name=trained["family"],
+        genes=list(dict.fromkeys(query.gene_ids(row["layer"], row["var_key"]))),
+        input=wants,
+        normalization=trained["normalization"],
+        batch_key=row["batch_key"],
+        labels=labels,
+        unlabeled_category=trained["unlabeled_category"],
+        categorical_covariates={key: [] for key in row["categorical_covariate_keys"]},
+        continuous_covariates=row["continuous_covariate_keys"],
+        protein_key=row["protein_key"],
+        proteins=list(query.proteins(row["protein_key"]).names) if row["protein_key"] else [],
+    )
+    return card.to_json()

@@ -1,0 +1,44 @@
+"""The model card: what a run must know of a reference before it starts, read without ever loading the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..common.errors import RefmapError
+from ..families import recognise
+from ..hierarchy import with_hierarchy
+from ..models.card import ModelCard
+from ..models.folder import ModelFolder
+
+
+def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = False) -> ModelCard:
+    """Recognise and describe the model in a folder (or the folder of a file) without executing anything of it.
+
+    What is wrong with the model stands in the card's `fault`; nothing is raised. `trust_models` lets a model pass whose
+    pickles name things outside the list of `pickles.ALLOWED`; the card itself is made inertly all the same.
+    """
+    shown = shown_as or str(path)
+    try:
+        folder = ModelFolder(Path(path), shown)
+    except RefmapError as error:
+        return ModelCard(model=shown, fault=str(error))
+    card = ModelCard(model=shown)
+    try:
+        family = recognise(folder)
+        card.family, card.env = family.name, family.env
+        card = family.card(folder)
+        card.model, card.family, card.env = shown, family.name, family.env
+        card.options = {name: option.to_json() for name, option in family.options.items()}
+        for fact, value in folder.facts.items():
+            setattr(card, fact, value)
+        with_hierarchy(card, folder)
+    except RefmapError as error:
+        card.fault = str(error)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # contents that no library writes
+        card.fault = f"{shown} is damaged: its attributes are not those of a saved model ({error})."
+    card.sha256 = folder.sha256()
+    card.globals = folder.globals()
+    card.trusted = trust_models
+    if not trust_models:
+        card.fault = folder.refusal() or card.fault
+    return card

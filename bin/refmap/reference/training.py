@@ -1,0 +1,60 @@
+"""Train a reference on an aligned atlas, and embed the cells of one by its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+
+from ..common.cli import remove
+from ..common.storage import write_zarr
+from ..families import by_name, trainer_of
+from ..families.base import Settings
+from ..families.options import defaults as option_defaults
+from ..hierarchy import below_hierarchy
+from ..models.folder import ModelFolder
+from .inspection import inspect_model
+
+
+def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path | None = None, log=print) -> None:
+    """Train a reference that is ready for surgery; see the families for what `settings` hold.
+
+    Parameters
+    ----------
+    aligned
+        AnnData zarr: cells x genes, as :func:`refmap.reference.atlas.align_reference` writes it.
+    folder
+        Where the model goes.
+    embedding
+        Where the latent of the reference's own cells goes, if it is wanted: AnnData zarr, obsm ``X_emb``, obs as aligned.
+
+    Raises
+    ------
+    RefmapError
+        If the family cannot be trained from what is there, or training diverges.
+    """
+    family = trainer_of(settings["family"])
+    remove(folder)
+    family.train_reference(ad.read_zarr(aligned), settings, folder, log)
+    if embedding:
+        cells = ad.read_zarr(aligned)  # again, as training may have changed those that it was given
+        latent = embed_reference(cells, folder, inspect_model(folder).to_json(), settings["seed"])
+        write_zarr(ad.AnnData(obs=cells.obs, obsm={"X_emb": latent}), embedding)
+
+
+def embed_reference(cells: ad.AnnData, model: Path, card: dict, seed: int) -> np.ndarray:
+    """Return the latent of aligned cells whose batches a model knows: float32, cells x latent dimensions.
+
+    Raises RefmapError if the model is not the one that `card` describes, or cannot be loaded.
+    """
+    folder = ModelFolder(model, card["model"])
+    folder.verify(card["sha256"])
+    surgery_of = by_name(card["family"]).surgery()
+    surgery_of.seed(seed)
+    # Some families leave genes out of what they train on; a hierarchy's labels are none of the model's below it.
+    cells = cells[:, card["genes"]].copy()
+    cells.obs, model_card = below_hierarchy(cells.obs, card)
+    return surgery_of.prepare(
+        folder.path, cells, model_card, Settings(seed=seed, options=option_defaults(card["options"]))
+    ).embed()

@@ -1,0 +1,158 @@
+"""What is known of a mapping's cells, from the query, its model and the reference's own cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from ..common.cli import read_json
+from ..common.errors import RefmapError
+from ..common.folders import ReferenceFolder
+from ..query.elements import as_text
+from ..query.query import Query
+
+
+@dataclass
+class Labels:
+    """Labels that a mapping gave the query's cells.
+
+    made           how: ``predicted`` by the model, or ``transferred`` from the reference's cells
+    key            of which column of labels
+    values         the label of each cell
+    uncertainty    that label's
+    classes        the labels that there are
+    """
+
+    made: str
+    key: str
+    values: pd.Series
+    uncertainty: pd.Series
+    classes: list[str]
+
+    @property
+    def name(self) -> str:
+        return f"{self.key}_{self.made}"
+
+
+@dataclass
+class Cells:
+    """The query's cells, all of them and in its order.
+
+    names          the name of each
+    latent         float array (cells x latent dimensions)
+    columns        the obs columns of the query that are asked for: key -> values
+    labels         what the mapping says of them, the model's word first; of several columns that one which knows most true labels
+    levels         every column of transferred labels: key -> the label of each cell
+    novelty        the p-value of each against the reference's own cells; None without those
+    separation     how many times farther the reference's cells are than the query's own; None without those
+    place          cells x 2 in the UMAP of the reference; None without its cells
+    """
+
+    names: np.ndarray
+    latent: np.ndarray
+    columns: dict[str, pd.Series] = field(default_factory=dict)
+    labels: list[Labels] = field(default_factory=list)
+    levels: dict[str, pd.Series] = field(default_factory=dict)
+    novelty: pd.Series | None = None
+    separation: pd.Series | None = None
+    place: np.ndarray | None = None
+
+
+@dataclass
+class Reference:
+    """The reference's cells, and the scale that they set (see :mod:`refmap.transfer.calibrate`)."""
+
+    cells: ad.AnnData
+    scale: dict
+
+    @classmethod
+    def read(cls, folder: ReferenceFolder) -> Reference:
+        return cls(ad.read_zarr(folder.cells), read_json(folder.record))
+
+    @property
+    def batches(self) -> pd.Series | None:
+        key = self.scale["batch_key"]
+        return self.cells.obs[key].reset_index(drop=True) if key else None
+
+    def labels(self, key: str) -> pd.Series:
+        return self.cells.obs[key].reset_index(drop=True)
+
+
+def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference | None) -> Cells:
+    """Gather what the mapping and the row's columns say of the query's cells.
+
+    Raises RefmapError when the query is not the one that was embedded.
+    """
+    names = np.asarray(embedded.obs_names, dtype=object)
+    if len(names) != source.n_obs or not (names == source.obs_names).all():
+        raise RefmapError(
+            f"The embedding's {len(names)} cells are not those of the query '{row['query']}' ({source.n_obs} cells): "
+            "the file changed during the run, so run again with -resume."
+        )
+    cells = Cells(names, np.asarray(embedded.obsm["X_emb"], dtype=np.float32))
+    for key in dict.fromkeys(key for key in (row["batch_key"], *row["labels_keys"], row["truth_key"]) if key):
+        if key != row["batch_key"] or key in source.obs_columns:
+            cells.columns[key] = _text(source.obs_column(key))
+    for key in row["umap_colors"]:
+        # A column that is not there was warned of before anything was trained.
+        if key in cells.columns:
+            continue
+        # What the mapping says of the cells goes before a column of the query that it takes the name of.
+        if key in embedded.obs:
+            values = embedded.obs[key].reset_index(drop=True)
+        elif key in source.obs_columns:
+            values = source.obs_column(key)
+        else:
+            continue
+        cells.columns[key] = values if _is_number(values) else _text(values)
+    truth = cells.columns.get(row["truth_key"], pd.Series(dtype=object))
+    cells.labels = [made for made in (_predicted(embedded, truth), around and _transferred(embedded, truth, around)) if made]
+    if around:
+        cells.levels = {key: _text(embedded.obs[f"{key}_transferred"]) for key in around.scale["keys"]}
+        cells.novelty = embedded.obs["novelty_pvalue"].reset_index(drop=True)
+        cells.separation = embedded.obs["reference_separation"].reset_index(drop=True)
+        cells.place = np.asarray(embedded.obsm["X_umap_reference"])
+    return cells
+
+
+def _predicted(embedded: ad.AnnData, truth: pd.Series) -> Labels | None:
+    """What the model predicts: of several columns the one that knows most of the true labels, else the main one."""
+    classes = {
+        key.removesuffix("_classes"): [str(name) for name in values]
+        for key, values in embedded.uns.items()
+        if key.endswith("_classes")
+    }
+    # The main column comes first.
+    key = _most_known(
+        {key: classes[key] for key in sorted(classes, key=lambda key: list(embedded.obs).index(f"{key}_predicted"))}, truth
+    )
+    return key and _made(embedded, "predicted", key, f"{key}_predicted_uncertainty", classes[key])
+
+
+def _transferred(embedded: ad.AnnData, truth: pd.Series, around: Reference) -> Labels | None:
+    classes = {key: [str(name) for name in embedded.uns[f"{key}_transferred_labels"]] for key in around.scale["keys"]}
+    key = _most_known(classes, truth)
+    return key and _made(embedded, "transferred", key, f"{key}_uncertainty", classes[key])
+
+
+def _most_known(classes: dict[str, list[str]], truth: pd.Series) -> str | None:
+    """The column of labels that knows most of the true ones, else the first; None where there is no column."""
+    return max(classes, key=lambda key: int(truth.isin(classes[key]).sum()), default=None)
+
+
+def _made(embedded: ad.AnnData, made: str, key: str, uncertainty: str, classes: list[str]) -> Labels:
+    values = _text(embedded.obs[f"{key}_{made}"])
+    return Labels(made, key, values, embedded.obs[uncertainty].reset_index(drop=True), classes)
+
+
+def _is_number(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+
+
+def _text(values: pd.Series) -> pd.Series:
+    """Return values as str, missing ones as None."""
+    names = as_text(values.reset_index(drop=True))
+    return pd.Series(np.where(names == "", None, names), dtype=object)

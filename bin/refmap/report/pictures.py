@@ -1,0 +1,141 @@
+"""A mapping's cells in pictures: by themselves, and among those of the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..common import layout
+from . import explore, plots
+from .mapped_cells import Cells, Reference
+from .plots import Panel
+
+MOST_CELLS_DRAWN = 50_000
+DATASET, NOVELTY, SEPARATION = "dataset", "novelty (p-value)", "separation"
+
+
+@dataclass(frozen=True)
+class Coloring:
+    """What cells are coloured by.
+
+    is_label    whether the values are labels: these have the same colours in all pictures of a mapping
+    is_share    whether they lie between 0 and 1, and their colours with them
+    """
+
+    title: str
+    values: pd.Series
+    is_label: bool = False
+    is_share: bool = False
+
+
+def draw(cells: Cells, around: Reference | None, row: dict, name: str, seed: int, output: Path) -> None:
+    """Write umap.png/.pdf, joint.png/.pdf where there are reference cells, and explore.html to `output`."""
+    n = len(cells.latent)
+    drawn = np.random.default_rng(seed).permutation(n)[:MOST_CELLS_DRAWN]
+    latent = cells.latent[drawn]
+    position = layout.umap(latent, seed) if n >= layout.FEWEST_FOR_UMAP else layout.first_two(latent)
+    known = [replace(shown, values=shown.values.iloc[drawn].reset_index(drop=True)) for shown in colorings(cells, row)]
+    made, of_labels = _query_panels(known, position)
+    plots.color_alike(of_labels)
+    plots.draw_cells(made, f"{name}: {caption(n, len(drawn))}", output / "umap")
+    if around:
+        _draw_joint(cells, around, drawn, known, name, seed, output)
+        _explore(cells, around, row, cells.place, np.arange(n), name, seed, output)
+    else:
+        _explore(cells, None, row, position, drawn, name, seed, output)
+
+
+def caption(n: int, drawn: int) -> str:
+    if n < layout.FEWEST_FOR_UMAP:
+        return f"{n} cell{'s' * (n > 1)}, too few for a UMAP: the two latent dimensions that vary most"
+    return f"UMAP of {n:,} cells" if drawn == n else f"UMAP of {drawn:,} cells, drawn at random from {n:,}"
+
+
+def colorings(cells: Cells, row: dict) -> list[Coloring]:
+    """Return what to colour the query's cells by."""
+    found = []
+    for labels in cells.labels:
+        found.append(Coloring(f"{labels.made} label", labels.values, is_label=True))
+        found.append(Coloring(f"uncertainty of the {labels.made} label", labels.uncertainty, is_share=True))
+    if cells.novelty is not None:
+        found += [Coloring(NOVELTY, cells.novelty, is_share=True), Coloring(SEPARATION, cells.separation)]
+    given = {**dict.fromkeys(row["labels_keys"], "given label"), row["truth_key"]: "true label"}
+    for key, values in cells.columns.items():
+        role = given.get(key, "batch" if key == row["batch_key"] else None)
+        found.append(Coloring(f"{role} ({key})" if role else key, values, is_label=key in given))
+    return found
+
+
+def _query_panels(
+    known: list[Coloring], position: np.ndarray, backdrop: np.ndarray | None = None
+) -> tuple[list[Panel], list[Panel]]:
+    """Return the panels of the query's cells, and those of them that show labels."""
+    made, of_labels = [], []
+    for shown in known:
+        made.append(Panel(shown.title, shown.values, position, backdrop=backdrop))
+        if shown.is_share:
+            plots.share_limits(made[-1])
+        if shown.is_label:
+            of_labels.append(made[-1])
+    return made, of_labels
+
+
+def _draw_joint(
+    cells: Cells, around: Reference, drawn: np.ndarray, known: list[Coloring], name: str, seed: int, output: Path
+) -> None:
+    """Draw the reference's UMAP, and the query's cells in their places there."""
+    at = np.asarray(around.cells.obsm["X_umap"])
+    some = np.random.default_rng(seed).permutation(np.flatnonzero(np.isfinite(at).all(axis=1)))[:MOST_CELLS_DRAWN]
+    place = cells.place[drawn]
+    made, of_labels = _query_panels(known, place, at[some])
+    shown = [labels.key for labels in cells.labels if labels.made == "transferred"]
+    own = [Panel(f"reference ({key})", around.labels(key).iloc[some].reset_index(drop=True), at[some]) for key in shown]
+    plots.color_alike([*own, *of_labels])
+    # The two together in one random order, so that neither lies on top of the other.
+    both = np.concatenate([at[some], place])
+    order = np.random.default_rng(seed).permutation(len(both))
+    which = pd.Series(np.repeat(["reference", "query"], [len(some), len(place)]), dtype=object)[order].reset_index(drop=True)
+    dataset = Panel(DATASET, which, both[order], order=["reference", "query"])
+    title = f"{name}: {len(place):,} cells on the UMAP of {len(some):,} reference cells"
+    plots.draw_cells([dataset, *own, *made], title, output / "joint")
+
+
+def _explore(
+    cells: Cells, around: Reference | None, row: dict, position: np.ndarray, drawn: np.ndarray, name: str, seed: int, output: Path
+) -> None:
+    """Write the page to look around in. The reference's labels and those that came from them are one column."""
+    columns = {}
+    for labels in cells.labels:
+        columns[labels.key if labels.made == "transferred" else labels.name] = labels.values
+        columns[f"{labels.name}_uncertainty"] = labels.uncertainty
+    if cells.novelty is not None:
+        columns[NOVELTY] = cells.novelty
+        columns[SEPARATION] = cells.separation
+    columns |= {
+        (f"true {key}" if key == row["truth_key"] else key): values for key, values in cells.columns.items() if key not in columns
+    }
+    shown = cells.labels[-1] if cells.labels else None
+    label = shown and (shown.key if shown.made == "transferred" else shown.name)
+    given = next(iter(row["labels_keys"]), None) or (row["truth_key"] and f"true {row['truth_key']}")
+    frame = pd.DataFrame({title: values.iloc[drawn].to_numpy() for title, values in columns.items()}, index=cells.names[drawn])
+    reference = None
+    if around:
+        keys = around.scale["keys"]
+        own = {key: around.labels(key).astype(object).to_numpy() for key in keys}
+        if around.batches is not None:
+            own.setdefault(around.scale["batch_key"], around.batches.astype(object).to_numpy())
+        reference = explore.Cells(np.asarray(around.cells.obsm["X_umap"]), pd.DataFrame(own, index=around.cells.obs_names))
+    explore.write_page(
+        output / "explore.html",
+        name,
+        explore.Cells(position, frame),
+        reference,
+        label=label or (given if given in frame else None),
+        uncertainty=shown and f"{shown.name}_uncertainty",
+        batch=row["batch_key"] if row["batch_key"] in frame else None,
+        shares=(NOVELTY,) if cells.novelty is not None else (),
+        seed=seed,
+    )

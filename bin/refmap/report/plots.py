@@ -1,0 +1,312 @@
+"""Pictures of cells. matplotlib is imported where it is used, as that takes its time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..transfer.labels import UNKNOWN
+
+# Okabe & Ito's colours, told apart by all eyes: https://jfly.uni-koeln.de/color/
+FEW_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
+# Paul Tol's discrete rainbow, made for colour-blind readers where there must be many: https://personal.sron.nl/~pault/
+MANY_COLORS = [
+    "#e8ecfb",
+    "#d9cce3",
+    "#caaccb",
+    "#ba8db4",
+    "#aa6f9e",
+    "#994f88",
+    "#882e72",
+    "#1965b0",
+    "#437dbf",
+    "#6195cf",
+    "#7bafde",
+    "#4eb265",
+    "#90c987",
+    "#cae0ab",
+    "#f7f056",
+    "#f7cb45",
+    "#f4a736",
+    "#ee8026",
+    "#e65518",
+    "#dc050c",
+    "#a5170e",
+    "#72190e",
+    "#42150a",
+][4:]
+GREY, BACKDROP, UNKNOWN_COLOR = "#c8c8c8", "#e6e6e6", "#6e6e6e"
+LONGEST_NAME = 26
+# Names of cell types are text, also where they hold a $; PDF text stays text.
+STYLE = {"text.parse_math": False, "pdf.fonttype": 42, "font.size": 8}
+
+
+@dataclass
+class Panel:
+    """One picture of cells.
+
+    name         what stands above it
+    values       what its cells are coloured by: numbers get a colour bar, anything else a legend
+    position     where they are, cells x 2
+    order        the categories in the order of their colours; by default the most frequent first
+    limits       the ends of the colour bar; by default those of the values
+    backdrop     other cells, drawn grey below these, cells x 2
+    """
+
+    name: str
+    values: pd.Series
+    position: np.ndarray
+    order: list[str] | None = None
+    limits: tuple[float | None, float | None] = (None, None)
+    backdrop: np.ndarray | None = None
+
+    @property
+    def is_number(self) -> bool:
+        return pd.api.types.is_numeric_dtype(self.values.dtype)
+
+
+def color_alike(panels: list[Panel]) -> None:
+    """Give panels of the same labels the same colours and numbers: the most frequent first, of all of them together."""
+    if panels:
+        together = list(ranked(pd.concat([panel.values.astype(object) for panel in panels])).index)
+        for panel in panels:
+            panel.order = together
+
+
+def share_limits(panel: Panel) -> None:
+    """Colour from 0 to 1, or further if the values go there, so that mappings can be compared."""
+    panel.limits = (0, max(1, np.nanmax(panel.values.to_numpy(float, na_value=np.nan), initial=0)))
+
+
+def draw_cells(panels: list[Panel], title: str, path: Path) -> None:
+    """Draw cells, a picture a panel, to `path`.png and `path`.pdf.
+
+    Where colours alone would not tell so many categories apart, they are numbered in the picture.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.9 * columns, 3.3 * rows + 0.4), layout="constrained")
+        axes = figure.subplots(rows, 2 * columns, width_ratios=[3.3, 2.6] * columns, squeeze=False).reshape(-1, 2)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for (axis, side), panel in zip(axes, panels, strict=False):
+            _draw_frame(axis, panel.name)
+            if panel.backdrop is not None:
+                axis.scatter(*panel.backdrop.T, color=BACKDROP, **_dots(len(panel.backdrop)))
+            dots = _dots(len(panel.position))
+            if panel.is_number:
+                _draw_numbers(axis, side, panel.position, panel.values.to_numpy(float, na_value=np.nan), panel.limits, dots)
+            else:
+                order = list(ranked(panel.values).index) if panel.order is None else panel.order
+                _draw_categories(axis, side, panel.position, panel.values, order, dots)
+        figure.suptitle(title, fontsize=10, fontweight="bold")
+        save_picture(figure, path)
+
+
+def _dots(n: int) -> dict:
+    """How `n` cells are drawn: smaller with more, and flat, as thousands of vector points would choke a PDF."""
+    return {"s": float(np.clip(6000 / max(n, 1), 1.5, 30)), "linewidths": 0, "rasterized": True}
+
+
+def ranked(values: pd.Series) -> pd.Series:
+    """Count values, the most frequent first and those of the same count by name."""
+    return values.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+
+
+def _draw_frame(axis, name: str) -> None:
+    axis.set_axis_on()
+    axis.set_title(_short(name, 60), loc="left", fontsize=9)
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_color(GREY)
+
+
+def _draw_numbers(axis, side, position: np.ndarray, values: np.ndarray, limits: tuple, dots: dict) -> None:
+    known = np.isfinite(values)
+    axis.scatter(*position[~known].T, color=GREY, **dots)
+    if known.any():
+        points = axis.scatter(*position[known].T, c=values[known], cmap="viridis", vmin=limits[0], vmax=limits[1], **dots)
+        axis.figure.colorbar(points, cax=side.inset_axes((0.02, 0.05, 0.05, 0.9)))
+
+
+def _draw_categories(axis, side, position: np.ndarray, values: pd.Series, ranked: list[str], dots: dict) -> None:
+    ranked = [label for label in ranked if label != UNKNOWN]
+    numbered = len(ranked) > len(FEW_COLORS)
+    colors = _spread(MANY_COLORS, len(ranked)) if numbered else FEW_COLORS
+    shown = dict(zip(ranked, colors, strict=False)) | {UNKNOWN: UNKNOWN_COLOR}
+    # One call for all, in the cells' random order: no category lies on top of another.
+    axis.scatter(*position.T, c=values.map(shown).fillna(GREY).tolist(), **dots)
+    counts = values.value_counts()
+    entries = []
+    for number, (label, color) in enumerate(shown.items(), start=1):
+        if label not in counts:
+            continue
+        told = numbered and label != UNKNOWN
+        entries.append((f"{number}  " * told + f"{_short(label)} ({counts[label]:,})", color))
+        if told:
+            _write_number(axis, np.median(position[(values == label).to_numpy()], axis=0), number)
+    others = counts[~counts.index.isin(list(shown))]
+    if len(others):
+        entries.append((f"{len(others)} others ({others.sum():,})", GREY))
+    if values.isna().any():
+        entries.append((f"missing ({values.isna().sum():,})", GREY))
+    _draw_legend(side, entries)
+
+
+def _spread(colors: list[str], n: int) -> list[str]:
+    """Take n of the colours, as far apart as they come."""
+    return [colors[i] for i in np.linspace(0, len(colors) - 1, min(n, len(colors))).round().astype(int)]
+
+
+def _write_number(axis, at: np.ndarray, number: int) -> None:
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2, foreground="white")]
+    axis.text(*at, number, ha="center", va="center", fontsize=8, fontweight="bold", path_effects=halo)
+
+
+def _draw_legend(side, entries: list[tuple[str, str]]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], marker="o", linestyle="", markersize=5, color=color, label=text) for text, color in entries]
+    legend = side.legend(
+        handles=handles,
+        loc="upper left",
+        borderaxespad=0,
+        frameon=False,
+        handletextpad=0.1,
+        fontsize=8 if len(entries) <= 14 else 6.5,
+        labelspacing=0.4 if len(entries) <= 14 else 0.2,
+    )
+    # A long legend must not squeeze the picture beside it.
+    legend.set_in_layout(False)
+
+
+def draw_confusion(table: pd.DataFrame, name: str, path: Path, what: str = "predicted") -> None:
+    """Draw true labels (rows) x predicted or transferred ones (columns), shaded by the share of the row, to `path`.png and .pdf."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    share = table.to_numpy() / np.maximum(table.to_numpy().sum(axis=1, keepdims=True), 1)
+    size = 2.6 + 0.38 * np.array(table.shape[::-1])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=np.clip(size, 3.5, 16), layout="constrained")
+        axis = figure.subplots()
+        axis.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axis.set_xticks(range(table.shape[1]), [_short(label) for label in table.columns], rotation=45, ha="right")
+        axis.set_yticks(range(table.shape[0]), [_short(label) for label in table.index])
+        axis.set(xlabel=f"{what} label", ylabel="true label")
+        axis.set_title(f"{name}: cells by true and {what} label", fontsize=9, fontweight="bold")
+        if max(table.shape) <= 30:
+            for (i, j), count in np.ndenumerate(table.to_numpy()):
+                if count:
+                    axis.text(j, i, count, ha="center", va="center", fontsize=7, color="white" if share[i, j] > 0.5 else "black")
+        save_picture(figure, path)
+
+
+def draw_composition(counts: pd.DataFrame, name: str, path: Path) -> None:
+    """Draw bars of the share of each label (columns) in the cells of each group (rows), to `path`.png and .pdf."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+    colors = FEW_COLORS if len(share.columns) <= len(FEW_COLORS) else _spread(MANY_COLORS, len(share.columns))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, float(np.clip(1.4 + 0.35 * len(share), 2.4, 16))), layout="constrained")
+        axis, side = figure.subplots(1, 2, width_ratios=[3.3, 1.6])
+        side.set_axis_off()
+        start = np.zeros(len(share))
+        entries = []
+        for number, label in enumerate(share.columns):
+            color = colors[number] if number < len(colors) else GREY
+            axis.barh(range(len(share)), share[label], left=start, color=color, height=0.8)
+            start += share[label].to_numpy()
+            entries.append((_short(label), color))
+        axis.set_yticks(range(len(share)), [f"{_short(group)} ({total:,})" for group, total in counts.sum(axis=1).items()])
+        axis.invert_yaxis()
+        axis.set(xlim=(0, 1), xlabel="share of cells")
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        _draw_legend(side, entries)
+        figure.suptitle(name, fontsize=9, fontweight="bold")
+        save_picture(figure, path)
+
+
+def draw_history(curves: dict[str, list[list[float]]], name: str, path: Path) -> None:
+    """Draw the curves of a training, name -> [[epoch, value], …], a panel each, to `path`.png and .pdf."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.3), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis in axes:
+            axis.set_axis_off()
+        for axis, (curve, points) in zip(axes, curves.items(), strict=False):
+            axis.set_axis_on()
+            axis.plot(*np.array(points).T, color=FEW_COLORS[0], linewidth=1.2, marker="." if len(points) < 25 else None)
+            axis.set_title(curve, loc="left", fontsize=8)
+            axis.set_xlabel("epoch")
+            axis.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(f"{name}: training", fontsize=9, fontweight="bold")
+        save_picture(figure, path)
+
+
+def draw_calibration(calibrations: dict[str, dict], name: str, path: Path) -> None:
+    """Draw the reliability of labels, a line a column of labels: the share of right ones by how certain they are.
+
+    `calibrations` are those of :func:`refmap.transfer.calibration.calibrate`, by what their line is called.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        axis, side = figure.subplots(1, 2, width_ratios=[2, 1.6])
+        side.set_axis_off()
+        axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+        entries = []
+        for number, (key, found) in enumerate(calibrations.items()):
+            color = FEW_COLORS[number % len(FEW_COLORS)]
+            points = np.array([[part["confidence"], part["accuracy"], part["n"]] for part in found["bins"]])
+            axis.plot(points[:, 0], points[:, 1], color=color, linewidth=1)
+            axis.scatter(points[:, 0], points[:, 1], s=12 + 90 * points[:, 2] / points[:, 2].sum(), color=color, linewidths=0)
+            entries.append((f"{_short(key)}: ECE {found['ece']:.3f}", color))
+        threshold = next(iter(calibrations.values()))["threshold"]
+        axis.axvline(1 - threshold, color="black", linewidth=0.8, linestyle=":")
+        entries += [(f"below {1 - threshold:g}: Unknown", "black"), ("as right as certain", GREY)]
+        axis.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="1 - uncertainty", ylabel="share of right labels", aspect="equal")
+        axis.spines[["top", "right"]].set_visible(False)
+        _draw_legend(side, entries)
+        figure.suptitle(name, fontsize=9, fontweight="bold")
+        save_picture(figure, path)
+
+
+def save_picture(figure, path: Path) -> None:
+    """Save a figure as `path`.png and `path`.pdf."""
+    save_png(figure, path.with_suffix(".png"))
+    figure.savefig(path.with_suffix(".pdf"), dpi=200)
+
+
+def save_png(figure, path: Path) -> None:
+    """Save at 110 dots an inch in 256 colours: a report of 200 mappings carries 200 of these."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    buffer = BytesIO()
+    figure.savefig(buffer, dpi=110)
+    Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def _short(text: object, most: int = LONGEST_NAME) -> str:
+    text = str(text)
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,211 @@
+"""What one mapping looks like: its labels by batch, how far it is to be trusted, and pictures of the query's cells."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import zarr
+from anndata.io import sparse_dataset
+
+from .. import trust
+from ..common.cli import read_json, write_json
+from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
+from ..query.counts import check_values
+from ..query.query import Query
+from ..transfer.calibration import calibrate
+from ..transfer.labels import Transfer, transfer_labels
+from ..transfer.neighbors import Neighbors
+from . import pictures, plots
+from .mapped_cells import Cells, Reference, read_cells
+from .results.drawing import draw_results
+from .results.mapped import Mapped
+from .sections.training import read_history
+
+MISSING = "missing"
+# Values of the aligned matrix that tell whether it holds counts.
+ENOUGH_VALUES = 10_000
+
+
+def describe_mapping(
+    plan: dict,
+    query: Path,
+    prepared: PreparedFolder,
+    mapped: MappedFolder,
+    reference: ReferenceFolder | None,
+    threshold: float,
+    output: Path,
+) -> None:
+    """Write the folder `output` of one mapping; `threshold` is the uncertainty above which a label is `Unknown`.
+
+    alignment.json, history.csv     as they came
+    mapping.json                    with the score of the labels, where the row names a `truth_key`, and how far to trust them
+    composition.json, .png, .pdf    labels by batch
+    umap.png, .pdf                  the cells, coloured by what is known of them
+    joint.png, .pdf                 the same on the reference's UMAP, where its cells are to be had
+    explore.html                    either, to look around in
+    confusion.csv, .png, .pdf       where the truth is known and the model predicts: true labels x predicted ones
+    confusion_transferred.csv, …    the same of the transferred labels
+    calibration.png, .pdf           and how often they are right, by how certain they are
+    training.png, .pdf              the curves of the training
+    and what the family found beside the cells, as tables and pictures: see `refmap.report.results`
+
+    Raises RefmapError when the query cannot be read, or is not the one that was embedded.
+    """
+    row = plan["row"]
+    record, alignment = read_json(mapped.record), read_json(prepared.alignment)
+    embedded = ad.read_zarr(mapped.embedding)
+    around = Reference.read(reference) if reference else None
+    output.mkdir(parents=True)
+    with Query(query, row["query"], row["modality"]) as source:
+        cells = read_cells(source, embedded, row, around)
+        draw_results(Mapped(embedded, source, plan, record, mapped.results, output, _name(row)))
+    # A model without batches is mapped onto without a look at the query's.
+    batches = cells.columns.get(row["batch_key"], pd.Series("all cells", index=range(len(cells.latent))))
+
+    shutil.copyfile(prepared.alignment, output / "alignment.json")
+    shutil.copyfile(mapped.history, output / "history.csv")
+    composition = _composition(*_labels(cells, row), batches)
+    write_json(output / "composition.json", composition)
+    record["accuracy"], record["calibration"] = _score(cells, row, output), None
+    truth = cells.columns.get(row["truth_key"])
+    if truth is not None:
+        record["calibration"] = _calibrations(truth, embedded, mapped, around, threshold)
+    record["trust"] = _judge(cells, batches, prepared, alignment, around, record["seed"])
+    write_json(output / "mapping.json", record)
+
+    curves = {name: points for name, points in read_history(mapped.history).items() if len(points) > 1}
+    if curves:
+        plots.draw_history(curves, _name(row), output / "training")
+    if composition["total"]:
+        counts = pd.DataFrame({"all cells": composition["total"], **composition["batches"]}).T.fillna(0).astype(int)
+        plots.draw_composition(counts, f"{_name(row)}: {composition['key']}", output / "composition")
+    if record["calibration"]:
+        plots.draw_calibration(record["calibration"], f"{_name(row)}: labels against {row['truth_key']}", output / "calibration")
+    pictures.draw(cells, around, row, _name(row), record["seed"], output)
+
+
+def _score(cells: Cells, row: dict, output: Path) -> dict | None:
+    """Draw and write how the labels agree with the true ones; return the score of the model's own, None if there is none."""
+    truth = cells.columns.get(row["truth_key"])
+    if truth is None:
+        return None
+    accuracy = None
+    for labels in cells.labels:
+        predicted = labels.made == "predicted"
+        if predicted:
+            found = score(truth, labels.values, labels.classes)
+            accuracy = {"truth_key": row["truth_key"], "labels_key": labels.key, **found}
+        name = "confusion" if predicted else "confusion_transferred"
+        confusion = confusion_table(truth, labels.values)
+        confusion.to_csv(output / f"{name}.csv")
+        if confusion.size:
+            plots.draw_confusion(confusion, _name(row), output / name, labels.made)
+    return accuracy
+
+
+def _calibrations(
+    truth: pd.Series, embedded: ad.AnnData, mapped: MappedFolder, around: Reference | None, threshold: float
+) -> dict[str, dict]:
+    """How often labels are right, by how certain they are: of every column that the truth has labels of."""
+    made = {}
+    for name, values in embedded.uns.items():
+        key = name.removesuffix("_classes")
+        if key != name and f"{key}_probabilities" in embedded.obsm:
+            made[f"{key}_predicted"] = Transfer(
+                [str(label) for label in values], np.asarray(embedded.obsm[f"{key}_probabilities"])
+            )
+    if around:
+        with np.load(mapped.neighbors) as near:
+            neighbors = Neighbors(near["indices"], near["distances"])
+        made |= {f"{key}_transferred": transfer_labels(around.labels(key), neighbors) for key in around.scale["keys"]}
+    found = {name: calibrate(truth, transfer, threshold) for name, transfer in made.items()}
+    return {name: calibration for name, calibration in found.items() if calibration}
+
+
+def _judge(
+    cells: Cells, batches: pd.Series, prepared: PreparedFolder, alignment: dict, around: Reference | None, seed: int
+) -> dict:
+    """Measure the mapping and judge it: see :mod:`refmap.trust`."""
+    expression = sparse_dataset(zarr.open_group(prepared.aligned, mode="r")["X"])
+    values = expression.group["data"][:ENOUGH_VALUES]
+    predicted = next((labels.values for labels in cells.labels if labels.made == "predicted"), None)
+    shared = around.scale["n_latent"] if around else cells.latent.shape[1]
+    figures = trust.measure(
+        trust.QueryCells(
+            latent=cells.latent[:, :shared],
+            expression=expression,
+            normalized=check_values(values, "counts") is not None,
+            batches=batches,
+            labels=cells.levels,
+            predicted=predicted,
+            novelty=None if cells.novelty is None else cells.novelty.to_numpy(),
+            separation=None if cells.separation is None else cells.separation.to_numpy(),
+        ),
+        around
+        and trust.ReferenceCells(
+            latent=np.asarray(around.cells.obsm["X_emb"]),
+            labels={key: around.labels(key) for key in around.scale["keys"]},
+            batches=around.batches,
+            held_out={key: found for key, found in around.scale["calibration"].items() if found},
+            separations=np.array(around.scale["separations"]),
+        ),
+        alignment,
+        seed,
+    )
+    return trust.judge(figures, trust.read_thresholds()).to_json() | {"figures": figures}
+
+
+def _name(row: dict) -> str:
+    return f"{row['dataset']}/{row['file_id']}"
+
+
+def _labels(cells: Cells, row: dict) -> tuple[str | None, str | None, pd.Series | None]:
+    """Return (where labels come from, their key, the labels): the best that is known, the model's word first."""
+    if cells.labels:
+        return cells.labels[0].made, cells.labels[0].name, cells.labels[0].values
+    for source, key in (("labels", next(iter(row["labels_keys"]), None)), ("truth", row["truth_key"])):
+        if key:
+            return source, key, cells.columns[key]
+    return None, None, None
+
+
+def _composition(source: str | None, key: str | None, labels: pd.Series | None, batches: pd.Series) -> dict:
+    """Count the cells of each label, in all and in each batch."""
+    if labels is None:
+        return {"source": None, "key": None, "total": {}, "batches": {}}
+    labels, batches = labels.fillna(MISSING), batches.fillna(MISSING)
+    return {
+        "source": source,
+        "key": key,
+        "total": _counts(labels),
+        "batches": {batch: _counts(labels[batches == batch]) for batch in sorted(batches.unique())},
+    }
+
+
+def _counts(labels: pd.Series) -> dict[str, int]:
+    return {str(label): int(n) for label, n in plots.ranked(labels).items()}
+
+
+def score(truth: pd.Series, predicted: pd.Series, classes: list[str]) -> dict:
+    """Score predictions against the true labels (None where unknown).
+
+    Cells of a type that the model has never seen cannot be right; they are told apart (`n_unknown`) and not scored.
+    """
+    known = truth.isin(classes)
+    scored = int(known.sum())
+    return {
+        "n_scored": scored,
+        "n_unknown": int((truth.notna() & ~known).sum()),
+        "accuracy": float((truth[known] == predicted[known]).mean()) if scored else None,
+    }
+
+
+def confusion_table(truth: pd.Series, predicted: pd.Series) -> pd.DataFrame:
+    """Count cells by true label (rows, sorted) and predicted label (columns: those of the rows first); missing truth left out."""
+    table = pd.crosstab(truth.rename("truth"), predicted.rename("predicted"))
+    columns = [*table.index, *(label for label in table.columns if label not in table.index)]
+    return table.reindex(columns=columns, fill_value=0)

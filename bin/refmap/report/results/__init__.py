@@ -1,0 +1,1 @@
+"""What families find beside the cells: tables that surgery left, and the pictures of them."""

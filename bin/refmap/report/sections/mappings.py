@@ -1,0 +1,140 @@
+"""The mappings in figures: a table of them, and the genes of each."""
+
+from __future__ import annotations
+
+from html import escape
+
+from ..outcomes import Outcome
+from .html import AMBER, BLUE, GREEN, GREY, LIGHTS, RED
+
+
+def mappings(outcomes: list[Outcome]) -> dict:
+    low = max((outcome.row["warn_gene_overlap"] for outcome in outcomes), default=0)
+    headers = {
+        "status": _header("Status", "", bgcols={"mapped": f"{GREEN}44", "failed": f"{RED}aa"}, scale=False),
+        "stage": _header("Failed at", "The stage at which it stopped", scale=False),
+        "light": _header(
+            "Light",
+            "How far it may be trusted: see Trust",
+            bgcols={light: f"{color}88" for light, (color, _meaning) in LIGHTS.items()},
+            scale=False,
+        ),
+        "unknown": _share(
+            "Unknown", "Share of cells without a transferred label, by the column of labels with least of them", "Reds"
+        ),
+        "novel": _share("Novel", "Share of cells unlike the reference", "Reds"),
+        "accuracy": _header(
+            "Accuracy", "Share of cells predicted right, where the truth is known", min=0, max=1, scale="Blues", format="{:.3f}"
+        ),
+        "transferred": _share("Transferred right", "Share of transferred labels that are right, Unknown or not", "Blues"),
+        "kept": _share("Kept right", "Share of transferred labels that are right, of those that are not Unknown", "Blues"),
+        "ece": _header(
+            "ECE",
+            "Expected calibration error of the transferred labels; 0 is best",
+            min=0,
+            max=1,
+            scale="Oranges",
+            format="{:.3f}",
+        ),
+        "cells": _header("Cells", "Cells of the query", scale=False, format="{:,.0f}"),
+        "genes": _header(
+            "Genes found",
+            "Share of the model's genes that the query has",
+            min=0,
+            max=100,
+            suffix=" %",
+            scale="RdYlGn",
+            cond_formatting_rules={"fail": [{"lt": 100 * low}]},
+        ),
+        "batches": _header("New batches", "Batches that the reference did not have", scale=False, format="{:,.0f}"),
+        "epochs": _header("Epochs", "Epochs trained; 0: inference only", scale=False, format="{:,.0f}"),
+        "uncertainty": _header(
+            "Mean uncertainty", "Of the predicted label; for scPoli a distance", min=0, scale="Purples", format="{:.3f}"
+        ),
+        "family": _header("Family", "The family of the reference model", scale=False),
+        "model": _header("Model", "The class of the reference model", scale=False),
+        "seconds": _header("Seconds", "Of training", scale=False, format="{:,.0f}"),
+        "device": _header("Device", "What it was trained on", scale=False),
+        "warnings": _header("Warnings", "How many", scale=False, format="{:,.0f}"),
+    }
+    return {
+        "section_name": "Mappings",
+        "description": "One row a query.",
+        "plot_type": "table",
+        "headers": headers,
+        "pconfig": {
+            "id": "refmap_mappings_table",
+            "title": "Mappings",
+            "col1_header": "Mapping",
+            "sort_rows": False,
+            "no_violin": True,
+        },
+        "data": [{outcome.name: _figures(outcome) for outcome in outcomes}],
+    }
+
+
+def _header(title: str, description: str, **more) -> dict:
+    return {"title": title, "description": description, **more}
+
+
+def _share(title: str, description: str, scale: str) -> dict:
+    return _header(title, description, min=0, max=100, suffix=" %", scale=scale, format="{:,.1f}")
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 2)
+
+
+def _figures(outcome: Outcome) -> dict:
+    """Return a mapping's row of the table, without what is not known."""
+    record = outcome.record
+    figures = {
+        "status": "mapped" if outcome.mapped else "failed",
+        "stage": outcome.stage or None,
+        "light": outcome.light,
+        "unknown": _percent(outcome.unknown),
+        "novel": _percent(outcome.novel),
+        "family": record.get("family") or outcome.card.get("family"),
+        "model": record.get("class_name") or outcome.card.get("class_name"),
+        "cells": outcome.n_cells,
+        "genes": _percent(outcome.overlap),
+        "batches": len(record["batches"]["new"]) if record else None,
+        "epochs": outcome.epochs,
+        "accuracy": outcome.accuracy,
+        "transferred": _percent(outcome.transferred.get("accuracy")),
+        "kept": _percent(outcome.transferred.get("accuracy_kept")),
+        "ece": outcome.transferred.get("ece"),
+        "uncertainty": outcome.uncertainty,
+        "seconds": outcome.seconds,
+        "device": record.get("device"),
+        "warnings": len(outcome.warnings),
+    }
+    return {key: escape(value) if isinstance(value, str) else value for key, value in figures.items() if value is not None}
+
+
+def genes(mapped: list[Outcome]) -> dict | None:
+    if not mapped:
+        return None
+    model, query = {}, {}
+    for outcome in mapped:
+        of = outcome.alignment
+        model[outcome.name] = {"found": of["matched"], "padded": of["padded"]}
+        query[outcome.name] = {"used": of["n_query_genes"] - of["dropped"], "dropped": of["dropped"]}
+    return {
+        "section_name": "Gene overlap",
+        "description": "The model's genes that the query has, and those that are filled with zeros; and the query's genes "
+        "that the model does not know, which are left out.",
+        "plot_type": "bargraph",
+        "categories": [
+            {"found": {"name": "found", "color": GREEN}, "padded": {"name": "filled with zeros", "color": AMBER}},
+            {"used": {"name": "used", "color": BLUE}, "dropped": {"name": "unknown to the model", "color": GREY}},
+        ],
+        "pconfig": {
+            "id": "refmap_genes_plot",
+            "title": "Gene overlap",
+            "ylab": "genes",
+            "sort_samples": False,
+            "data_labels": [{"name": "the model's genes", "ylab": "genes"}, {"name": "the query's genes", "ylab": "genes"}],
+        },
+        "data": [model, query],
+    }

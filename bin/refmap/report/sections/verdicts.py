@@ -1,0 +1,115 @@
+"""What failed and why, how far each mapping may be trusted, and what was warned of."""
+
+from __future__ import annotations
+
+from html import escape
+
+from ..outcomes import Outcome
+from .html import AMBER, GREY, LIGHTS, MOST_UNFOLDED, RED, badge, box, lines, link, many, some
+
+
+def failures(outcomes: list[Outcome]) -> dict | None:
+    """Name what failed, at which stage and why; and colour its rows red, here and in the tables below."""
+    failed = [outcome for outcome in outcomes if not outcome.mapped]
+    if not failed:
+        return None
+    boxes = [
+        box(RED, f"<strong>{escape(outcome.name)}</strong> at {escape(outcome.stage)}<br>{lines(outcome.reason)}")
+        for outcome in failed
+    ]
+    style = f'<style>tr:has(td[data-sorting-val="failed"]) > * {{ background-color: {RED}55 !important; }}</style>'
+    return {
+        "section_name": "Failures",
+        "description": f"{len(failed)} of {len(outcomes)} mappings failed and left no output."
+        + " The others are complete." * (len(failed) < len(outcomes)),
+        "plot_type": "html",
+        "data": style + "".join(boxes),
+    }
+
+
+def trust(mapped: list[Outcome]) -> dict | None:
+    """Say how far each mapping may be trusted and why, the worst first; those that are green are folded where there are many."""
+    judged = {light: [outcome for outcome in mapped if outcome.light == light] for light in LIGHTS}
+    judged = {light: whose for light, whose in judged.items() if whose}
+    if not judged:
+        return None
+    groups = [_light(light, whose, light != "green" or len(mapped) <= MOST_UNFOLDED) for light, whose in judged.items()]
+    alone = [outcome.name for outcome in mapped if outcome.alone]
+    return {
+        "section_name": "Trust",
+        "description": "How far each mapping may be trusted, the worst first. The light is that of the worst of the figures, each "
+        "measured on the scale that the reference sets; docs/trust.md says how, and where the limits are.",
+        "plot_type": "html",
+        "data": (_without_reference(alone) if alone else "") + (FILTER if len(mapped) > MOST_UNFOLDED else "") + "".join(groups),
+    }
+
+
+# Shows the mappings that have what is typed in their name or reasons, unfolded.
+FILTER = """
+<input type="search" class="form-control" style="max-width: 30em; margin: 0.6em 0" placeholder="Filter by name or reason"
+ aria-label="Filter the mappings by name or reason" oninput="
+  for (const light of document.querySelectorAll('.refmap-light')) {
+    const boxes = [...light.querySelectorAll('.refmap-mapping')];
+    for (const box of boxes) box.hidden = !box.textContent.toLowerCase().includes(this.value.toLowerCase());
+    light.hidden = boxes.every((box) => box.hidden);
+    light.open = this.value ? true : light.dataset.open === 'true';
+  }">
+"""
+
+
+def _without_reference(names: list[str]) -> str:
+    return box(
+        GREY,
+        f"<strong>Without cells of the reference: {many(len(names), 'mapping')}.</strong> So no labels were transferred to them, "
+        "no uncertainty was had from neighbours, and it is not known which of their cells are unlike the reference: their light is "
+        "grey, unless the lack of genes makes it red. Name the cells that the model was trained on as <code>reference</code> in the sheet, and run again with "
+        f"<code>-resume</code>: nothing is trained anew.<br><small>{some(names)}</small>",
+    )
+
+
+def _light(light: str, whose: list[Outcome], unfolded: bool) -> str:
+    color, meaning = LIGHTS[light]
+    boxes = "".join(f'<div class="refmap-mapping">{box(color, _verdict(outcome))}</div>' for outcome in whose)
+    return (
+        f'<details class="refmap-light" data-open="{str(unfolded).lower()}"{" open" * unfolded} style="margin: 0.6em 0">'
+        f"<summary>{badge(light)} <strong>{many(len(whose), 'mapping')}</strong>: {meaning}</summary>{boxes}</details>"
+    )
+
+
+def _verdict(outcome: Outcome) -> str:
+    """A mapping's name and light, where to look around in it, why it has that light, and what could not be had."""
+    reasons = "<br>".join(map(lines, outcome.trust["reasons"]))
+    missing = "".join(f"<br><small>Not measured: {lines(note)}</small>" for note in outcome.trust["missing"])
+    return f"{badge(outcome.light)} <strong>{escape(outcome.name)}</strong>{link(outcome)}<br>{reasons}{missing}"
+
+
+def warnings(outcomes: list[Outcome], references: list[dict]) -> dict | None:
+    """Show every warning once, with the mappings or references that it is about; what makes a result doubtful comes first, in red."""
+    names: dict[tuple[bool, str], list[str]] = {}
+    for outcome in outcomes:
+        for warning in outcome.warnings:
+            names.setdefault((_is_severe(outcome, warning), warning), []).append(outcome.name)
+    for reference in references:
+        for warning in reference["warnings"]:
+            names.setdefault((False, warning), []).append(f"reference {reference['name']}")
+    if not names:
+        return None
+    boxes = []
+    for (severe, warning), whose in sorted(names.items(), key=lambda item: not item[0][0]):
+        text = f"<strong>{lines(warning)}</strong>" if severe else lines(warning)
+        boxes.append(box(RED if severe else AMBER, f"{text}<br><small>{some(whose)}</small>"))
+    return {
+        "section_name": "Warnings",
+        "description": "These mappings went on. Red: the result may mean nothing; read it before you use it.",
+        "plot_type": "html",
+        "data": "".join(boxes),
+    }
+
+
+def _is_severe(outcome: Outcome, warning: str) -> bool:
+    """Whether surgery had no effect (a model that never sees the batch), or most of what the model sees is padding."""
+    return "encode_covariates" in warning or (is_low(outcome) and "of the model's" in warning)
+
+
+def is_low(outcome: Outcome) -> bool:
+    return outcome.overlap is not None and outcome.overlap < outcome.row["warn_gene_overlap"]

@@ -1,0 +1,149 @@
+"""The list of mappings a user asks for: read from a CSV sheet or from scAtlasTb's `DATASETS` YAML, and checked.
+
+Both forms are first flattened to the same named values, every scalar as the text that was written (`001` stays `001`), and
+then go through one model, :class:`.fields.Mapping`, so that they cannot come to mean different things. Every fault of every row is
+collected before anything is raised.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..common.errors import RefmapError
+from .entries import Entry, Fault, sentences, show
+from .fields import COLUMNS, FIELDS, REFERENCE_KEYS, TRAIN_DEFAULTS, TRAIN_KEYS, TRAIN_OPTIONS, Mapping, Must, required
+from .from_csv import read_csv
+from .from_yaml import read_yaml
+
+
+def read_sheet(path: str | Path, defaults: dict[str, Any], reference: bool = False) -> list[dict]:
+    """Return the mappings of a sheet, in its order.
+
+    Parameters
+    ----------
+    path
+        A `.yaml`/`.yml` in scAtlasTb's format, or a `.csv`/`.tsv` with columns among :data:`.fields.COLUMNS`.
+    defaults
+        The pipeline's parameters; they fill in what a row leaves open, and give the seed and the level of the warning.
+    reference
+        Whether this run trains a reference: then a row need not name a model.
+
+    Raises
+    ------
+    RefmapError
+        One line a fault, over all rows. A row of a CSV is told by its line in the file, the header being row 1.
+    """
+    path = Path(path)
+    reader = {".yaml": read_yaml, ".yml": read_yaml, ".csv": read_csv, ".tsv": read_csv}.get(path.suffix.lower())
+    if reader is None:
+        raise RefmapError(f"{path.name}: a sheet is a file that ends in .yaml, .yml, .csv or .tsv; rename it, or give another.")
+    faults: list[Fault] = []
+    entries = reader(_read_text(path), path.name, reference, faults)
+    mappings = [_check(entry, reference, faults) for entry in entries]
+    _check_unique(entries, faults)
+    if not entries and not faults:
+        faults.append(Fault("holds no mapping; give at least one query.", path.name))
+    if faults:
+        raise RefmapError("\n".join(sentences(faults)))
+    return [_row(mapping, defaults) for mapping in mappings]
+
+
+def bundled(rows: list[dict], most: int) -> list[dict]:
+    """Give each row the number of its ``bundle``: up to `most` rows in a row of the sheet that have one model.
+
+    The bundles hang on the sheet alone, so that a row that is mended or added leaves those of the others as they were.
+    """
+    seen: Counter[str | None] = Counter()
+    numbers: dict[tuple[str | None, int], int] = {}
+    result = []
+    for row in rows:
+        bundle = (row["model"], seen[row["model"]] // most)
+        seen[row["model"]] += 1
+        result.append(row | {"bundle": numbers.setdefault(bundle, len(numbers))})
+    return result
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RefmapError(f"{path.name}: is not UTF-8 text; save it as UTF-8.") from None
+    except OSError as error:
+        raise RefmapError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
+
+
+def _check(entry: Entry, reference: bool, faults: list[Fault]) -> Mapping | None:
+    """Return the checked mapping, or none; what is wrong with it is added to `faults`."""
+    missing = [name for name in required(reference) if name not in entry.values and name not in entry.absent]
+    faults += [entry.fault(f"{entry.label(name)} is missing. {FIELDS[name].description}") for name in missing]
+    try:
+        mapping = Mapping(**entry.values)
+    except ValidationError as error:
+        wrong = dict.fromkeys(fault["loc"][0] for fault in error.errors() if fault["type"] != "missing")
+        faults += [entry.fault(_wrong(entry, name)) for name in wrong]
+        return None
+    faults += [entry.fault(sentence) for sentence in _contradictions(entry, mapping)]
+    return mapping
+
+
+def _wrong(entry: Entry, name: str) -> str:
+    value = entry.values[name]
+    must = next(note.be for note in FIELDS[name].metadata if isinstance(note, Must))
+    hint = " Put it in quotes if it is a name." if isinstance(value, bool) and must.startswith(("text", "a name")) else ""
+    return f"{entry.label(name)} is {show(value)}, but must be {must}.{hint}"
+
+
+def _contradictions(entry: Entry, mapping: Mapping) -> Iterator[str]:
+    unused = [name for name in TRAIN_KEYS if name in entry.values]
+    if unused and not mapping.train:
+        yield f"{entry.label(unused[0])} has no effect, as 'train' is false; leave it out, or train."
+    if mapping.learning_rate is not None and "lr" in (mapping.plan_kwargs or {}):
+        yield f"{entry.label('learning_rate')} is given a second time as plan_kwargs.lr; keep one."
+
+
+def _check_unique(entries: Iterable[Entry], faults: list[Fault]) -> None:
+    first: dict[tuple[str, str], str] = {}
+    for entry in entries:
+        key = (entry.values.get("dataset", ""), entry.values.get("file_id", ""))
+        if "" in key:
+            continue
+        if key in first:
+            sentence = f"dataset {show(key[0])} has a file_id {show(key[1])} already: {first[key]}. Give each file its own."
+            faults.append(entry.fault(sentence))
+        first.setdefault(key, entry.where)
+
+
+def _row(mapping: Mapping, defaults: dict[str, Any]) -> dict:
+    """Return the row that the pipeline works with: defaults filled in, the settings of training under `train`."""
+    given = mapping.model_dump()
+
+    def value(name: str) -> Any:
+        return defaults[name] if given[name] is None else given[name]
+
+    train = {name: value(name) for name in TRAIN_DEFAULTS}
+    train |= {name: given[name] for name in TRAIN_OPTIONS if given[name] is not None}
+    # What may be several is named so behind the sheet.
+    names = {"labels_key": "labels_keys"}
+    row = {names.get(name, name): given[name] for name in COLUMNS if name not in ("train", *TRAIN_KEYS, *REFERENCE_KEYS)}
+    row["cells"] = _reference_cells(mapping, defaults)
+    row |= {name: value(name) for name in ("one_batch", "strategy", "min_gene_overlap")}
+    row["train"] = train if given["train"] and train["max_epochs"] > 0 else None
+    return row | {name: defaults[name] for name in ("seed", "warn_gene_overlap")}
+
+
+def _reference_cells(mapping: Mapping, defaults: dict[str, Any]) -> dict:
+    """Say where a row's reference cells are; `trained`: they are those that this run trains the model on."""
+    trained = mapping.model is None and mapping.reference is None
+    return {
+        "trained": trained,
+        "reference": (defaults["reference"] or "the demo's atlas") if trained else mapping.reference,
+        "layer": mapping.reference_layer or (defaults["reference_layer"] if trained else "X"),
+        "var_key": mapping.reference_var_key or (defaults["reference_var_key"] if trained else None),
+        "embedding": mapping.reference_embedding,
+        "transfer_keys": mapping.transfer_keys,
+    }

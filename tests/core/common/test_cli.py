@@ -1,0 +1,132 @@
+"""What every command of `bin/` does with its outputs and with faults."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from refmap.common.cli import OUTPUT, command, write_json
+from refmap.common.errors import RefmapError
+from refmap.common.exhaustion import NO_MEMORY, NO_SPACE
+
+MORE_THAN_ANY = 1 << 60
+
+
+def read_too_much():
+    """What a reader makes of a file that does not fit into memory."""
+    try:
+        bytearray(MORE_THAN_ANY)
+    except MemoryError as error:
+        raise RefmapError("query 'q' cannot be read.") from error
+
+
+FAILURES = {
+    "memory": lambda: bytearray(MORE_THAN_ANY),
+    "numpy": lambda: np.ones(MORE_THAN_ANY >> 4),
+    "reader": read_too_much,
+    "disk": lambda: Path("/dev/full").write_text("anything"),
+    "crash": lambda: 1 / 0,
+}
+
+
+@command("STAGE")
+@click.option("--plan", type=click.Path(path_type=Path))
+@click.option("--table", type=OUTPUT, required=True)
+@click.option("--folder", type=OUTPUT)
+@click.option("--fail", type=click.Choice(["fault", *FAILURES]))
+@click.option("--unwritten", is_flag=True)
+def work(plan, table, folder, fail, unwritten):
+    """Write a file and a folder, and fail between the two."""
+    if unwritten:
+        return
+    write_json(table, "new")
+    if fail == "fault":
+        raise RefmapError("query 'q' is odd.")
+    if fail:
+        FAILURES[fail]()
+    folder.mkdir()
+    write_json(folder / "part.json", "new")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_json(Path("plan.json"), {"row": {"dataset": "lung", "file_id": "a"}})
+    outputs = ["--table", "table.json", "--folder", "folder"]
+    return lambda *more: CliRunner().invoke(work, [*outputs, "--plan", "plan.json", *more])
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != "plan.json")
+
+
+def test_outputs_take_the_place_of_those_of_an_earlier_attempt(run, tmp_path):
+    (tmp_path / "folder").mkdir()
+    write_json(tmp_path / "folder/old.json", "old")
+    write_json(tmp_path / "table.json", "old")
+    assert run().exit_code == 0
+    assert json.loads((tmp_path / "table.json").read_text()) == "new"
+    assert left(tmp_path / "folder") == ["part.json"] and left(tmp_path) == ["folder", "table.json"]
+
+
+@pytest.mark.parametrize("fail", ["fault", "crash"])
+def test_nothing_half_written_stays(run, tmp_path, fail):
+    result = run("--fail", fail)
+    assert result.exit_code == 1 and left(tmp_path) == []
+
+
+def test_a_fault_goes_to_its_file(run, tmp_path):
+    result = run("--fail", "fault", "--fault", "fault.json")
+    assert result.exit_code == 0 and left(tmp_path) == ["fault.json"]
+    assert json.loads((tmp_path / "fault.json").read_text()) == {
+        "dataset": "lung",
+        "file_id": "a",
+        "stage": "STAGE",
+        "message": "query 'q' is odd.",
+    }
+
+
+@pytest.mark.parametrize("fail", ["memory", "numpy", "reader"])
+def test_a_lack_of_memory_is_no_fault_of_the_mapping(run, tmp_path, fail):
+    """Its exit status is that of a process that was killed for memory, which a workflow tries again."""
+    write_json(tmp_path / "table.json", "old")
+    result = run("--fail", fail, "--fault", "fault.json")
+    assert result.exit_code == NO_MEMORY == 137 and left(tmp_path) == []
+    assert result.stderr == "This task has less memory than it needs: give it more.\n"
+
+
+@pytest.mark.parametrize("full", ["where it works", "where it keeps temporary files"])
+def test_a_full_disk_is_named_and_no_fault_of_the_mapping(run, tmp_path, monkeypatch, full):
+    """Of the two folders that are written to, that with the least space."""
+    elsewhere = tmp_path.parent
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(elsewhere))
+    disk = tmp_path if full == "where it works" else elsewhere
+    usage = shutil.disk_usage(disk)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=0 if Path(folder) == disk else usage.free))
+    result = run("--fail", "disk", "--fault", "fault.json")
+    assert result.exit_code == NO_SPACE and left(tmp_path) == []
+    assert result.stderr == f"No space is left on the disk that holds {disk}: free some, and run again with -resume.\n"
+
+
+def test_two_attempts_in_one_folder_do_not_meet(run, tmp_path, monkeypatch):
+    """The second starts when the first is half done, as after the loss of a workflow's head."""
+    true_write, started = write_json, []
+
+    def write_and_start_another(path, value):
+        true_write(path, value)
+        if not started:
+            started.append("the second")
+            started.append(run().exit_code)
+
+    monkeypatch.setitem(work.callback.__wrapped__.__globals__, "write_json", write_and_start_another)
+    assert run().exit_code == 0 and started == ["the second", 0]
+    assert left(tmp_path) == ["folder", "table.json"] and left(tmp_path / "folder") == ["part.json"]
+
+
+def test_an_output_that_is_not_written_leaves_no_old_one(run, tmp_path):
+    write_json(tmp_path / "table.json", "old")
+    assert run("--unwritten").exit_code == 0 and left(tmp_path) == []

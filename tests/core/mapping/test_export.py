@@ -1,0 +1,206 @@
+"""The output holds the query as it was, to the dtype, and what its mapping gave."""
+
+import json
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from anndata.io import write_elem
+from click.testing import CliRunner
+from export_embedding import export_embedding
+from refmap.common.errors import RefmapError
+from refmap.mapping import export as export_module
+from refmap.mapping.export import export
+from refmap.query.query import Query
+from scipy import sparse
+from small_queries import make_row
+
+CELLS = [f"cell{i}" for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def adata():
+    """One of everything that an AnnData can hold."""
+    rng = np.random.default_rng(0)
+    x = sparse.random(40, 15, density=0.3, format="csr", random_state=0, dtype=np.float32)
+    words = np.array(["x", "y"] * 20, dtype=object)
+    obs = pd.DataFrame(
+        {
+            "category": pd.Categorical(["b", "a"] * 20, categories=["b", "a", "unused"]),
+            "ordered": pd.Categorical([2, 1] * 20, ordered=True),
+            "text": words,
+            "gaps": pd.array(["x", None] * 20, dtype="str"),
+            "nullable_text": pd.array(["x", None] * 20, dtype="string"),
+            "integer": pd.array([1, None] * 20, dtype="Int32"),
+            "boolean": pd.array([True, None] * 20, dtype="boolean"),
+            "int8": np.arange(40, dtype=np.int8),
+            "float16": np.arange(40, dtype=np.float16),
+        },
+        index=CELLS,
+    )
+    var = pd.DataFrame({"symbol": [f"s{i}" for i in range(15)]}, index=pd.Index([f"g{i}" for i in range(15)], name="gene"))
+    adata = anndata.AnnData(
+        x,
+        obs=obs,
+        var=var,
+        layers={"csc": x.tocsc(), "dense": x.toarray().astype(np.float64), "int": x.astype(np.int64)},
+        obsm={"X_pca": rng.normal(size=(40, 3)), "X_emb": np.ones((40, 2)), "frame": obs[["int8", "text"]]},
+        varm={"loadings": rng.normal(size=(15, 3))},
+        obsp={"distances": sparse.random(40, 40, density=0.1, format="csr", random_state=1)},
+        varp={"links": np.eye(15)},
+        uns={
+            "text": "hello", "number": 3, "real": 0.5, "flag": True, "nothing": None, "empty": {}, "list": ["a", "b"],
+            "nested": {"array": np.arange(5), "frame": pd.DataFrame({"a": [1, 2]}, index=["r", "s"])},
+            "records": np.rec.fromarrays([[1.0, 2.0]], names="score"),
+        },
+    )  # fmt: skip
+    adata.raw = anndata.AnnData(sparse.hstack([x, x]).tocsr(), obs=obs, var=pd.DataFrame(index=[f"r{i}" for i in range(30)]))
+    return adata
+
+
+@pytest.fixture
+def embedding(tmp_path):
+    result = anndata.AnnData(
+        obs=pd.DataFrame(
+            {
+                "cell_type_predicted": pd.Categorical(["B", "T"] * 20),
+                "cell_type_predicted_probability": np.linspace(0.5, 1, 40),
+            },
+            index=CELLS,
+        ),
+        obsm={
+            "X_emb": np.random.default_rng(1).normal(size=(40, 10)).astype(np.float32),
+            "cell_type_probabilities": np.full((40, 2), 0.5, np.float32),
+        },
+        uns={"cell_type_classes": np.array(["B", "T"], dtype=object)},
+    )
+    result.write_zarr(tmp_path / "embedding.zarr")
+    return tmp_path / "embedding.zarr"
+
+
+def assert_same(one, other, where=""):
+    """The same values, dtypes and formats, all the way down."""
+    assert type(one) is type(other), where
+    if isinstance(one, pd.DataFrame):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    elif sparse.issparse(one):
+        assert one.dtype == other.dtype and one.shape == other.shape and (one != other).nnz == 0, where
+    elif isinstance(one, np.ndarray):
+        # anndata reads strings as objects from HDF5 and as numpy's strings from zarr.
+        assert one.dtype == other.dtype or {one.dtype.kind, other.dtype.kind} == {"O", "T"}, where
+        np.testing.assert_array_equal(one, other)
+    elif hasattr(one, "keys"):
+        assert sorted(one) == sorted(other), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    else:
+        assert one == other, where
+
+
+def test_comes_back_whole(adata, embedding, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "CHUNK_BYTES", 64)  # several blocks of everything
+    monkeypatch.setattr(export_module, "BLOCK_VALUES", 64)
+    for kind in ("h5ad", "zarr2", "zarr3"):
+        path, out = tmp_path / f"query_{kind}", tmp_path / f"{kind}.zarr"
+        if kind == "h5ad":
+            adata.write_h5ad(path, convert_strings_to_categoricals=False)
+            query = anndata.read_h5ad(path)
+        else:
+            write_elem(zarr.open_group(path, mode="w", zarr_format=int(kind[-1])), "/", adata)
+            query = anndata.read_zarr(path)
+        with Query(path) as opened:
+            export(opened, make_row(), embedding, out)
+        assert not list(out.rglob("zarr.json")) and list(tmp_path.glob(".*")) == []
+
+        got = anndata.read_zarr(out)
+        result = anndata.read_zarr(embedding)
+        assert_same(result.obsm["X_emb"], got.obsm.pop("X_emb"))
+        assert_same(query.obsm.pop("X_emb"), got.obsm.pop("X_emb_query"))
+        assert_same(result.obsm["cell_type_probabilities"], got.obsm.pop("cell_type_probabilities"))
+        assert_same(result.obs, got.obs[list(result.obs)])
+        assert got.uns.pop("refmap")["classes"].keys() == {"cell_type"}
+        got.obs = got.obs.drop(columns=list(result.obs))
+        for part in ("X", "obs", "var"):
+            assert_same(getattr(query, part), getattr(got, part), part)
+        for part in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
+            one, other = getattr(query, part), getattr(got, part)
+            assert sorted(map(str, one)) == sorted(map(str, other)), part
+            for key in one.keys() - {None}:  # layers[None] is X
+                assert_same(one[key], other[key], f"{part}/{key}")
+        assert_same(query.raw.X, got.raw.X)
+        assert_same(query.raw.var, got.raw.var)
+
+
+def test_names_of_cells_are_plain_strings_for_older_versions(adata, embedding, tmp_path):
+    adata.write_h5ad(tmp_path / "q", convert_strings_to_categoricals=False)
+    with Query(tmp_path / "q") as query:
+        export(query, make_row(), embedding, tmp_path / "o.zarr")
+    root = zarr.open_group(tmp_path / "o.zarr", mode="r")
+    names = ("obs/_index", "var/gene", "raw/var/_index", "obs/category/categories")
+    assert {root[name].attrs["encoding-type"] for name in names} == {"string-array"}
+
+
+def test_what_was_there_moves_aside(adata, embedding, tmp_path):
+    adata = adata.copy()
+    adata.obs["cell_type_predicted"] = "before"
+    adata.obsm["X_emb_query"] = np.zeros((40, 1))
+    adata.write_h5ad(tmp_path / "q")
+    with Query(tmp_path / "q") as query:
+        export(query, make_row(model=None), embedding, tmp_path / "o.zarr")
+    got = anndata.read_zarr(tmp_path / "o.zarr")
+    assert set(got.obs["cell_type_predicted_query"]) == {"before"} and set(got.obs["cell_type_predicted"]) == {"B", "T"}
+    assert got.obsm["X_emb_query"].shape == (40, 1) and (got.obsm["X_emb_query_query"] == 1).all()
+    assert got.obsm["X_emb"].shape == (40, 10)
+    assert list(got.uns["refmap"]["classes"]["cell_type"]) == ["B", "T"]
+
+
+def test_a_modality_and_an_old_file(adata, embedding, tmp_path):
+    with h5py.File(tmp_path / "m", "w") as file:
+        write_elem(file, "obs", pd.DataFrame({"visit": ["one", "two"] * 20, "rna:donor": 0}, index=CELLS[::-1]))
+        write_elem(file.create_group("mod"), "rna", adata)
+    x = adata.X
+    with h5py.File(tmp_path / "old", "w") as file:
+        file["obs"] = np.rec.fromarrays([np.array(CELLS, dtype="S"), np.arange(40) % 2], names="index,donor")
+        file["var"] = np.rec.fromarrays([adata.var_names.to_numpy().astype("S")], names="index")
+        file["uns/donor_categories"] = np.array(["a", "b"], dtype=h5py.string_dtype())
+        group = file.create_group("X")
+        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", x.shape
+        for part in ("data", "indices", "indptr"):
+            group[part] = getattr(x, part)
+    for name in ("m", "old"):
+        with Query(tmp_path / name) as query:
+            export(query, make_row(), embedding, tmp_path / f"{name}.zarr")
+        got = anndata.read_zarr(tmp_path / f"{name}.zarr")
+        assert_same(got.X, x)
+        assert list(got.obs_names) == CELLS and got.obsm["X_emb"].shape == (40, 10)
+    assert list(got.obs["donor"]) == ["a", "b"] * 20
+    # What the modalities share comes along, cell by cell.
+    assert list(anndata.read_zarr(tmp_path / "m.zarr").obs["visit"]) == ["two", "one"] * 20
+
+
+def test_cells_must_be_those_of_the_embedding(adata, embedding, tmp_path):
+    adata[::-1].copy().write_h5ad(tmp_path / "q")
+    with (
+        Query(tmp_path / "q", "mine.h5ad") as query,
+        pytest.raises(
+            RefmapError, match="query 'mine.h5ad' has 40 cells that are not the 40 of its embedding, in the same order"
+        ),
+    ):
+        export(query, make_row(), embedding, tmp_path / "o.zarr")
+    assert not (tmp_path / "o.zarr").exists()
+
+
+def test_command(adata, embedding, tmp_path):
+    adata.write_h5ad(tmp_path / "query")
+    (tmp_path / "plan").write_text(json.dumps({"row": make_row()}))
+    result = CliRunner().invoke(
+        export_embedding,
+        ["--plan", str(tmp_path / "plan"), "--query", str(tmp_path / "query"), "--embedding", str(embedding),
+         "--output", str(tmp_path / "file_id~donor_1.zarr")],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert anndata.read_zarr(tmp_path / "file_id~donor_1.zarr").obsm["X_emb"].shape == (40, 10)

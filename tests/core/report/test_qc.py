@@ -1,0 +1,365 @@
+"""The folder that describes one mapping."""
+
+import json
+from types import SimpleNamespace
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from qc_mapping import main
+from refmap.common import layout
+from refmap.common.errors import RefmapError
+from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
+from refmap.common.storage import write_zarr
+from refmap.report import plots
+from refmap.report.pictures import caption
+from refmap.report.qc import confusion_table, describe_mapping, score
+from refmap.transfer.calibrate import calibrate_reference
+from refmap.transfer.transfer import transfer
+from scipy import sparse
+
+ALIGNMENT = {"matched": 24, "n_model_genes": 30}
+CLASSES = ["B", "NK", "T $\\frac$"]
+
+
+def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
+    """Write what QC_MAPPING is given of a query of n cells in three groups; return the paths, the plan and the truth."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, size=n)
+    truth = np.array(CLASSES, dtype=object)[kind]
+    truth[::7] = None
+    obs = pd.DataFrame(
+        {
+            "donor": pd.Categorical(np.where(np.arange(n) % 2, "d1", "d2")),
+            "cell_type": pd.Categorical(truth),
+            "age": np.linspace(20, 80, n),
+            "many": [f"kind {i % 40}" for i in range(n)],
+        },
+        index=[f"cell{i}" for i in range(n)],
+    )
+    query = ad.AnnData(np.ones((n, 2), dtype=np.float32), obs=obs)
+    query.write_h5ad(folder / "query.h5ad")
+
+    latent = (rng.normal(size=(3, n_latent)) * 8)[kind] + rng.normal(size=(n, n_latent))
+    embedding = ad.AnnData(
+        obs=pd.DataFrame(index=obs.index), obsm={"X_emb": latent.astype(np.float32)}, uns={"refmap": {"family": "scvi"}}
+    )
+    predicted = np.where(np.arange(n) % 10 == 0, (kind + 1) % 3, kind)
+    if predicts:
+        embedding.obs["label_predicted"] = pd.Categorical.from_codes(predicted, CLASSES)
+        embedding.obs["label_predicted_uncertainty"] = rng.uniform(0, 0.5, size=n)
+        embedding.uns["label_classes"] = np.array(CLASSES, dtype=object)
+    with ad.settings.override(zarr_write_format=2):
+        embedding.write_zarr(folder / "embedding.zarr")
+
+    row = {
+        **{"dataset": "pbmc", "file_id": "d.1", "query": "data/query.h5ad", "modality": None},
+        **{"batch_key": "donor", "labels_keys": [], "truth_key": "cell_type", "umap_colors": [], **changes},
+    }
+    record = {
+        "predictions": {"label": {"mean_uncertainty": 0.1}} if predicts else {},
+        "warnings": ["first"],
+        "n_cells": n,
+        "seed": 0,
+    }
+    for name, content in {"plan": {"row": row}, "alignment": ALIGNMENT, "mapping": record}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    counts = sparse.csr_matrix(rng.poisson(1 + 5 * np.eye(3)[kind].repeat(10, axis=1)).astype(np.float32))
+    write_zarr(ad.AnnData(counts, obs=pd.DataFrame(index=obs.index)), folder / "aligned.zarr")
+    (folder / "results").mkdir()
+    (folder / "history.csv").write_text("epoch,elbo_train\n1,2.5\n2,2.0\n")
+    return SimpleNamespace(
+        folder=folder,
+        plan={"row": row},
+        kind=kind,
+        truth=truth,
+        predicted=np.array(CLASSES, dtype=object)[predicted],
+        latent=latent,
+        obs=obs,
+    )
+
+
+def describe(mapping, output, mapped=None, reference=None):
+    folder = mapping.folder
+    describe_mapping(
+        mapping.plan, folder / "query.h5ad", PreparedFolder(folder), mapped or MappedFolder(folder), reference, 0.2, output
+    )
+    return output
+
+
+def add_reference(mapping, n=300):
+    """Give a mapping reference cells around its own: the mapping with their labels, and the reference's folder."""
+    folder, rng = mapping.folder, np.random.default_rng(1)
+    near = rng.integers(0, len(mapping.latent), size=n)
+    cells, reference = ReferenceFolder(folder / "cells"), ReferenceFolder(folder / "reference")
+    cells.folder.mkdir()
+    latent = (mapping.latent[near] + rng.normal(scale=0.3, size=(n, mapping.latent.shape[1]))).astype(np.float32)
+    obs = pd.DataFrame(
+        {
+            "label": pd.Categorical(np.array(CLASSES, dtype=object)[mapping.kind[near]]),
+            "donor": pd.Categorical(np.resize(["r1", "r2"], n)),
+        },
+        index=[f"r{i}" for i in range(n)],
+    )
+    write_zarr(ad.AnnData(obs=obs, obsm={"X_emb": latent}), cells.cells)
+    record = {"reference": "atlas.h5ad", "source": "counts", "fault": None, "keys": ["label"], "batch_key": "donor", "n_cells": n}
+    cells.record.write_text(json.dumps(record))
+    calibrate_reference(cells, None, 0, 0.2, 20, reference)
+    # What a mapping gives, and no more, lies in a folder of its own.
+    mapped, labelled = MappedFolder(folder / "mapped"), MappedFolder(folder / "labelled")
+    mapped.results.mkdir(parents=True)
+    for name in ("embedding.zarr", "mapping.json", "history.csv"):
+        (mapped.folder / name).symlink_to(folder / name)
+    transfer(mapped, reference, 0.2, False, labelled)
+    return labelled, reference
+
+
+@pytest.fixture(scope="session")
+def mapping(tmp_path_factory):
+    return make_mapping(tmp_path_factory.mktemp("mapping") / "in", umap_colors=["age", "many", "nothing", "donor"])
+
+
+@pytest.fixture(scope="session")
+def described(mapping):
+    return describe(mapping, mapping.folder.parent / "out")
+
+
+def test_folder_holds_the_records_and_the_pictures(described):
+    assert sorted(path.name for path in described.iterdir()) == [
+        "alignment.json",
+        "composition.json",
+        "composition.pdf",
+        "composition.png",
+        "confusion.csv",
+        "confusion.pdf",
+        "confusion.png",
+        "explore.html",
+        "history.csv",
+        "mapping.json",
+        "training.pdf",
+        "training.png",
+        "umap.pdf",
+        "umap.png",
+    ]
+    assert json.loads((described / "alignment.json").read_text()) == ALIGNMENT
+    assert (described / "history.csv").read_text() == "epoch,elbo_train\n1,2.5\n2,2.0\n"
+
+
+def test_composition_counts_predictions_by_batch(mapping, described):
+    composition = json.loads((described / "composition.json").read_text())
+    assert composition["source"] == "predicted" and composition["key"] == "label_predicted"
+    assert composition["total"] == {label: int((mapping.predicted == label).sum()) for label in CLASSES}
+    assert list(composition["batches"]) == ["d1", "d2"]
+    for batch, counts in composition["batches"].items():
+        inside = mapping.predicted[(mapping.obs["donor"] == batch).to_numpy()]
+        assert counts == {label: int((inside == label).sum()) for label in CLASSES}
+
+
+def test_score_leaves_out_cells_of_unknown_truth(mapping, described):
+    known = pd.notna(mapping.truth)
+    accuracy = json.loads((described / "mapping.json").read_text())["accuracy"]
+    assert accuracy["truth_key"] == "cell_type"
+    assert accuracy["n_scored"] == known.sum() and accuracy["n_unknown"] == 0
+    assert accuracy["accuracy"] == pytest.approx((mapping.truth == mapping.predicted)[known].mean())
+
+
+def test_confusion_has_the_right_on_its_diagonal(mapping, described):
+    table = pd.read_csv(described / "confusion.csv", index_col=0)
+    assert list(table.index) == list(table.columns) == CLASSES
+    assert table.to_numpy().sum() == pd.notna(mapping.truth).sum()
+    assert np.trace(table.to_numpy()) == (mapping.truth == mapping.predicted).sum()
+
+
+def test_a_colour_that_the_query_lacks_is_a_warning_only(described):
+    warnings = json.loads((described / "mapping.json").read_text())["warnings"]
+    assert warnings == ["first"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 16])
+def test_few_cells_are_drawn_too(tmp_path, n):
+    output = describe(make_mapping(tmp_path / "in", n=n), tmp_path / "out")
+    assert Image.open(output / "umap.png").width > 500
+    assert sum(json.loads((output / "composition.json").read_text())["total"].values()) == n
+
+
+def test_a_model_without_predictions_falls_back_to_the_querys_labels(tmp_path):
+    mapping = make_mapping(tmp_path / "in", n=12, n_latent=1, predicts=False)
+    output = describe(mapping, tmp_path / "out")
+    composition = json.loads((output / "composition.json").read_text())
+    assert composition["source"] == "truth" and composition["total"]["missing"] == 2
+    assert json.loads((output / "mapping.json").read_text())["accuracy"] is None
+    assert not (output / "confusion.csv").exists()
+
+
+def test_nothing_known_of_the_cells(tmp_path):
+    output = describe(make_mapping(tmp_path / "in", n=3, predicts=False, truth_key=None), tmp_path / "out")
+    composition = json.loads((output / "composition.json").read_text())
+    assert composition == {"source": None, "key": None, "total": {}, "batches": {}}
+
+
+def test_an_embedding_of_other_cells_is_refused(tmp_path):
+    mapping = make_mapping(tmp_path / "in", n=5)
+    ad.read_h5ad(mapping.folder / "query.h5ad")[:4].copy().write_h5ad(mapping.folder / "query.h5ad")
+    with pytest.raises(
+        RefmapError, match=r"The embedding's 5 cells are not those of the query 'data/query.h5ad' \(4 cells\).*-resume"
+    ):
+        describe(mapping, tmp_path / "out")
+
+
+def test_command_writes_a_fault_and_no_folder(tmp_path):
+    mapping = make_mapping(tmp_path / "in", n=5, truth_key="cel_type")
+    given = {"plan": mapping.folder / "plan.json", "prepared": mapping.folder}
+    given |= {"query": mapping.folder / "query.h5ad", "mapped": mapping.folder}
+    given |= {"threshold": 0.2, "output": tmp_path / "out", "fault": tmp_path / "fault.json"}
+    result = CliRunner().invoke(
+        main, [word for key, value in given.items() for word in (f"--{key}", str(value))], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    fault = json.loads((tmp_path / "fault.json").read_text())
+    assert fault["dataset"] == "pbmc" and fault["file_id"] == "d.1" and fault["stage"] == "QC_MAPPING"
+    assert "has no obs column 'cel_type'" in fault["message"] and "Did you mean 'cell_type'?" in fault["message"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("n", "drawn", "expected"),
+    [
+        (1, 1, "1 cell, too few for a UMAP: the two latent dimensions that vary most"),
+        (15, 15, "15 cells, too few for a UMAP: the two latent dimensions that vary most"),
+        (16, 16, "UMAP of 16 cells"),
+        (60_000, 50_000, "UMAP of 50,000 cells, drawn at random from 60,000"),
+    ],
+)
+def test_caption_says_what_is_drawn(n, drawn, expected):
+    assert caption(n, drawn) == expected
+
+
+def test_at_most_so_many_cells_are_drawn(tmp_path, monkeypatch):
+    drawn = {}
+
+    def note(panels, title, path):
+        drawn.update({panel.name: panel.values for panel in panels}, title=title)
+
+    monkeypatch.setattr("refmap.report.pictures.MOST_CELLS_DRAWN", 20)
+    monkeypatch.setattr(plots, "draw_cells", note)
+    mapping = make_mapping(tmp_path / "in", n=50)
+    describe(mapping, tmp_path / "out")
+    assert drawn.pop("title") == "pbmc/d.1: UMAP of 20 cells, drawn at random from 50"
+    assert list(drawn) == ["predicted label", "uncertainty of the predicted label", "batch (donor)", "true label (cell_type)"]
+    assert all(len(values) == 20 for values in drawn.values())
+    # The same cells in every panel, in the same order.
+    chosen = np.random.default_rng(0).permutation(50)[:20]
+    assert list(drawn["predicted label"]) == list(mapping.predicted[chosen])
+    assert list(drawn["batch (donor)"]) == list(mapping.obs["donor"].iloc[chosen])
+
+
+@pytest.fixture(scope="module")
+def beside_reference(tmp_path_factory):
+    mapping = make_mapping(tmp_path_factory.mktemp("beside") / "in")
+    output = describe(mapping, mapping.folder.parent / "out", *add_reference(mapping))
+    return mapping, output, json.loads((output / "mapping.json").read_text())
+
+
+def test_reference_cells_add_their_pictures(beside_reference):
+    _, output, _ = beside_reference
+    new = {"joint.png", "joint.pdf", "calibration.png", "calibration.pdf"}
+    new |= {f"confusion_transferred.{kind}" for kind in ("csv", "png", "pdf")}
+    assert new <= {path.name for path in output.iterdir()}
+    assert Image.open(output / "joint.png").width > 500
+
+
+def test_the_models_labels_and_those_of_the_neighbours_are_scored_apart(beside_reference):
+    mapping, output, record = beside_reference
+    known = pd.notna(mapping.truth)
+    assert record["accuracy"]["accuracy"] == pytest.approx((mapping.truth == mapping.predicted)[known].mean())
+    assert list(record["calibration"]) == ["label_transferred"]
+    # The groups lie well apart.
+    assert record["calibration"]["label_transferred"]["accuracy"] == 1
+    table = pd.read_csv(output / "confusion_transferred.csv", index_col=0)
+    assert np.trace(table.to_numpy()) == known.sum()
+
+
+def test_a_good_mapping_is_judged_by_all_figures(beside_reference):
+    _, _, record = beside_reference
+    assert record["trust"]["light"] == "green"
+    figures = record["trust"]["figures"]
+    assert all(figures[name]["value"] is not None for name in ("genes", "unknown", "novel", "presence", "mixing"))
+    assert figures["genes"]["value"] == 0.8 and figures["unknown"]["levels"]["label"]["value"] == 0
+
+
+def test_without_reference_cells_it_is_said_what_is_not_known(described):
+    trust = json.loads((described / "mapping.json").read_text())["trust"]
+    assert trust["light"] == "grey"
+    assert trust["figures"]["novel"]["value"] is None and "reference" in trust["figures"]["novel"]["note"]
+    assert "It cannot be said how far this mapping may be trusted" in trust["reasons"][0]
+
+
+@pytest.mark.parametrize("n", [1, 10])
+@pytest.mark.parametrize("changes", [{"predicts": False, "truth_key": None}, {}])
+def test_a_few_cells_beside_a_reference(tmp_path, n, changes):
+    mapping = make_mapping(tmp_path / "in", n=n, **changes)
+    output = describe(mapping, tmp_path / "out", *add_reference(mapping, n=40))
+    record = json.loads((output / "mapping.json").read_text())
+    assert record["trust"]["light"] in ("grey", "amber", "green", "red") and record["trust"]["reasons"]
+    assert (output / "joint.png").exists() and (output / "explore.html").exists()
+
+
+def test_ties_are_ranked_by_name():
+    assert list(plots.ranked(pd.Series(["b", "c", "a", "c"])).items()) == [("c", 2), ("a", 1), ("b", 1)]
+
+
+def test_types_that_the_model_never_saw_are_not_scored():
+    truth = pd.Series(["A", "B", "C", None], dtype=object)
+    predicted = pd.Series(["A", "A", "A", "A"], dtype=object)
+    assert score(truth, predicted, ["A", "B"]) == {"n_scored": 2, "n_unknown": 1, "accuracy": 0.5}
+    assert score(truth[2:], predicted[2:], ["A", "B"]) == {"n_scored": 0, "n_unknown": 1, "accuracy": None}
+
+
+def test_confusion_lists_shared_labels_first():
+    table = confusion_table(pd.Series(["B", "A", "B", None], dtype=object), pd.Series(["B", "Z", "C", "A"], dtype=object))
+    assert list(table.index) == ["A", "B"] and list(table.columns) == ["A", "B", "C", "Z"]
+    assert table.to_numpy().tolist() == [[0, 0, 0, 1], [0, 1, 1, 0]]
+
+
+def test_neighbour_weights_are_those_of_umap_learn():
+    """Against umap-learn's own, given the same neighbours."""
+    from sklearn.neighbors import NearestNeighbors
+    from umap.umap_ import fuzzy_simplicial_set
+
+    latent = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
+    latent[3] = latent[2]
+    distances, neighbors = NearestNeighbors(n_neighbors=layout.N_NEIGHBORS - 1).fit(latent).kneighbors()
+    itself = np.arange(200).reshape(-1, 1)
+    given = {
+        "knn_indices": np.hstack([itself, neighbors]).astype(np.int32),
+        "knn_dists": np.hstack([np.zeros((200, 1)), distances]).astype(np.float32),
+    }
+    expected, _, _ = fuzzy_simplicial_set(latent, layout.N_NEIGHBORS, np.random.RandomState(0), "euclidean", **given)
+    np.testing.assert_allclose(layout.neighbor_weights(latent).toarray(), expected.toarray(), atol=2e-3)
+
+
+def test_umap_keeps_groups_apart_and_repeats_itself(mapping):
+    latent = mapping.latent.astype(np.float32)
+    position = layout.umap(latent, seed=1)
+    assert position.shape == (300, 2) and np.isfinite(position).all()
+    np.testing.assert_array_equal(position, layout.umap(latent, seed=1))
+    assert not np.array_equal(position, layout.umap(latent, seed=2))
+    # Of each cell's 10 nearest neighbours in the picture, nearly all are of its own group.
+    group = mapping.kind
+    distance = ((position[:, None] - position[None]) ** 2).sum(-1)
+    near = np.argsort(distance, axis=1)[:, 1:11]
+    assert (group[near] == group[:, None]).mean() > 0.99
+
+
+def test_umap_of_identical_cells_is_finite():
+    assert np.isfinite(layout.umap(np.ones((30, 4), dtype=np.float32), seed=0)).all()
+
+
+def test_first_two_are_the_dimensions_that_vary_most():
+    latent = np.random.default_rng(0).normal(size=(50, 4)) * [1, 5, 0.1, 3]
+    np.testing.assert_array_equal(layout.first_two(latent), latent[:, [1, 3]])
+    np.testing.assert_array_equal(layout.first_two(latent[:, :1])[:, 1], np.zeros(50))
