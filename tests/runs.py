@@ -47,12 +47,12 @@ class Published:
 class Run(Published):
     """A finished run: its exit status, what it printed, and what it published."""
 
-    def __init__(self, folder: Path, *arguments: str, project: Path = ROOT):
+    def __init__(self, folder: Path, *arguments: str, project: Path = ROOT, environment: dict[str, str] | None = None):
         super().__init__(folder)
         done = subprocess.run(
             ["nextflow", "run", str(project), "--outdir", "out", *arguments],
             cwd=folder,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | (environment or {}),
             text=True,
             capture_output=True,
             stdin=subprocess.DEVNULL,
@@ -62,14 +62,22 @@ class Run(Published):
 
 
 class Head(Published):
-    """A run that is going on. `options` go before Nextflow's `run`, `environment` to all that it starts."""
+    """A run that is going on. `options` go before Nextflow's `run`, `environment` to all that it starts; `by` is a command that
+    starts Nextflow, if not this process."""
 
-    def __init__(self, folder: Path, *arguments: str, options: tuple[str, ...] = (), environment: dict[str, str] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        options: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+        by: tuple[str, ...] = (),
+    ):
         super().__init__(folder)
         self.log = folder / "printed.txt"
         with self.log.open("a") as printed:
             self.process = subprocess.Popen(
-                ["nextflow", *options, "run", str(ROOT), "--outdir", "out", *arguments],
+                [*by, "nextflow", *options, "run", str(ROOT), "--outdir", "out", *arguments],
                 cwd=folder,
                 env=ENVIRONMENT | (environment or {}),
                 stdin=subprocess.DEVNULL,

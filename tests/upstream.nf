@@ -1,21 +1,21 @@
 // What a process is given in a run, made from the demo by the processes before it: for the specs of those that come late.
 // Where no family is named, nothing is trained, which would take long: the reference is one by its description alone, and what
-// surgery gives is drawn at random.
+// surgery gives is drawn at random. A mapping is a record, as in main.nf, with what the steps up to that workflow put into it.
 
-include { MAKE_DEMO           } from '../modules/make_demo'
-include { CHECK_INPUT         } from '../modules/check_input'
-include { ALIGN_REFERENCE     } from '../modules/align_reference'
-include { TRAIN_REFERENCE     } from '../modules/train_reference'
-include { LEARN_HIERARCHY     } from '../modules/learn_hierarchy'
+include { SHEET               } from '../subworkflows/sheet'
+include { REFERENCE           } from '../subworkflows/reference'
+include { SURGERY             } from '../subworkflows/surgery'
+
 include { INSPECT_MODEL       } from '../modules/inspect_model'
 include { PREPARE_REFERENCE   } from '../modules/prepare_reference'
 include { CALIBRATE_REFERENCE } from '../modules/calibrate_reference'
 include { CHECK_QUERY         } from '../modules/check_query'
 include { ALIGN_GENES         } from '../modules/align_genes'
-include { TRAIN_SURGERY       } from '../modules/train_surgery'
 include { TRANSFER_LABELS     } from '../modules/transfer_labels'
 
-include { alignedSize ; located ; parse ; size ; toJson ; together ; training ; withoutTraining } from '../modules/functions'
+include { bundled ; together ; withoutTraining         } from '../subworkflows/surgery'
+include { alignedSize ; parse ; put ; querySize ; toJson } from '../modules/functions'
+include { parameters                                   } from '../modules/parameters'
 
 // A model that can be inspected, of the atlas's genes, batches and labels; its weights are no tensors
 process MAKE_MODEL {
@@ -88,10 +88,10 @@ process MAKE_CELLS {
 // What TRAIN_SURGERY gives for a prepared query
 process MAKE_MAPPED {
     input:
-    tuple val(meta), path(prepared), path(card)
+    tuple val(id), path(prepared), path(card)
 
     output:
-    tuple val(meta), path("mapped/${meta.id}")
+    tuple val(id), path("mapped/${id}")
 
     script:
     """
@@ -117,7 +117,7 @@ process MAKE_MAPPED {
         obsm={"X_emb": rng.normal(size=(query.n_obs, 10)).astype("float32")},
         uns={"refmap": model, "bulk_labels_classes": np.array(labels, dtype=object)},
     )
-    folder = Path("mapped/${meta.id}")
+    folder = Path("mapped/${id}")
     (folder / "results").mkdir(parents=True)
     with anndata.settings.override(zarr_write_format=2):
         mapped.write_zarr(folder / "embedding.zarr")
@@ -136,96 +136,69 @@ process MAKE_MAPPED {
     """
 }
 
-// The demo's sheet as rows, its atlas, and what a reference of a family is trained with
-workflow CHECKED_INPUT {
-    take:
-    family
-
-    main:
-    settings = params.findAll { name, _value -> name.startsWith('reference') || name == 'seed' } +
-        [family: family ?: 'scanvi', reference_batch_key: 'batch', reference_labels_key: 'bulk_labels', reference_max_epochs: 2]
-    MAKE_DEMO(0, 'code')
-    schema = file("${projectDir}/nextflow_schema.json")
-    CHECK_INPUT(MAKE_DEMO.out.sheet, toJson(settings + [demo: true, max_epochs: 2]), schema, 'code')
-
-    emit:
-    sheet = MAKE_DEMO.out.sheet
-    atlas = MAKE_DEMO.out.atlas.map { atlas -> [atlas, ''] }
-    rows = CHECK_INPUT.out.mappings
-    trainer = CHECK_INPUT.out.trainer.map { path -> path.text.trim() }
-    settings = toJson(settings)
+// The parameters of a run of the demo with a family, of short trainings; nf-test's own is not one of refmap's
+def settingsOf(family) {
+    return parameters().findAll { name, _value -> name != 'nf_test_output' } + [
+        demo: true, family: family ?: 'scanvi', max_epochs: 2,
+        reference_batch_key: 'batch', reference_labels_key: 'bulk_labels', reference_max_epochs: 2,
+    ]
 }
 
-// The rows and the reference that they are mapped onto; mappings: [meta, row, query, id table]
-workflow REFERENCE {
+// The demo's mappings, its atlas, and what a reference of a family is trained with
+workflow DEMO {
     take:
     family
 
     main:
-    CHECKED_INPUT(family)
-    settings = CHECKED_INPUT.out.settings
+    SHEET(settingsOf(family), 'code')
+
+    emit:
+    mappings = SHEET.out.mappings
+    atlas = SHEET.out.atlas
+    trainer = SHEET.out.trainer
+    training = toJson(settingsOf(family))
+}
+
+// The demo's mappings with model, card and env; their cells are those of the atlas
+workflow INSPECTED {
+    take:
+    family
+
+    main:
+    DEMO(family)
     if (family) {
-        ALIGN_REFERENCE(CHECKED_INPUT.out.atlas, settings, 'code')
-        aligned = ALIGN_REFERENCE.out.aligned.combine(CHECKED_INPUT.out.trainer)
-        hierarchical = family == 'treearches'
-        TRAIN_REFERENCE(aligned.map { atlas, facts, env -> [atlas, facts, [], env, hierarchical, alignedSize(atlas, 2)] }, 'code')
-        model = TRAIN_REFERENCE.out.model
+        REFERENCE(DEMO.out.atlas, DEMO.out.trainer, settingsOf(family), 'code')
+        model = REFERENCE.out.model
     } else {
-        model = MAKE_MODEL(CHECKED_INPUT.out.atlas.map { atlas, _stamp -> atlas })
+        model = MAKE_MODEL(DEMO.out.atlas)
     }
-    if (family == 'treearches') {
-        model = LEARN_HIERARCHY(model.combine(TRAIN_REFERENCE.out.embedding), settings, 'code')
-    }
-    INSPECT_MODEL(model.map { path -> ['the reference', path, ''] }, 'code')
-    card = INSPECT_MODEL.out.card.map { _name, path -> path }
-    mappings = CHECKED_INPUT.out.rows
-        .splitText { line -> line.trim() }
-        .combine(CHECKED_INPUT.out.sheet)
-        .combine(card)
-        .map { line, sheet, path ->
-            def (row, kind) = [parse(line), parse(path.text)]
-            def id = "${row.dataset}~${row.file_id}".toString()
-            def names = [id: id, dataset: row.dataset, file_id: row.file_id]
-            def meta = names + [family: kind.family, env: kind.env, hierarchy: kind.hierarchy != null]
-            [meta, row, located(row.query, sheet), located(row.id_table, sheet)]
-        }
+    INSPECT_MODEL(model.map { path -> ['the reference', path, ''] }, settingsOf(family), 'code')
 
     emit:
-    rows = CHECKED_INPUT.out.rows
-    atlas = CHECKED_INPUT.out.atlas.map { atlas, _stamp -> atlas }
-    model = model
-    card = card
-    mappings = mappings
+    mappings = DEMO.out.mappings
+        .combine(DEMO.out.atlas)
+        .combine(model)
+        .combine(INSPECT_MODEL.out.card)
+        .map { m, atlas, path, _name, card -> m + [cells: atlas, model: path, card: card, env: parse(card.text).env] }
 }
 
-// The plan of every mapping: [meta, size, plan, query, id table, gmt, card]
+// The same with plan and size
 workflow PLANNED {
     take:
     family
 
     main:
-    REFERENCE(family)
+    INSPECTED(family)
     CHECK_QUERY(
-        REFERENCE.out.mappings.combine(REFERENCE.out.card).map { meta, row, query, table, card ->
-            [meta, withoutTraining(row), query, table, [], '', card]
-        },
+        INSPECTED.out.mappings.map { m -> [m.id, toJson(withoutTraining(m.row).sort()), m.query, m.id_table, m.gmt, '', m.card] },
         'code',
     )
-    planned = CHECK_QUERY.out.plan
-        .join(REFERENCE.out.mappings)
-        .combine(REFERENCE.out.card)
-        .map { meta, plan, _row, query, table, card -> [meta, size(parse(plan.text)), plan, query, table, [], card] }
 
     emit:
-    rows = REFERENCE.out.rows
-    atlas = REFERENCE.out.atlas
-    model = REFERENCE.out.model
-    card = REFERENCE.out.card
-    mappings = REFERENCE.out.mappings
-    planned = planned
+    mappings = put(INSPECTED.out.mappings, 'plan', CHECK_QUERY.out.plan).map { m -> m + [size: querySize(parse(m.plan.text))] }
 }
 
-// The mappings of these ids ready for surgery, and as one task of it
+// Those of these ids with prepared
 workflow PREPARED {
     take:
     family
@@ -233,93 +206,75 @@ workflow PREPARED {
 
     main:
     PLANNED(family)
-    planned = PLANNED.out.planned.filter { item -> item[0].id in ids }
-    ALIGN_GENES(planned, 'code')
-    members = planned
-        .join(ALIGN_GENES.out.prepared)
-        .join(PLANNED.out.mappings.map { meta, row, _query, _table -> [meta, training(row)] })
-        .combine(PLANNED.out.model)
-        .map { meta, _size, _plan, _query, _table, _gmt, card, prepared, training, model ->
-            def size = alignedSize(prepared.resolve('aligned.zarr'), training.train.max_epochs)
-            [meta: meta, size: size, training: training, prepared: prepared, model: model, card: card]
-        }
+    asked = PLANNED.out.mappings.filter { m -> m.id in ids }
+    ALIGN_GENES(asked.map { m -> [m.id, m.size, m.plan, m.query, m.id_table, m.gmt, m.card] }, 'code')
 
     emit:
-    rows = PLANNED.out.rows
-    atlas = PLANNED.out.atlas
-    card = PLANNED.out.card
-    plans = PLANNED.out.planned.map { item -> item[2] }
-    planned = planned
-    prepared = ALIGN_GENES.out.prepared
-    task = members.toList().map { all -> together(all) }
+    mappings = put(asked, 'prepared', ALIGN_GENES.out.prepared)
 }
 
-// One mapping after surgery: [meta, size, plan, query, prepared, mapped]; with a family, also the updated model
+// The same as what one task of surgery takes
+workflow BUNDLED {
+    take:
+    family
+    ids
+
+    main:
+    PREPARED(family, ids)
+
+    emit:
+    bundle = PREPARED.out.mappings
+        .map { m -> m + [aligned_size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train.max_epochs)] }
+        .toList()
+        .map { all -> together(all) }
+}
+
+// The same with mapped; where a family is named, with updated
 workflow MAPPED {
     take:
     family
-    id
+    ids
 
     main:
-    PREPARED(family, [id])
+    PREPARED(family, ids)
     if (family) {
-        TRAIN_SURGERY(PREPARED.out.task, 'code')
-        mapped = PREPARED.out.prepared.combine(TRAIN_SURGERY.out.mapped).map { meta, _prepared, path -> [meta, path] }
-        updated = TRAIN_SURGERY.out.model
+        SURGERY(PREPARED.out.mappings.flatMap { m -> bundled([m]) }, 'code')
+        mappings = SURGERY.out.mappings
     } else {
-        mapped = MAKE_MAPPED(PREPARED.out.prepared.combine(PREPARED.out.card))
-        updated = Channel.empty()
+        MAKE_MAPPED(PREPARED.out.mappings.map { m -> [m.id, m.prepared, m.card] })
+        mappings = put(PREPARED.out.mappings, 'mapped', MAKE_MAPPED.out)
     }
 
     emit:
-    rows = PREPARED.out.rows
-    atlas = PREPARED.out.atlas
-    card = PREPARED.out.card
-    plans = PREPARED.out.plans
-    model = PREPARED.out.task.map { item -> item[4] }
-    mapped = PREPARED.out.planned
-        .map { meta, size, plan, query, _table, _gmt, _card -> [meta, size, plan, query] }
-        .join(PREPARED.out.prepared)
-        .join(mapped)
-    updated = updated
+    mappings
 }
 
-// One mapping after surgery, and the cells of its reference, which are embedded already: what MAPPED gives and their folder
+// One mapping with mapped and scale, which the atlas's cells set, with an embedding that they came with
 workflow NEAR {
     take:
     id
 
     main:
-    MAPPED(null, id)
-    MAKE_CELLS(MAPPED.out.atlas)
+    MAPPED(null, [id])
+    MAKE_CELLS(MAPPED.out.mappings.map { m -> m.cells })
     request = [reference: 'cells.zarr', layer: 'X', var_key: null, embedding: 'X_atlas', transfer_keys: ['bulk_labels']]
-    PREPARE_REFERENCE(
-        MAKE_CELLS.out.cells.combine(MAPPED.out.card).map { cells, card -> [['the reference', toJson(request)], cells, [], '', card] },
-        'code',
-    )
-    CALIBRATE_REFERENCE(PREPARE_REFERENCE.out.prepared.map { key, prepared -> [key, prepared, []] }, 'code')
-    cells = CALIBRATE_REFERENCE.out.reference.map { _key, reference -> reference }
+    near = MAPPED.out.mappings.map { m -> m + [reference: [model: 'the reference', request: toJson(request)]] }
+    PREPARE_REFERENCE(near.combine(MAKE_CELLS.out.cells).map { m, cells -> [m.reference, cells, [], '', m.card] }, 'code')
+    CALIBRATE_REFERENCE(PREPARE_REFERENCE.out.prepared.map { reference, cells -> [reference, cells, []] }, settingsOf(null), 'code')
 
     emit:
-    mapped = MAPPED.out.mapped.combine(cells)
+    mappings = put(near, 'scale', CALIBRATE_REFERENCE.out.reference, 'reference')
 }
 
-// The same with the labels of these cells: [meta, size, plan, query, prepared, labelled, what it was before, reference]
+// The same with labelled: mapped with the labels of these cells
 workflow LABELLED {
     take:
     id
 
     main:
     NEAR(id)
-    TRANSFER_LABELS(
-        NEAR.out.mapped.map { meta, size, plan, _query, _prepared, mapped, reference -> [meta, size, plan, mapped, reference] },
-        'code',
-    )
+    TRANSFER_LABELS(NEAR.out.mappings.map { m -> [m.id, m.size, m.plan, m.mapped, m.scale] }, settingsOf(null), 'code')
 
     emit:
-    mapped = NEAR.out.mapped
-        .join(TRANSFER_LABELS.out.mapped)
-        .map { meta, size, plan, query, prepared, mapped, reference, labelled ->
-            [meta, size, plan, query, prepared, labelled, mapped, reference]
-        }
+    mappings = put(NEAR.out.mappings, 'labelled', TRANSFER_LABELS.out.mapped)
 }

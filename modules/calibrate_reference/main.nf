@@ -13,7 +13,6 @@ process CALIBRATE_REFERENCE {
 
     script:
     """
-    export OMP_NUM_THREADS=${task.cpus}
     calibrate_reference.py --prepared prepared ${latent ? '--latent latent.npy' : ''} --seed ${settings.seed} \\
         --neighbors ${settings.transfer_neighbors} --threshold ${settings.unknown_threshold} --output reference
     """

@@ -14,7 +14,6 @@ process EMBED_REFERENCE {
 
     script:
     """
-    export OMP_NUM_THREADS=${task.cpus}
     embed_reference.py --aligned prepared/aligned.zarr --model ${model} --card ${card} --seed ${settings.seed} --output latent.npy
     """
 

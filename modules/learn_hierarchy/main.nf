@@ -18,7 +18,6 @@ process LEARN_HIERARCHY {
     ${settings}
     END_OF_SETTINGS
 
-    export OMP_NUM_THREADS=${task.cpus} MPLBACKEND=Agg
     learn_hierarchy.py --model ${model} --embedding ${embedding} --settings settings.json --output reference_model
     """
 

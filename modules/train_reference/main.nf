@@ -14,7 +14,6 @@ process TRAIN_REFERENCE {
 
     script:
     """
-    export OMP_NUM_THREADS=${task.cpus}
     train_reference.py --aligned ${aligned} --settings ${settings} ${gmt ? '--gmt gmt' : ''} \\
         --model reference_model ${hierarchy ? '--embedding reference_embedding.zarr' : ''}
     """

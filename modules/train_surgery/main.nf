@@ -19,7 +19,6 @@ process TRAIN_SURGERY {
     ${training}
     END_OF_TRAINING
 
-    export OMP_NUM_THREADS=${task.cpus}
     train_surgery.py --queries queries --training training.json --model ${model} --card ${card} \\
         --output mapped --models models --faults .
     """

@@ -14,7 +14,6 @@ process TRANSFER_LABELS {
 
     script:
     """
-    export OMP_NUM_THREADS=${task.cpus}
     transfer_labels.py --plan ${plan} --mapped mapped --reference reference \\
         --threshold ${settings.unknown_threshold} ${settings.transfer_probabilities ? '--probabilities' : ''} \\
         --output labelled --fault ${id}.fault.json

@@ -15,7 +15,6 @@ process UPDATE_HIERARCHY {
 
     script:
     """
-    export OMP_NUM_THREADS=${task.cpus} MPLBACKEND=Agg
     update_hierarchy.py --plan prepared/plan.json --aligned prepared/aligned.zarr --card ${card} --model ${model} --mapped mapped \\
         --updated-model updated --output placed --output-model ${id} --fault ${id}.fault.json
     """

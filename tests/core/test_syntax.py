@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from refmap.parameters import load_schema, properties
+from refmap.sheet.parameters import load_schema, properties
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [ROOT / "nextflow.config", *sorted((ROOT / "conf").glob("*.config"))]

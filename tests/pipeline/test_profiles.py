@@ -267,7 +267,12 @@ def test_engine_is_told(run, engine):
     lines = {name: "\n".join(line for line in script.splitlines() if command in line) for name, script in tasks.items()}
     assert gpu in lines["TRAIN"]
     assert gpu not in lines["OTHER"]
+    cpus = {"TRAIN": 2, "OTHER": 1}
     for name, env in (("TRAIN", "scvi"), ("OTHER", "core")):
         assert rest in tasks[name]
+        # Docker and Podman hand on what is named, the others all that there is
+        assert engine in ("docker", "podman") or 'env - PATH="$PATH"' in lines[name]
+        assert all(handed.startswith("NXF_") for handed in re.findall(r' -e "?(\w+)', lines[name]))
+        assert f"OMP_NUM_THREADS={cpus[name]} " in tasks[name]
         assert re.search(rf"registry\.example[/-]lab[/-]refmap[/-]{env}[:-]", lines[name])
         assert "containers/activate" not in tasks[name]

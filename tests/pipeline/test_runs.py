@@ -263,7 +263,7 @@ def given(tmp_path_factory) -> dict[str, Run]:
         text = "dataset,file_id,query,model,batch_key\nlung,a,nowhere.h5ad,no_model,donor\n"
         arguments = ["--input", sheet(folder, text)]
         if way == "command line":
-            arguments += [word for name, value in GIVEN.items() for word in (f"--{name}", str(value).lower())]
+            arguments += [word for name, value in GIVEN.items() for word in (f"--{name}", str(value).lower() if isinstance(value, bool) else str(value))]
         elif way == "file":
             (folder / "parameters.json").write_text(json.dumps(GIVEN))
             arguments += ["-params-file", "parameters.json"]

@@ -25,12 +25,14 @@ ROWS = {
 }
 
 
-def start(cluster: Cluster, folder: Path, *more: str, config: str = "", profile: str = "test,slurm,gpu") -> Head:
-    """The demo as jobs of a cluster; run it again in the same folder with -resume among `more`."""
+def start(
+    cluster: Cluster, folder: Path, *more: str, config: str = "", profile: str = "test,slurm,gpu", by: tuple[str, ...] = ()
+) -> Head:
+    """The demo as jobs of a cluster; run it again in the same folder with -resume among `more`. `by`: see `Head`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "quick.config").write_text(QUICK + config)
     queues = ("--slurm_queue", "cpu", "--slurm_gpu_queue", "gpu")
-    return Head(folder, "-profile", profile, *queues, *more, options=("-c", "quick.config"), environment=cluster.environment)
+    return Head(folder, "-profile", profile, *queues, *more, options=("-c", "quick.config"), environment=cluster.environment, by=by)
 
 
 def onto_reference(folder: Path, reference: Published, data: Path, *names: str, **other: Path) -> tuple[str, ...]:

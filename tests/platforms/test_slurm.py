@@ -1,4 +1,4 @@
-"""The demo on a real SLURM: where its jobs go, and what is left when its head is ended midway."""
+"""The demo on a real SLURM: where its jobs go, started from a job too, and what is left when its head is ended midway."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def test_jobs_go_where_they_are_sent_with_what_they_are_given(cluster, demo, tmp
     for job in seen.values():
         assert ("gpu:1" in job.resources) == (job.partition == "gpu"), job.name
     assert sum(name.startswith("TRAIN_SURGERY") for name in jobs) == 3
+    assert_same_results(head, demo)
+
+
+@pytest.mark.parametrize("profile", ["test", "test,slurm"])
+def test_a_head_that_is_a_job_of_four_tasks(cluster, demo, tmp_path, profile):
+    (tmp_path / "job.sh").write_text('#!/bin/bash\necho "tasks: $SLURM_NTASKS"\n"$@"\n')
+    job = ("sbatch", "--wait", "--ntasks=4", "--mem=6G", "--output=job.txt", "job.sh")
+    head = start(cluster, tmp_path, profile=profile, by=job)
+    assert head.wait() == 0, (tmp_path / "job.txt").read_text()
+    assert "tasks: 4\n" in (tmp_path / "job.txt").read_text()
     assert_same_results(head, demo)
 
 

@@ -1,8 +1,10 @@
-"""What torch says where memory or disk space ran out is known for what it is."""
+"""What the machine lacks is known for what it is: memory or disk space by what torch says, an environment by what Lightning says."""
 
 import pytest
 import torch
-from refmap.common.exhaustion import NO_MEMORY, NO_SPACE, Exhausted, exhaustion
+from mapping import map_cells
+from refmap.common.exhaustion import NO_MEMORY, NO_SPACE, Exhausted, MachineFault, exhaustion
+from refmap.families.scvi.reference import train_reference
 
 
 @pytest.mark.parametrize(
@@ -20,3 +22,13 @@ def test_torch_has_no_exception_of_its_own_for_it(work, status):
 def test_other_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="must match"), exhaustion():
         torch.ones(2) + torch.ones(3)
+
+
+def test_no_model_is_blamed_where_nothing_can_be_trained(scvi_model, cells, query, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_JOB_NAME", "map")
+    with pytest.raises(MachineFault, match="^Lightning cannot train .* whatever the model: .*--ntasks=8") as raised:
+        map_cells(query, scvi_model, tmp_path / "query")
+    assert "could not load" not in str(raised.value) and raised.value.status == 1
+    with pytest.raises(MachineFault, match="whatever the model"):
+        train_reference(cells, {"family": "scvi", "seed": 0}, tmp_path / "model")

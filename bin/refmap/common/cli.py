@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from .errors import RefmapError
-from .exhaustion import Exhausted, exhaustion
+from .exhaustion import MachineFault, exhaustion
 
 INPUT = click.Path(exists=True, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
@@ -58,11 +58,11 @@ def attempt(stage: str, outputs: dict[str, Path], fault: Path | None, row: dict,
                 remove(path)
                 if written[name].exists():
                     written[name].rename(path)
-    except (RefmapError, Exhausted) as error:
+    except (RefmapError, MachineFault) as error:
         for path in outputs.values():
             remove(path)
         print(error, file=sys.stderr)
-        if fault is None or isinstance(error, Exhausted):
+        if fault is None or isinstance(error, MachineFault):
             sys.exit(getattr(error, "status", 1))
         write_json(fault, {"dataset": row.get("dataset"), "file_id": row.get("file_id"), "stage": stage, "message": str(error)})
 
@@ -81,7 +81,8 @@ def command(stage: str) -> Callable:
     With ``--fault PATH`` the sentence goes into that JSON file (``dataset``, ``file_id``, ``stage``, ``message``) and the
     command succeeds, so that a workflow can go on and a resumed one need not try again; without it the sentence goes to
     stderr and the exit status is 1. A command that serves one mapping has an option ``plan``, whose JSON holds its ``row``.
-    Where memory or disk space ran out, there is a sentence on stderr, an exit status that says so, and never a fault.
+    Where the machine is at fault, as when memory or disk space ran out, there is a sentence on stderr, an exit status that says
+    so, and never a fault.
 
     What the options declared as `OUTPUT` name appears whole, at the end, or not at all.
     """

@@ -1,4 +1,4 @@
-"""What a command does where the machine, and not its input, is at fault: no memory or no disk space is left."""
+"""What a command does where the machine, and not its input, is at fault, as when no memory or no disk space is left."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ MEMORY_WORDS = ("DefaultCPUAllocator", "std::bad_alloc", "annot allocate memory"
 SPACE_WORDS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing", "unexpected pos ")
 
 
-class Exhausted(Exception):
-    """No memory or no disk space: one sentence, and the exit status that tells a workflow what to do."""
+class MachineFault(Exception):
+    """The machine, and not the input, is at fault: one sentence, and the exit status that tells a workflow what to do."""
 
-    def __init__(self, sentence: str, status: int):
+    def __init__(self, sentence: str, status: int = 1):
         super().__init__(sentence)
         self.status = status
+
+
+class Exhausted(MachineFault):
+    """No memory or no disk space."""
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .training import run_training
+from .training import check_machine, run_training
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -35,9 +35,12 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
     ------
     RefmapError
         If training diverges.
+    MachineFault
+        If scvi-tools can train nothing here.
     """
     import scvi
 
+    check_machine()
     scvi.settings.seed = settings["seed"]
     family = settings["family"]
     setup = {

@@ -21,7 +21,7 @@ from ..base import Prediction, Settings
 from ..freezing import device_of, mask_gradients, sha256, versions
 from .growth import Growth, category_sizes, growth_of
 from .loading import as_mudata, model_class, read_saved
-from .training import run_training, training_arguments
+from .training import check_machine, run_training, training_arguments
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -79,7 +79,10 @@ class Surgery(base.Surgery):
         ------
         RefmapError
             If scvi-tools cannot load the model.
+        MachineFault
+            If scvi-tools could load no model here.
         """
+        check_machine()
         kind = model_class(card["class_name"])
         saved = read_saved(path, kind, card["trusted"])
         registry = saved["attr_dict"]["registry_"]

@@ -10,9 +10,29 @@ from collections.abc import Callable
 import pandas as pd
 
 from ...common.errors import RefmapError
+from ...common.exhaustion import MachineFault
 
 # Below this number of cells a validation set would hold one cell or none.
 FEWEST_FOR_VALIDATION = 20
+
+
+def check_machine() -> None:
+    """Let Lightning look at where it is to train, as it does when a model is loaded, before any model can be blamed for it.
+
+    Raises
+    ------
+    MachineFault
+        If it cannot train there, as in a cluster's job of several tasks, which it would join.
+    """
+    from scvi.model._utils import parse_device_args
+
+    try:
+        parse_device_args(return_device="torch")
+    except Exception as error:  # Lightning's own, RuntimeError, KeyError: whatever it is, there is no model yet
+        raise MachineFault(
+            f"Lightning cannot train where this was started, whatever the model: {error} A run of the pipeline keeps the variables"
+            " of a cluster's job from its tasks (containers/isolate): without it, unset them."
+        ) from error
 
 
 def training_arguments(kind: type, settings: dict, n_cells: int, warnings: list[str]) -> dict:
