@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """What the fan-out over many mappings costs: the memory of Nextflow's head, and the time a task takes beyond its own work.
 
-`--stub N` runs N mappings with `-stub-run` on this machine: all of Nextflow, none of the work. `--real N M` maps N queries of 40
-cells, M to a task of training, on a SLURM of one node (as root; tools/slurm_cluster). Run with any environment.
+`--stub N` runs N mappings with `-stub-run` on this machine: all of Nextflow, none of the work. `--real N M A` maps N queries of
+40 cells, M to a task of training, in job arrays of A, on a SLURM of one node (as root; tools/slurm_cluster). Run with any
+environment.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bin"))
 
 CELLS, EPOCHS = 40, 2
-# A test cluster of one node answers at once.
+# A test cluster of one node answers at once; few jobs wait there, beside those of one array.
 CONFIG = """
-executor { queueSize = 16; pollInterval = '1 sec'; queueStatInterval = '2 sec' }
-trace { fields = 'name,status,submit,start,complete,realtime,%cpu,peak_rss'; raw = true }
+executor { queueSize = %d; pollInterval = '1 sec'; queueStatInterval = '2 sec' }
+trace { fields = 'name,status,native_id,submit,start,complete,realtime,%cpu,peak_rss'; raw = true }
 """
 
 
 class Head:
-    """A run of the pipeline, watched: `seconds`, `memory` (the head's peak, MB) and its `tasks`."""
+    """A run of the pipeline, watched: `seconds`, `memory` (the head's peak, MB), its `tasks` and how often it `submitted`."""
 
-    def __init__(self, folder: Path, *arguments: str, environment: dict[str, str] | None = None):
-        (folder / "bench.config").write_text(CONFIG)
+    def __init__(self, folder: Path, *arguments: str, array: int = 0, environment: dict[str, str] | None = None):
+        (folder / "bench.config").write_text(CONFIG % (16 + array))
         start = time.monotonic()
         log = (folder / "log.txt").open("w")
+        given = ("--outdir", "out", "--input", "sheet.csv", "--job_array", str(array), *arguments)
         run = subprocess.Popen(
-            ["nextflow", "-c", "bench.config", "run", str(ROOT), "--outdir", "out", "--input", "sheet.csv", *arguments],
+            ["nextflow", "-c", "bench.config", "run", str(ROOT), *given],
             cwd=folder,
             env=os.environ | {"PATH": f"{os.environ['PATH']}:{ROOT}/.tools/bin", "NXF_ANSI_LOG": "false"} | (environment or {}),
             stdout=log,
@@ -52,6 +54,8 @@ class Head:
         self.seconds = time.monotonic() - start
         with open(folder / "out/pipeline_info/trace.txt") as stream:
             self.tasks = list(csv.DictReader(stream, delimiter="\t"))
+        # The elements of an array bear its number: 12_0, 12_1 and so on.
+        self.submitted = len({task["native_id"].split("_")[0] for task in self.tasks} - {"-"})
 
     def _watch(self, run: subprocess.Popen) -> None:
         """Follow the process that tools/nextflow becomes."""
@@ -70,8 +74,8 @@ class Head:
 
     def row(self, what: str, mappings: int) -> str:
         return (
-            f"{what:<38}{mappings:>9,}{len(self.tasks):>8,}{self.seconds:>9,.0f}{1000 * self.seconds / len(self.tasks):>13,.0f}"
-            f"{self.cpu_seconds():>12,.0f}{self.memory:>12,.0f}"
+            f"{what:<38}{mappings:>9,}{len(self.tasks):>8,}{self.submitted:>11,}{self.seconds:>9,.0f}"
+            f"{1000 * self.seconds / len(self.tasks):>13,.0f}{self.cpu_seconds():>12,.0f}{self.memory:>12,.0f}"
         )
 
 
@@ -92,13 +96,13 @@ def stub(mappings: int, per_task: int) -> Head:
         return Head(folder, "-stub-run", "--mappings_per_task", str(per_task))
 
 
-def real(mappings: int, per_task: int, data: Path, cluster: Path) -> Head:
+def real(mappings: int, per_task: int, array: int, data: Path, cluster: Path) -> Head:
     with tempfile.TemporaryDirectory(dir=data) as name:
         folder = Path(name)
         write_sheet(folder, mappings, [f"../query{i}.h5ad" for i in range(5)], "../out/reference_model", "batch")
         return Head(
             folder, "-profile", "slurm", "--max_epochs", str(EPOCHS), "--mappings_per_task", str(per_task),
-            environment={"SLURM_CONF": str(cluster / "slurm.conf")},
+            array=array, environment={"SLURM_CONF": str(cluster / "slurm.conf")},
         )  # fmt: skip
 
 
@@ -123,12 +127,16 @@ def make_data(folder: Path) -> None:
 @click.command()
 @click.option("--stub", "stubs", multiple=True, type=int, help="Mappings of a stub run; may be given again.")
 @click.option(
-    "--real", "reals", multiple=True, type=(int, int), help="Real mappings, and how many share a task; may be given again."
+    "--real",
+    "reals",
+    multiple=True,
+    type=(int, int, int),
+    help="Real mappings, how many share a task, and how many tasks a job array (0: none); may be given again.",
 )
-def main(stubs: tuple[int, ...], reals: tuple[tuple[int, int], ...]) -> None:
+def main(stubs: tuple[int, ...], reals: tuple[tuple[int, int, int], ...]) -> None:
     if not stubs and not reals:
         stubs = (20, 100)
-    print(f"{'':<38}{'mappings':>9}{'tasks':>8}{'seconds':>9}{'ms a task':>13}{'CPU s':>12}{'head, MB':>12}")
+    print(f"{'':<38}{'mappings':>9}{'tasks':>8}{'submitted':>11}{'seconds':>9}{'ms a task':>13}{'CPU s':>12}{'head, MB':>12}")
     for mappings in stubs:
         print(stub(mappings, 1).row("stub run, on this machine", mappings), flush=True)
     if not reals:
@@ -138,10 +146,9 @@ def main(stubs: tuple[int, ...], reals: tuple[tuple[int, int], ...]) -> None:
         make_data(data)
         subprocess.run([ROOT / "tools/slurm_cluster", "up", cluster], check=True)
         try:
-            for mappings, per_task in reals:
-                print(
-                    real(mappings, per_task, data, cluster).row(f"SLURM, {per_task} to a task of training", mappings), flush=True
-                )
+            for mappings, per_task, array in reals:
+                what = f"SLURM, {per_task} to a task, arrays of {array}"
+                print(real(mappings, per_task, array, data, cluster).row(what, mappings), flush=True)
         finally:
             subprocess.run([ROOT / "tools/slurm_cluster", "down", cluster], check=True)
 

@@ -40,7 +40,7 @@ workflow MAPPING {
     }
 
     // The gate: all faults are told at once, and nothing is trained before every query has been looked at
-    sound = checked.toList().flatMap { all -> announce(all) ; bundled(all.findAll { m -> !m.faults }) }
+    sound = checked.toList().flatMap { all -> announce(all) ; bundled(all.findAll { m -> !m.faults }, settings.max_small_cells) }
 
     ALIGN_GENES(sound.map { m -> [m.id, m.size, m.plan, m.query, m.id_table, m.gmt, m.card] }, code)
     SURGERY(put(sound, 'prepared', ALIGN_GENES.out.prepared), code)

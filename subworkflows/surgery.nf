@@ -16,17 +16,21 @@ workflow SURGERY {
     ready = mappings.map { m ->
         m + [aligned_size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train?.max_epochs)]
     }
+        .branch { m ->
+            small: m.task
+            large: true
+        }
     // A task starts when all of its mappings are there
-    TRAIN_SURGERY(ready.map { m -> [m.task, m] }.groupTuple(remainder: true).map { _task, members -> together(members) }, code)
+    TRAIN_SURGERY(ready.small.map { m -> [m.task, m] }.groupTuple(remainder: true).map { _task, members -> together(members) }, code)
 
-    // What a task of several left undone, because it was killed, is tried again by itself
+    // What a task of several left undone, because it was killed, is tried again by itself, as a large one is from the start
     settled = byId(TRAIN_SURGERY.out.mapped).mix(byId(TRAIN_SURGERY.out.fault))
-    left = ready
+    left = ready.small
         .filter { m -> m.task.groupSize > 1 }
         .map { m -> [m.id, m] }
         .join(settled, remainder: true)
         .filter { _id, m, result -> m && !result }
-    TRAIN_ALONE(left.map { _id, m, _result -> together([m]) }, code)
+    TRAIN_ALONE(left.map { _id, m, _result -> m }.mix(ready.large).map { m -> together([m]) }, code)
 
     mapped = byId(TRAIN_SURGERY.out.mapped.mix(TRAIN_ALONE.out.mapped))
     updated = byId(TRAIN_SURGERY.out.model.mix(TRAIN_ALONE.out.model))
@@ -45,12 +49,12 @@ def withoutTraining(row) {
     return row - row.subMap(ofTraining() + 'bundle' + 'cells')
 }
 
-// All mappings that are to be done, each with the task of TRAIN_SURGERY that it goes to: the small ones of a bundle share one
-def bundled(mappings) {
-    def small = 10000 // cells: for more, the training takes far longer than what a task of several saves
-    def names = mappings.collectEntries { m -> [m.id, m.size.cells <= small ? "bundle ${m.row.bundle}".toString() : m.id] }
-    def sizes = names.values().countBy { name -> name }
-    return mappings.collect { m -> m + [task: groupKey(names[m.id], sizes[names[m.id]])] }
+// All mappings that are to be done, each small one with the task of TRAIN_SURGERY that it shares with the others of its bundle: the
+// training of a large one takes far longer than what a task of several saves
+def bundled(mappings, most) {
+    def small = mappings.findAll { m -> m.size.cells <= most }
+    def sizes = small.countBy { m -> m.row.bundle }
+    return mappings.collect { m -> m + [task: m in small ? groupKey("bundle ${m.row.bundle}".toString(), sizes[m.row.bundle]) : null] }
 }
 
 // Mappings as one task of TRAIN_SURGERY: in one order however they came, the largest of them for the memory, all of them for the time

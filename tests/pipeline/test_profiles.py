@@ -5,6 +5,7 @@ The engines and SLURM are stand-ins on PATH: what counts here is what Nextflow w
 
 import os
 import re
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -42,27 +43,63 @@ workflow {
 """
 
 
+# The steps of three mappings that the tests look at, as the pipeline has them
+STEPS = """
+process ALIGN_GENES {
+    input:
+    tuple val(id), val(size)
+
+    output:
+    tuple val(id), val(size)
+
+    script:
+    "true"
+}
+
+process TRAIN_SURGERY {
+    label 'process_gpu'
+    ext env: { 'scvi' }
+
+    input:
+    tuple val(id), val(size)
+
+    script:
+    "true"
+}
+"""
+MAPPINGS = """
+include { ALIGN_GENES ; TRAIN_SURGERY ; TRAIN_SURGERY as TRAIN_ALONE } from './steps.nf'
+
+workflow {
+    ALIGN_GENES(channel.of(1, 2, 3).map { id -> [id, [cells: 500, values: 10000, mappings: 1, passes: 1000]] })
+    TRAIN_SURGERY(ALIGN_GENES.out)
+    TRAIN_ALONE(ALIGN_GENES.out)
+}
+"""
+
+
 @cache
-def config(profile):
+def config(profile, project=ROOT):
     """The pipeline's settings under a profile, by their full name: {'docker.enabled': 'true', …}."""
-    ran = subprocess.run(["nextflow", "config", str(ROOT), "-flat", "-profile", profile],
+    ran = subprocess.run(["nextflow", "config", str(project), "-flat", "-profile", profile],
                          env=ENVIRONMENT, cwd="/", text=True, capture_output=True, timeout=120)  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "WARN" not in ran.stdout + ran.stderr
-    return dict(re.findall(r"^([a-z]\S*) = (.*(?:\n(?![a-z]\S* = ).*)*)", ran.stdout, flags=re.MULTILINE))
+    return dict(re.findall(r"^([a-z]\S*) = (.*(?:\n(?![a-z]\S* = ).*)*)", ran.stdout.rstrip(), flags=re.MULTILINE))
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Run the two tasks under a profile of the pipeline; the script that Nextflow wrote for each of them."""
+    """Run a few tasks under a profile of the pipeline; what Nextflow wrote to run each process, and each in an array."""
 
-    def run_profile(profile, *arguments, stand_ins):
+    def run_profile(profile, *arguments, stand_ins, pipeline=PIPELINE):
         for name, script in stand_ins.items():
             tool = tmp_path / "bin" / name
             tool.parent.mkdir(exist_ok=True)
             tool.write_text(f"#!/bin/bash\n{script}\n")
             tool.chmod(0o755)
-        (tmp_path / "main.nf").write_text(PIPELINE)
+        (tmp_path / "main.nf").write_text(pipeline)
+        (tmp_path / "steps.nf").write_text(STEPS)
         (tmp_path / "containers").symlink_to(ROOT / "containers")
         (tmp_path / "nextflow.config").write_text(
             f"includeConfig '{ROOT}/nextflow.config'\nexecutor {{ pollInterval = '300 ms'; queueStatInterval = '1 sec' }}\n"
@@ -74,7 +111,9 @@ def run(tmp_path):
         )  # fmt: skip
         assert ran.returncode == 0, ran.stdout + ran.stderr
         scripts = [path.read_text() for path in tmp_path.glob("work/*/*/.command.run")]
-        return {re.search(r"### name: '(\w+)'", script).group(1): script for script in scripts}
+        return {
+            re.search(r"### name: '(\w+)", script).group(1) + " in an array" * ("### array:" in script): script for script in scripts
+        }
 
     return run_profile
 
@@ -115,14 +154,27 @@ def test_gpu_hangs_on_training_alone_and_keeps_its_memory(profile):
         assert settings[resource] == plain[resource]
 
 
-# A scheduler that runs a job at once, and has none left when asked
-SCHEDULER = {"sbatch": 'bash "$1" >/dev/null 2>&1 &\necho "Submitted batch job $$"', "squeue": "", "scancel": ""}
+# A scheduler that runs a job, or all of an array, at once, and has none left when asked
+SCHEDULER = {
+    "sbatch": """
+        last=$(sed -n 's/^#SBATCH --array 0-//p' "$1")
+        for ((i = 0; i <= ${last:-0}; i++)); do SLURM_ARRAY_TASK_ID=$i bash "$1" >/dev/null 2>&1 & done
+        echo "Submitted batch job $$"
+    """,
+    "squeue": "",
+    "scancel": "",
+}
+
+
+def options(script):
+    """What a job's script asks SLURM for."""
+    return re.findall(r"^#SBATCH (.*?) *$", script, flags=re.MULTILINE)
 
 
 def test_slurm_options(run):
     tasks = run("slurm,gpu", "--slurm_queue", "cpus", "--slurm_gpu_queue", "gpus", "--slurm_account", "lab", "--slurm_qos", "long",
                 stand_ins=SCHEDULER)  # fmt: skip
-    asked = {name: re.findall(r"^#SBATCH (.*)$", script, flags=re.MULTILINE) for name, script in tasks.items()}
+    asked = {name: options(script) for name, script in tasks.items()}
     assert "-p gpus" in asked["TRAIN"] and "--account=lab --qos=long --gres=gpu:1" in asked["TRAIN"]
     assert "-p cpus" in asked["OTHER"] and "--account=lab --qos=long" in asked["OTHER"]
     assert ". '" in tasks["OTHER"] and "/containers/activate' core" in tasks["OTHER"]
@@ -132,6 +184,70 @@ def test_slurm_without_options(run):
     tasks = run("slurm", "--slurm_gpu_queue", "gpus", stand_ins=SCHEDULER)
     for script in tasks.values():
         assert not re.search(r"^#SBATCH (-p|--account|--qos|.*gres)", script, flags=re.MULTILINE)
+
+
+def test_an_array_asks_once_for_what_small_mappings_need(run):
+    tasks = run("slurm,gpu,docker", "--slurm_gpu_queue", "gpus", "--job_array", "2", "--mappings_per_task", "3",
+                "--max_small_cells", "20000", "--max_epochs", "8", stand_ins=SCHEDULER | {"docker": ""}, pipeline=MAPPINGS)  # fmt: skip
+    assert {name for name in tasks if name.endswith("in an array")} == {"ALIGN_GENES in an array", "TRAIN_SURGERY in an array"}
+    # 1 GB and 20,000 times 2 KB, 1 h and 20 s
+    assert {"--array 0-1", "--mem 1063M", "-t 01:00:20"} <= set(options(tasks["ALIGN_GENES in an array"]))
+    # 6 GB on a GPU, 20,000 times 1 KB and 2,000 values of 48 B each; 1 h, three times 1 min and 10 times 20,000 ms
+    training = options(tasks["TRAIN_SURGERY in an array"])
+    assert {"--array 0-1", "--mem 7994M", "-t 01:13:00", "-p gpus", "--gres=gpu:1", "-c 2"} <= set(training)
+    # What is submitted by itself knows its own size: 6 GB, 500 times 1 KB and 10,000 values of 48 B; 1 h, 1 min and 1 s
+    assert {"--mem 6144M", "-t 01:01:01"} <= set(options(tasks["TRAIN_ALONE"]))
+    for name, script in tasks.items():
+        # An array is in no container, each of its tasks is in its own
+        assert ("docker run" in script) != name.endswith("in an array"), name
+    assert "refmap/scvi:" in tasks["TRAIN_SURGERY"] and "refmap/core:" in tasks["ALIGN_GENES"]
+
+
+CORE = "process.'withName:CHECK_QUERY|ALIGN_GENES|TRANSFER_LABELS|EXPORT_EMBEDDING|QC_MAPPING'.array"
+OTHERS = "process.'withName:TRAIN_SURGERY|UPDATE_HIERARCHY'.array"
+
+
+@pytest.fixture(scope="module")
+def with_arrays(tmp_path_factory):
+    """The pipeline's settings, with job arrays by default: `nextflow config` takes no parameters."""
+    project = tmp_path_factory.mktemp("with_arrays")
+    for name in ("main.nf", "nextflow.config"):
+        shutil.copy(ROOT / name, project)
+    shutil.copytree(ROOT / "conf", project / "conf")
+    defaults = project / "conf/params.config"
+    defaults.write_text(re.sub(r"job_array( *)= 0", r"job_array\1= 100", defaults.read_text()))
+    return project
+
+
+@pytest.mark.parametrize(
+    "profile, arrays",
+    [
+        ("local", set()),
+        ("slurm", {CORE, OTHERS}),
+        ("awsbatch", {CORE}),
+        ("googlebatch", {CORE}),
+        ("azurebatch", set()),
+        ("k8s", set()),
+    ],
+)
+def test_arrays_are_for_the_platforms_that_have_them(with_arrays, profile, arrays):
+    settings = config(profile, with_arrays)
+    assert settings["params.job_array"] == "100"
+    assert {name for name, value in settings.items() if name.endswith(".array") and value == "100"} == arrays
+    assert {value for name, value in config(profile).items() if name.endswith(".array")} <= {"0"}
+
+
+def test_an_array_fits_into_the_queue(with_arrays):
+    assert (config("slurm")["executor.queueSize"], config("slurm", with_arrays)["executor.queueSize"]) == ("100", "200")
+
+
+def test_a_scheduler_that_does_not_answer_is_asked_again():
+    told = subprocess.run(["nextflow", "-version"], env=ENVIRONMENT, text=True, capture_output=True, check=True).stdout
+    version = tuple(map(int, re.search(r"version (\d+)\.(\d+)", told).groups()))
+    settings = config("slurm")
+    reason = "'Socket timed out|Unable to contact slurm controller'"
+    assert settings["executor.retry.reason"] == reason
+    assert settings.get("executor.submit.retry.reason") == (reason if version < (25, 10) else None)
 
 
 # What runs a container in the task's script, how it is told to use a GPU, and what else must be there

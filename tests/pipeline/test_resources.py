@@ -91,7 +91,7 @@ def test_steps_that_read_a_query_ask_by_its_cells(asked, step, least, query):
 def test_training_asks_by_the_values_of_the_aligned_query_and_by_what_it_will_see(asked):
     size = QUERIES[LARGE]
     memory = 3 * GB + KB * size["cells"] + 48 * size["aligned"]
-    assert asked[f"TRAIN_SURGERY ({LARGE})", 1] == (2, memory, HOUR + 60_000 + size["cells"] * (EPOCHS + 2))
+    assert asked[f"TRAIN_ALONE ({LARGE})", 1] == (2, memory, HOUR + 60_000 + size["cells"] * (EPOCHS + 2))
 
 
 def test_the_embedding_of_a_reference_asks_by_its_own_cells(asked):
@@ -114,7 +114,7 @@ def test_a_second_attempt_asks_for_twice_as_much(asked):
 
 def test_nothing_asks_for_more_than_the_run_may(asked):
     # Twice 12.7 GB; the time is well below its limit twice over, so that only one of the two is cut
-    assert asked[f"TRAIN_SURGERY ({LARGE})", 2][1] == 24 * GB
+    assert asked[f"TRAIN_ALONE ({LARGE})", 2][1] == 24 * GB
     assert all(memory <= 24 * GB and time <= 36 * HOUR for _, memory, time in asked.values())
 
 

@@ -1,4 +1,4 @@
-"""A SLURM of one node on this machine."""
+"""A SLURM of one node or several on this machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from runs import ROOT, task_name
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,27 @@ class Job:
     partition: str
     resources: str
     folder: str
+    node: str
+
+
+def task_of(job: dict[str, str]) -> str:
+    """The name of the task that a job ran, of the first one where it was an element of an array."""
+    script = Path(job["WorkDir"], ".command.run").read_text()
+    return task_name(script.split("### name: '", 1)[1].split("'", 1)[0])
 
 
 class Cluster:
-    """What `tools/slurm_cluster` brought up in a folder."""
+    """What `tools/slurm_cluster` brings up in a folder, with so many nodes and its ports from one on."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, nodes: int = 1, port: int = 6817):
         self.folder = folder
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
+        subprocess.run(
+            [ROOT / "tools/slurm_cluster", "up", folder, str(nodes)], env=os.environ | {"SLURM_PORT": str(port)}, check=True
+        )
+
+    def down(self) -> None:
+        subprocess.run([ROOT / "tools/slurm_cluster", "down", self.folder], check=True)
 
     def tell(self, *command: str) -> str:
         """What one of SLURM's own commands prints."""
@@ -43,13 +58,33 @@ class Cluster:
         return [dict(field.split("=", 1) for field in line.split() if "=" in field) for line in lines]
 
     def queue(self) -> list[Job]:
-        """The jobs that are pending or running."""
-        return [Job(*line.split()) for line in self.tell("squeue", "--noheader", "--format=%i %j %T %P %b %Z").splitlines()]
+        """The jobs that are pending or running; each element of an array is one, and a pending one has no node."""
+        lines = self.tell("squeue", "--array", "--noheader", "--format=%i|%j|%T|%P|%b|%Z|%N").splitlines()
+        return [Job(*line.split("|")) for line in lines]
 
     def set_node(self, state: str) -> None:
         """Set the one node down, or let it resume."""
-        (node,) = self.tell("sinfo", "--noheader", "--format=%n", "--partition=cpu").split()
-        self.tell("scontrol", "update", f"nodename={node}", f"state={state}", "reason=tests")
+        self.tell("scontrol", "update", "nodename=n1", f"state={state}", "reason=tests")
+
+    def kill_node(self, node: str) -> None:
+        """Kill a node's daemon and all that runs there, as if the machine had lost its power."""
+        lost = [int((self.folder / f"slurmd.{node}.pid").read_text())]
+        parents = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                told = (path / "environ").read_bytes().split(b"\0")
+            except OSError:  # it has just ended
+                continue
+            if f"SLURMD_NODENAME={node}".encode() in told and f"SLURM_CONF={self.environment['SLURM_CONF']}".encode() in told:
+                lost.append(int(path.name))
+        # A job's first process is the child of what watches over it
+        lost += [parents[pid] for pid in lost[1:] if is_watcher(parents[pid])]
+        for pid in lost:
+            lost += [child for child, parent in parents.items() if parent == pid and child not in lost]
+        for pid in lost:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     @contextmanager
     def unanswered(self) -> Iterator[None]:
@@ -60,3 +95,7 @@ class Cluster:
             time.sleep(0.1)
         yield
         subprocess.run(["/usr/sbin/slurmctld", "-f", self.environment["SLURM_CONF"]], check=True)
+
+
+def is_watcher(process: int) -> bool:
+    return Path(f"/proc/{process}/comm").read_text().strip() == "slurmstepd"

@@ -23,10 +23,10 @@ def public():
 
 @pytest.fixture(scope="session")
 def cluster(public):
-    folder = public / "slurm"
-    subprocess.run([ROOT / "tools/slurm_cluster", "up", folder], check=True)
-    yield Cluster(folder)
-    subprocess.run([ROOT / "tools/slurm_cluster", "down", folder], check=True)
+    """A SLURM of one node."""
+    cluster = Cluster(public / "slurm")
+    yield cluster
+    cluster.down()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-from cluster import Job
+from cluster import Job, task_of
 from demo_runs import assert_same_results, onto_reference, start
 from runs import Head, Run
 
@@ -92,8 +92,8 @@ def test_training_that_is_cancelled_running_or_pending_is_done_again(troubled, d
 
 def test_training_whose_node_goes_down_is_done_again_when_it_is_back(troubled):
     assert troubled.states_when_down[troubled.lost] == "NODE_FAIL"
-    completed = [job["Name"] for job in troubled.jobs() if job["JobState"] == "COMPLETED" and "TRAIN_SURGERY" in job["Name"]]
-    assert sorted(completed) == [f"nf-MAP_TRAIN_SURGERY_({name.replace('/', '~')})" for name in PBMC]
+    completed = [task_of(job) for job in troubled.jobs() if job["JobState"] == "COMPLETED" and "TRAIN_SURGERY" in job["Name"]]
+    assert sorted(completed) == [f"TRAIN_SURGERY ({name.replace('/', '~')})" for name in PBMC]
 
 
 def test_a_job_that_is_killed_for_memory_asks_for_more(troubled):

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cluster import task_of
 from demo_runs import assert_same_results, start
 
 BY_THE_MODEL = ("TRAIN_REFERENCE", "EMBED_REFERENCE", "TRAIN_SURGERY")
@@ -21,7 +22,7 @@ def test_jobs_go_where_they_are_sent_with_what_they_are_given(cluster, demo, tmp
         time.sleep(0.3)
     assert head.wait() == 0, head.log.read_text()
 
-    jobs = {job["Name"].removeprefix("nf-MAP_"): job for job in cluster.ended() if job["WorkDir"].startswith(str(tmp_path))}
+    jobs = {task_of(job): job for job in cluster.ended() if job["WorkDir"].startswith(str(tmp_path))}
     assert {job["JobState"] for job in jobs.values()} == {"COMPLETED"}
     assert {(job["Account"], job["WcKey"]) for job in jobs.values()} == {("lab", "atlas")}
     for name, job in jobs.items():
