@@ -13,9 +13,8 @@ workflow SURGERY {
     code
 
     main:
-    ready = mappings.map { m ->
-        m + [aligned_size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train?.max_epochs)]
-    }
+    ready = mappings
+        .map { m -> m + [aligned_size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train?.max_epochs)] }
         .branch { m ->
             small: m.task
             large: true
@@ -52,9 +51,8 @@ def withoutTraining(row) {
 // All mappings that are to be done, each small one with the task of TRAIN_SURGERY that it shares with the others of its bundle: the
 // training of a large one takes far longer than what a task of several saves
 def bundled(mappings, most) {
-    def small = mappings.findAll { m -> m.size.cells <= most }
-    def sizes = small.countBy { m -> m.row.bundle }
-    return mappings.collect { m -> m + [task: m in small ? groupKey("bundle ${m.row.bundle}".toString(), sizes[m.row.bundle]) : null] }
+    def sizes = mappings.findAll { m -> m.size.cells <= most }.countBy { m -> m.row.bundle }
+    return mappings.collect { m -> m + [task: m.size.cells <= most ? groupKey("bundle ${m.row.bundle}".toString(), sizes[m.row.bundle]) : null] }
 }
 
 // Mappings as one task of TRAIN_SURGERY: in one order however they came, the largest of them for the memory, all of them for the time
