@@ -270,8 +270,9 @@ def test_engine_is_told(run, engine):
     cpus = {"TRAIN": 2, "OTHER": 1}
     for name, env in (("TRAIN", "scvi"), ("OTHER", "core")):
         assert rest in tasks[name]
-        # Docker and Podman hand on what is named, the others all that there is
-        assert engine in ("docker", "podman") or 'env - PATH="$PATH"' in lines[name]
+        # Docker and Podman hand on what is named, the others all that there is: which GPU is the task's, and nothing else
+        kept = f"${{CUDA_VISIBLE_DEVICES:+{engine.upper()}ENV_CUDA_VISIBLE_DEVICES="
+        assert engine in ("docker", "podman") or ('env - PATH="$PATH"' in lines[name] and kept in lines[name])
         assert all(handed.startswith("NXF_") for handed in re.findall(r' -e "?(\w+)', lines[name]))
         assert f"OMP_NUM_THREADS={cpus[name]} " in tasks[name]
         assert re.search(rf"registry\.example[/-]lab[/-]refmap[/-]{env}[:-]", lines[name])
