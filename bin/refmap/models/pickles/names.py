@@ -84,8 +84,8 @@ ALLOWED: frozenset[Global] = frozenset(
 )
 
 # Where an allowed name is found today, for those that moved, went away, or no longer take what their age gave them: the first of
-# these places that the environment has. A place is itself allowed, or a constructor of `constructors`, which makes what the
-# name would have made of the same arguments. So what an allowed name can do is not widened by its age.
+# these places that the environment has. A place is itself allowed, or a class of `constructors`, which makes what the name would
+# have made of the same arguments. So a replacement can do no more than what is allowed, and no file names one by itself.
 REPLACED: dict[Global, tuple[Global, ...]] = {
     # pandas 2 has one class for every type of index; `_new_Index` gives it the type of the numbers.
     **dict.fromkeys(
@@ -98,7 +98,7 @@ REPLACED: dict[Global, tuple[Global, ...]] = {
     ("pandas.core.arrays.string_", "StringDtype"): ((CONSTRUCTORS, "StringDtype"),),
     # pandas 2.3 had a class for texts whose missing value is nan; before and after, the type alone says so.
     ("pandas.core.arrays.string_", "StringArrayNumpySemantics"): (("pandas.core.arrays.string_", "StringArray"),),
-    # numpy 1 had no `bool`, or had Python's.
+    # numpy 2 calls its own truth values so; numpy 1 had Python's by that name, and then none.
     ("numpy", "bool"): (("numpy", "bool_"),),
 }
 for _module, _names in (("multiarray", "_reconstruct scalar"), ("numeric", "_frombuffer")):
