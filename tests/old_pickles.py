@@ -68,13 +68,13 @@ def new(name: str, state: Any = None) -> Made:
 
 
 def dtype(of: np.dtype) -> Made:
-    objects = of == object
+    objects = of.hasobject
     state = (3, "|", None, None, None, -1, -1, 63) if objects else (3, of.str[0], None, None, None, -1, -1, 0)
     return Made(Name("numpy dtype"), ("O8" if objects else of.str[1:], False, True), state)
 
 
 def array(of: np.ndarray, core: str = "core") -> Made:
-    numbers = of.ravel().tolist() if of.dtype == object else of.tobytes()
+    numbers = of.ravel().tolist() if of.dtype.hasobject else of.tobytes()
     empty = (Name("numpy ndarray"), (0,), b"b")
     return Made(Name(f"numpy.{core}.multiarray _reconstruct"), empty, (1, of.shape, dtype(of.dtype), False, numbers))
 
