@@ -83,6 +83,8 @@ ALLOWED: frozenset[Global] = frozenset(
     | ACTIVATIONS
 )
 
+_FROM_BUFFER = (("numpy._core.numeric", "_frombuffer"), ("numpy.core.numeric", "_frombuffer"))
+
 # Where an allowed name is found today, for those that moved, went away, or no longer take what their age gave them: the first of
 # these places that the environment has. A place is itself allowed, or a class of `constructors`, which makes what the name would
 # have made of the same arguments. So a replacement can do no more than what is allowed, and no file names one by itself.
@@ -93,16 +95,12 @@ REPLACED: dict[Global, tuple[Global, ...]] = {
     ),
     # pandas 1.3 gave it the places of a block's columns as a slice or an array.
     ("pandas.core.internals.blocks", "new_block"): (("pandas._libs.internals", "_unpickle_block"),),
-    # pandas up to 1.2 made them without arguments.
-    ("pandas.core.internals.managers", "BlockManager"): ((CONSTRUCTORS, "BlockManager"),),
+    # pandas up to 1.2 made it without arguments or a state.
     ("pandas.core.arrays.string_", "StringDtype"): ((CONSTRUCTORS, "StringDtype"),),
     # pandas 2.3 had a class for texts whose missing value is nan; before and after, the type alone says so.
     ("pandas.core.arrays.string_", "StringArrayNumpySemantics"): (("pandas.core.arrays.string_", "StringArray"),),
     # numpy 2 calls its own truth values so; numpy 1 had Python's by that name, and then none.
     ("numpy", "bool"): (("numpy", "bool_"),),
+    # numpy 2 moved it and warns of the old place; numpy 1 has no other.
+    **dict.fromkeys(_FROM_BUFFER, _FROM_BUFFER),
 }
-for _module, _names in (("multiarray", "_reconstruct scalar"), ("numeric", "_frombuffer")):
-    for _name in _names.split():
-        # numpy 2 moved them, numpy 1.26 knows some by both names.
-        _places = tuple((f"numpy.{_core}.{_module}", _name) for _core in ("_core", "core"))
-        REPLACED |= dict.fromkeys(_places, _places)
