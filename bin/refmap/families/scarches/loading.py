@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import pickle
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...models.facts import write_facts
 from ...models.folder import ModelFolder
-from ...models.pickles import allowed_pickle
+from ...models.pickles import allowed_pickle, trusted_pickle
 from .files import ATTRIBUTES, WEIGHTS, read_genes
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def read_attributes(path: Path, trusted: bool) -> dict[str, Any]:
     for it (`trusted`), it can import no more than inspection lets pass.
     """
     with open(path / ATTRIBUTES, "rb") as stream:
-        return (pickle if trusted else allowed_pickle()).load(stream)
+        return (trusted_pickle() if trusted else allowed_pickle()).load(stream)
 
 
 def read_saved(path: Path, trusted: bool) -> Saved:

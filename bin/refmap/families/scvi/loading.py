@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...common.errors import RefmapError
-from ...models.pickles import allowed_pickle
+from ...models.pickles import allowed_pickle, trusted_pickle
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -41,7 +40,7 @@ def read_saved(folder: Path, kind: type, trusted: bool) -> dict:
     """
     import torch
 
-    unpickler = pickle if trusted else allowed_pickle()
+    unpickler = trusted_pickle() if trusted else allowed_pickle()
 
     def load(name: str) -> object:
         return torch.load(folder / name, map_location="cpu", weights_only=False, pickle_module=unpickler)

@@ -12,8 +12,8 @@ to be harmless.
 from __future__ import annotations
 
 from .files import read_pickle, read_torch
-from .loading import allowed_pickle
+from .loading import allowed_pickle, trusted_pickle
 from .names import ALLOWED
 from .values import Contents, Inert, Named, Tensor
 
-__all__ = ["ALLOWED", "Contents", "Inert", "Named", "Tensor", "allowed_pickle", "read_pickle", "read_torch"]
+__all__ = ["ALLOWED", "Contents", "Inert", "Named", "Tensor", "allowed_pickle", "read_pickle", "read_torch", "trusted_pickle"]

@@ -177,11 +177,11 @@ for _builtins in ("builtins", "__builtin__"):
         (_builtins, "dict"): _dictionary,
         (_builtins, "slice"): slice,
         (_builtins, "range"): range,
-        (_builtins, "xrange"): range,
         (_builtins, "complex"): complex,
         (_builtins, "bytes"): lambda data=b"": bytes(memoryview(data)),
         (_builtins, "bytearray"): lambda data=b"", *codec: bytearray(_bytes(data, *codec) if codec else memoryview(data)),
     }
+_CALLS["__builtin__", "xrange"] = range
 for _core in ("numpy.core", "numpy._core"):
     _CALLS[f"{_core}.multiarray", "scalar"] = _scalar
     _CALLS[f"{_core}.numeric", "_frombuffer"] = lambda data, dtype, shape, order: _array(shape, dtype, order == "F", data)

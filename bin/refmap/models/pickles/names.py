@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 Global = tuple[str, str]  # module, qualified name
+CONSTRUCTORS = f"{__package__}.constructors"  # a module of ours
 
 
 def pairs(modules: str, names: str) -> set[Global]:
@@ -32,8 +33,9 @@ ALLOWED: frozenset[Global] = frozenset(
     # Plain values: they copy what they are given. Left out: getattr, eval, exec, type, map, object, ...
     pairs(
         "builtins __builtin__",
-        "set frozenset list tuple dict str bytes bytearray int float bool complex slice range xrange",
+        "set frozenset list tuple dict str bytes bytearray int float bool complex slice range",
     )
+    | {("__builtin__", "xrange")}
     # Containers; `defaultdict` calls its factory without arguments, and the factory is one of these names.
     | pairs("collections", "OrderedDict defaultdict")
     # How protocols 0-2 write bytes. It can only pick one of Python's codecs, and `_bytes` wants latin-1.
@@ -80,3 +82,25 @@ ALLOWED: frozenset[Global] = frozenset(
     # Activation functions that a model was given as a setting: modules without parameters or code of the file's.
     | ACTIVATIONS
 )
+
+_FROM_BUFFER = (("numpy._core.numeric", "_frombuffer"), ("numpy.core.numeric", "_frombuffer"))
+
+# Where an allowed name is found today, for those that moved, went away, or no longer take what their age gave them: the first of
+# these places that the environment has. A place is itself allowed, or a class of `constructors`, which makes what the name would
+# have made of the same arguments. So a replacement can do no more than what is allowed, and no file names one by itself.
+REPLACED: dict[Global, tuple[Global, ...]] = {
+    # pandas 2 has one class for every type of index; `_new_Index` gives it the type of the numbers.
+    **dict.fromkeys(
+        pairs("pandas.core.indexes.numeric", "Int64Index UInt64Index Float64Index"), (("pandas.core.indexes.base", "Index"),)
+    ),
+    # pandas 1.3 gave it the places of a block's columns as a slice or an array.
+    ("pandas.core.internals.blocks", "new_block"): (("pandas._libs.internals", "_unpickle_block"),),
+    # pandas up to 1.2 made it without arguments or a state.
+    ("pandas.core.arrays.string_", "StringDtype"): ((CONSTRUCTORS, "StringDtype"),),
+    # pandas 2.3 had a class for texts whose missing value is nan; before and after, the type alone says so.
+    ("pandas.core.arrays.string_", "StringArrayNumpySemantics"): (("pandas.core.arrays.string_", "StringArray"),),
+    # numpy 2 calls its own truth values so; numpy 1 had Python's by that name, and then none.
+    ("numpy", "bool"): (("numpy", "bool_"),),
+    # numpy 2 moved it and warns of the old place; numpy 1 has no other.
+    **dict.fromkeys(_FROM_BUFFER, _FROM_BUFFER),
+}
