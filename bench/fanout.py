@@ -26,7 +26,7 @@ CELLS, EPOCHS = 40, 2
 # A test cluster of one node answers at once; few jobs wait there, beside those of one array.
 CONFIG = """
 executor { queueSize = %d; pollInterval = '1 sec'; queueStatInterval = '2 sec' }
-trace { fields = 'name,status,native_id,submit,start,complete,realtime,%cpu,peak_rss'; raw = true }
+trace { fields = 'name,status,native_id,submit,start,complete,realtime,%%cpu,peak_rss'; raw = true }
 """
 
 
