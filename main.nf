@@ -17,8 +17,11 @@ include { claim ; publish       } from './modules/publishing'
 include { codeVersion           } from './modules/functions'
 
 workflow MAP {
-    claim(params.outdir)
-    settings = parameters()
+    take:
+    settings
+
+    main:
+    claim(settings.outdir)
     code = codeVersion()
 
     // What is asked for: a mapping for each row of the sheet, and the atlas that a reference is to be trained on, if one is
@@ -48,11 +51,12 @@ workflow MAP {
 }
 
 workflow {
-    if (parameters().help) {
+    settings = parameters()
+    if (settings.help) {
         println(helpText())
-    } else if (parameters().version) {
+    } else if (settings.version) {
         println("refmap ${workflow.manifest.version}")
     } else {
-        MAP()
+        MAP(settings)
     }
 }
