@@ -192,7 +192,7 @@ def test_one_run_at_a_time_publishes_and_leaves_nothing_half_written_when_it_is_
     assert again.wait() == 0, again.log.read_text()
     # The export itself may have ended too shortly before the kill for Nextflow to have noted it
     assert again.tasks()["TRAIN_SURGERY (pbmc~large)"] == "CACHED"
-    result = max(tmp_path.glob("work/*/*/file_id~large.zarr"), key=lambda path: path.stat().st_mtime)
+    result = max(tmp_path.glob("work/*/*/pbmc~large.zarr"), key=lambda path: path.stat().st_mtime)
     subprocess.run(["diff", "--recursive", result, place], check=True)
     assert again.index()["pbmc/large"]["status"] == "mapped"
     assert not [path for path in published(again) if path.endswith((".partial", ".replaced"))]
