@@ -29,7 +29,7 @@ workflow MAPPING {
     main:
     CHECK_QUERY(
         mappings.map { m ->
-            def row = withoutTraining(m.row) + [reference_fault: m.reference_cells.fault]
+            def row = withoutTraining(m.row) + [known_faults: [m.untried, m.reference_cells.fault].findAll()]
             [m.id, toJson(row.sort()), m.query, m.id_table, m.gmt, stamp(m.query), m.card]
         },
         code,

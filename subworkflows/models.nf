@@ -1,14 +1,15 @@
 // What mappings stand on
 
 include { INSPECT_MODEL       } from '../modules/inspect_model'
+include { TRY_MODEL           } from '../modules/try_model'
 include { PREPARE_REFERENCE   } from '../modules/prepare_reference'
 include { EMBED_REFERENCE     } from '../modules/embed_reference'
 include { CALIBRATE_REFERENCE } from '../modules/calibrate_reference'
 
 include { alignedSize ; parse ; put ; stamp ; toJson } from '../modules/functions'
 
-// Every distinct model inspected once, and every distinct reference's cells put into its latent space. Emits
-//   mappings    the records with model_name, card, env, hierarchical, reference, and reference_cells: [source, fault]
+// Every distinct model inspected and tried once, and every distinct reference's cells put into its latent space. Emits
+//   mappings    the records with model_name, card, untried, env, hierarchical, reference, and reference_cells: [source, fault]
 //   cards       a file each
 //   references  [reference, the scale that its cells set], of those that have cells
 workflow MODELS {
@@ -30,9 +31,21 @@ workflow MODELS {
 
     models = named.unique { m -> m.model_name }
     INSPECT_MODEL(models.map { m -> [m.model_name, m.model, stamp(m.model)] }, settings.subMap(['trust_models']), code)
-    known = put(named, 'card', INSPECT_MODEL.out.card, 'model_name').map { m ->
-        def card = parse(m.card.text)
-        m + [env: card.env, hierarchical: card.hierarchy != null]
+    inspected = put(models, 'card', INSPECT_MODEL.out.card, 'model_name')
+        .map { m -> m + parse(m.card.text).subMap(['env', 'fault']) }
+        .branch { m ->
+            faulty: m.fault
+            sound: true
+        }
+    TRY_MODEL(inspected.sound.map { m -> [m.model_name, m.env, m.model, m.card] }, code)
+    // Of a trial that the machine ended, each time, there is no card but the one before
+    tried = inspected.sound.map { m -> [m.model_name, m.card] }
+        .join(TRY_MODEL.out.card, remainder: true)
+        .map { name, card, again -> [name, [card: again ?: card, untried: again ? null : untried(name)]] }
+        .mix(inspected.faulty.map { m -> [m.model_name, [card: m.card, untried: null]] })
+    known = put(named, 'tried', tried, 'model_name').map { m ->
+        def card = parse(m.tried.card.text)
+        m + m.tried + [env: card.env, hierarchical: card.hierarchy != null]
     }
 
     // A reference is a record of its own: [reference, model, cells, card, env, prepared, source, fault, latent]
@@ -63,11 +76,15 @@ workflow MODELS {
 
     emit:
     mappings = put(known, 'reference_cells', prepared.map { r -> [r.reference, r.subMap(['source', 'fault'])] }, 'reference')
-    cards = INSPECT_MODEL.out.card.map { _name, path -> path }
+    cards = tried.map { _name, found -> found.card }
     references = CALIBRATE_REFERENCE.out.reference
 }
 
 // The cells of a reference, whatever of their labels is asked for
 def withoutLabels(reference) {
     return reference + [request: toJson(parse(reference.request).findAll { what, _value -> what != 'transfer_keys' }.sort())]
+}
+
+def untried(name) {
+    return "The model '${name}' was loaded and tried by TRY_MODEL, which ended without a word, as where memory or time did not suffice: see its log in the work directory that pipeline_info/trace.txt names.".toString()
 }

@@ -334,7 +334,7 @@ def test_resume_does_again_exactly_what_changed(project, tmp_path):
         return {f"{step} ({id})" for step in steps for id in ids}
 
     first = done()
-    assert first == {"CHECK_INPUT", "INSPECT_MODEL (model)"} | cells | stages("d~a", "d~b")
+    assert first == {"CHECK_INPUT", "INSPECT_MODEL (model)", "TRY_MODEL (model)"} | cells | stages("d~a", "d~b")
     assert done("-resume") == set()
     # One row
     assert done("-resume", rows=[rows[0], "d,b,q.zarr,model,b,counts\n"]) == {"CHECK_INPUT"} | stages("d~b")

@@ -63,7 +63,7 @@ def test_what_a_shared_task_left_undone_is_done_alone_but_for_a_fault(together):
     assert together.status == 0, together.printed
     assert together.counts() == {
         **{"MAKE_DEMO": 1, "CHECK_INPUT": 1, "ALIGN_REFERENCE": 1, "TRAIN_REFERENCE": 1, "LEARN_HIERARCHY": 1},
-        **{"INSPECT_MODEL": 1, "PREPARE_REFERENCE": 1, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 1},
+        **{"INSPECT_MODEL": 1, "TRY_MODEL": 1, "PREPARE_REFERENCE": 1, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 1},
         **{"CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 1, "TRAIN_ALONE": 1, "UPDATE_HIERARCHY": 2},
         **{"TRANSFER_LABELS": 2, "EXPORT_EMBEDDING": 2, "QC_MAPPING": 2, "REPORT": 1, "VERDICT": 1},
     }
@@ -98,7 +98,7 @@ def test_the_report_is_given_what_became_of_every_mapping(together):
 
 def test_each_process_runs_in_its_environment(together):
     environments = {process: together.environment(process) for process in together.counts() if process != "VERDICT"}
-    by_the_model = dict.fromkeys(["TRAIN_REFERENCE", "EMBED_REFERENCE", "TRAIN_SURGERY", "TRAIN_ALONE"], "scvi")
+    by_the_model = dict.fromkeys(["TRAIN_REFERENCE", "TRY_MODEL", "EMBED_REFERENCE", "TRAIN_SURGERY", "TRAIN_ALONE"], "scvi")
     hierarchical = {"LEARN_HIERARCHY": "scarches", "UPDATE_HIERARCHY": "scarches"}
     assert environments == dict.fromkeys(environments, "core") | by_the_model | hierarchical
 
@@ -124,7 +124,7 @@ def test_mappings_onto_one_model_share_tasks_and_an_inspection_and_its_cells(tmp
     run = StubRun(tmp_path, "-c", "cells.config", "--input", "my sheet.csv", "--mappings_per_task", "2")
     assert run.status == 0, run.printed
     assert run.counts() == {
-        **{"CHECK_INPUT": 1, "INSPECT_MODEL": 2, "PREPARE_REFERENCE": 2, "CALIBRATE_REFERENCE": 1},
+        **{"CHECK_INPUT": 1, "INSPECT_MODEL": 2, "TRY_MODEL": 2, "PREPARE_REFERENCE": 2, "CALIBRATE_REFERENCE": 1},
         **{"CHECK_QUERY": 4, "ALIGN_GENES": 4, "TRAIN_SURGERY": 3, "TRANSFER_LABELS": 3},
         **{"EXPORT_EMBEDDING": 4, "QC_MAPPING": 4, "REPORT": 1, "VERDICT": 1},
     }

@@ -1,9 +1,11 @@
-"""Cells of a reference, given beside its model, lie where the training left them: with every family of scArches."""
+"""What is done with a model beside mapping onto it, with every family of scArches: it is tried, and embeds its own cells."""
 
 import anndata as ad
 import numpy as np
 import pytest
 from mapping import prepare_cells, train
+from refmap.mapping.trial import try_model
+from refmap.reference.inspection import inspect_model
 from refmap.reference.training import embed_reference
 
 FAMILIES = {
@@ -24,14 +26,27 @@ def gmt(cells, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_cells_beside_a_model_are_embedded_as_in_its_training(family, cells, gmt, tmp_path):
-    programs = gmt if family == "expimap" else None
-    model, latent = tmp_path / "model", tmp_path / "latent.zarr"
-    train(family, cells, model, programs, latent, reference_max_epochs=1, **FAMILIES[family])
+@pytest.fixture(scope="module", params=FAMILIES)
+def trained(request, cells, gmt, tmp_path_factory):
+    """A family's model, and the latent of its own cells in it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model, latent = folder / "model", folder / "latent.zarr"
+    programs = gmt if request.param == "expimap" else None
+    train(request.param, cells, model, programs, latent, reference_max_epochs=1, **FAMILIES[request.param])
+    return model, ad.read_zarr(latent).obsm["X_emb"]
+
+
+def test_cells_beside_a_model_are_embedded_as_in_its_training(trained, cells, tmp_path):
+    model, latent = trained
     # In a file whose genes stand in another order.
     card, record, aligned = prepare_cells(cells[:, ::-1].copy(), model, tmp_path / "cells")
     assert (record["fault"], record["source"]) == (None, "counts")
     found = embed_reference(ad.read_zarr(aligned), model, card, seed=0)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, ad.read_zarr(latent).obsm["X_emb"], atol=1e-4)
+    np.testing.assert_allclose(found, latent, atol=1e-4)
+
+
+def test_made_up_cells_can_be_mapped_onto_a_sound_model(trained):
+    model, _latent = trained
+    card = inspect_model(model, "atlas").to_json()
+    assert try_model(model, card)["fault"] is None

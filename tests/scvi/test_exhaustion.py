@@ -4,6 +4,7 @@ import pytest
 import torch
 from mapping import map_cells
 from refmap.common.exhaustion import NO_MEMORY, NO_SPACE, Exhausted, MachineFault, exhaustion
+from refmap.families.devices import check_gpu
 from refmap.families.scvi.reference import train_reference
 
 
@@ -32,3 +33,15 @@ def test_no_model_is_blamed_where_nothing_can_be_trained(scvi_model, cells, quer
     assert "could not load" not in str(raised.value) and raised.value.status == 1
     with pytest.raises(MachineFault, match="whatever the model"):
         train_reference(cells, {"family": "scvi", "seed": 0}, tmp_path / "model")
+
+
+def test_a_gpu_that_torch_cannot_compute_on_is_left_with_a_warning(scvi_model, query, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    check_gpu.cache_clear()
+    mapped = map_cells(query, scvi_model, tmp_path / "mapped")
+    check_gpu.cache_clear()
+    assert mapped.record["device"] == "cpu"
+    warning = next(sentence for sentence in mapped.record["warnings"] if "GPU" in sentence)
+    assert warning.startswith("The GPU cannot be used and the CPU was taken, which is slower: ")
+    assert len(warning) > 80  # torch's own words

@@ -8,6 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mapping import map_cells, prepare, training_of
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder
@@ -40,6 +41,7 @@ def assert_unmoved(name: str, model: Path, updated: Path, adata) -> None:
     assert after == pytest.approx(before, rel=1e-5)
 
 
+SHORT = {"max_epochs": 3, "early_stopping": False, "check_val_every_n_epoch": 1}
 CLASSES = ["SCVI", "SCANVI", "TOTALVI"]
 MORE_CLASSES = ["TOTALANVI", "PEAKVI", "POISSONVI", "DRVI", "JointEmbeddingSCVI", "CYTOVI"]
 
@@ -348,3 +350,29 @@ def test_a_trained_reference_is_ready_for_surgery(family, cells, query, tmp_path
     options = {"protein_key": settings["protein_key"], "categorical_covariate_keys": ["chemistry"]}
     mapped = map_cells(query, tmp_path / "model", tmp_path / "m", **options)
     assert mapped.latent.shape == (query.n_obs, 4)
+
+
+def test_dropout_that_is_not_frozen_is_on_in_training_alone(cells, query, tmp_path):
+    model = save_model("SCVI", cells, tmp_path / "model", settings={"dropout_rate": 0.5})
+    frozen = map_cells(query, model, tmp_path / "frozen", train=SHORT)
+    free = map_cells(query, model, tmp_path / "free", train=SHORT, freeze_dropout=False)
+    assert (free.history["elbo_train"] > frozen.history["elbo_train"]).all()
+    untrained = [
+        map_cells(query, model, tmp_path / name, train=None, freeze_dropout=name == "off").latent for name in ("on", "off")
+    ]
+    np.testing.assert_array_equal(*untrained)
+
+
+@pytest.mark.parametrize("name", ["SCVI", "SCANVI"])
+def test_batch_norm_keeps_the_references_statistics_with_dropout_on(name, cells, query, tmp_path):
+    settings = {"use_batch_norm": "both", "use_layer_norm": "none", "dropout_rate": 0.5}
+    model = save_model(name, cells, tmp_path / "model", settings=settings)
+    # The last minibatch holds a lone cell, which has no statistics of its own
+    train = SHORT | {"train_size": 1.0, "batch_size": query.n_obs - 1}
+    mapped = map_cells(query, model, tmp_path / "mapped", train=train, freeze_dropout=False)
+    assert mapped.record["frozen_sha256_before"] == mapped.record["frozen_sha256_after"]
+    before, after = (torch.load(folder / "model.pt", map_location="cpu", weights_only=False) for folder in (model, mapped.model))
+    statistics = [key for key in before["model_state_dict"] if "running_" in key]
+    assert len(statistics) > 2
+    for key in statistics:
+        torch.testing.assert_close(before["model_state_dict"][key], after["model_state_dict"][key], rtol=0, atol=0)

@@ -38,14 +38,6 @@ def sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def device_of(module: torch.nn.Module) -> str:
-    """``cpu``, or the name of the GPU that a module is on."""
-    import torch
-
-    device = next(module.parameters()).device
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-
-
 def seed_everything(seed: int) -> None:
     """Fix the random numbers of Python, NumPy and torch."""
     import random

@@ -14,6 +14,7 @@ import pandas as pd
 from ..common.errors import RefmapError
 from ..families import by_name
 from ..families.base import Prediction, Settings, Surgery, add_prediction
+from ..families.devices import check_gpu
 from ..models.folder import ModelFolder, carry_facts
 
 
@@ -75,9 +76,11 @@ def operate(
 
     def prepare() -> tuple[ad.AnnData, Surgery]:
         query, card = read()
+        warnings = check_gpu()
         surgery_of = by_name(card["family"]).surgery()
         surgery_of.seed(settings.seed)
         surgery = surgery_of.prepare(folder.path, query, card, settings)
+        surgery.warnings += warnings
         print(f"{card['class_name']} on {surgery.device}: {query.n_obs} cells, {query.n_vars} genes,", end=" ")
         print(f"{surgery.parameters_trainable} of {surgery.parameters_total} parameters to train")
         return query, surgery

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
+# Where the model knows no name for 'no label'.
+UNLABELED = "Unknown"
+
 
 @dataclass
 class ModelCard:
@@ -62,3 +65,8 @@ class ModelCard:
 def texts(values: Iterable | None) -> list[str]:
     """Categories, genes or column names as text."""
     return [] if values is None else [str(value) for value in values]
+
+
+def unlabeled(card: dict) -> str:
+    """What cells without a label are called under a model's label columns."""
+    return UNLABELED if card["unlabeled_category"] is None else card["unlabeled_category"]

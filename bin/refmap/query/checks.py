@@ -96,7 +96,7 @@ class Check:
         for look in (
             self.cells, self.layer, self.genes, self.batch, self.labels, self.truth,
             self.categorical, self.continuous, self.size_factor, self.proteins, self.programs, self.family, self.colors,
-            self.reference,
+            self.known,
         ):  # fmt: skip
             self._attempt(look)
         plan = {
@@ -352,7 +352,6 @@ class Check:
                 f"query '{self.row['query']}' has no obs column for umap_colors {listed(missing)}: left out of the plots."
             )
 
-    def reference(self) -> None:
-        """What was found wrong with the reference cells that the row names."""
-        if fault := self.row.get("reference_fault"):
-            self.faults.append(fault)
+    def known(self) -> None:
+        """What was found wrong with the model, or with the reference cells that the row names, before the query was looked at."""
+        self.faults += self.row.get("known_faults", [])

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from ..models.card import unlabeled
 from .elements import as_text
 from .query import Query
-
-# Where the model knows no name for 'no label'.
-UNLABELED = "Unknown"
 
 
 def pair_covariates(row_keys: Sequence[str], model_keys: Sequence[str]) -> dict[str, str]:
@@ -25,10 +23,6 @@ def pair_labels(row_keys: Sequence[str], model_keys: Sequence[str]) -> dict[str,
     rest = iter([key for key in row_keys if key not in model_keys])
     pairs = {key: key if key in row_keys else next(rest, None) for key in model_keys}
     return {key: column for key, column in pairs.items() if column}
-
-
-def unlabeled(card: dict) -> str:
-    return UNLABELED if card["unlabeled_category"] is None else card["unlabeled_category"]
 
 
 def model_obs(query: Query, row: dict, card: dict, plan: dict) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from ..common.cli import remove
 from ..common.storage import write_zarr
 from ..families import by_name, trainer_of
 from ..families.base import Settings
+from ..families.devices import check_gpu
 from ..families.options import defaults as option_defaults
 from ..hierarchy import below_hierarchy
 from ..models.folder import ModelFolder
@@ -36,6 +37,8 @@ def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path
     """
     family = trainer_of(settings["family"])
     remove(folder)
+    for warning in check_gpu():
+        log(warning)
     family.train_reference(ad.read_zarr(aligned), settings, folder, log)
     if embedding:
         cells = ad.read_zarr(aligned)  # again, as training may have changed those that it was given
@@ -50,6 +53,8 @@ def embed_reference(cells: ad.AnnData, model: Path, card: dict, seed: int) -> np
     """
     folder = ModelFolder(model, card["model"])
     folder.verify(card["sha256"])
+    for warning in check_gpu():
+        print(warning)
     surgery_of = by_name(card["family"]).surgery()
     surgery_of.seed(seed)
     # Some families leave genes out of what they train on; a hierarchy's labels are none of the model's below it.

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..base import Settings, Surgery
-from ..freezing import device_of, mask_gradients, seed_everything, sha256, versions
+from ..devices import device_of
+from ..freezing import mask_gradients, seed_everything, sha256, versions
 from .loading import Growth, growth_of, held, hold_batch_norm, lay_out, quietly, save, to_best_device
 from .training import run_trainer, shuffled, trainer_arguments
 

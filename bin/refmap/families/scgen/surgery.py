@@ -14,7 +14,7 @@ from ...common.errors import RefmapError
 from ...common.storage import write_zarr
 from ...models.facts import write_facts
 from ...models.folder import ModelFolder
-from .. import freezing
+from .. import devices, freezing
 from ..base import Settings, Surgery
 from ..scarches.files import FILES
 from ..scarches.loading import read_saved
@@ -59,7 +59,7 @@ class ScgenSurgery(Surgery):
 
     @property
     def device(self) -> str:
-        return freezing.device_of(self.network)
+        return devices.device_of(self.network)
 
     @property
     def parameters_total(self) -> int:

@@ -18,7 +18,8 @@ import pandas as pd
 from ...common.errors import RefmapError
 from .. import base
 from ..base import Prediction, Settings
-from ..freezing import device_of, mask_gradients, sha256, versions
+from ..devices import device_of
+from ..freezing import mask_gradients, sha256, versions
 from .growth import Growth, category_sizes, growth_of
 from .loading import as_mudata, model_class, read_saved
 from .training import check_machine, run_training, training_arguments
@@ -180,6 +181,13 @@ class Surgery(base.Surgery):
         RefmapError
             If the loss is no longer a number.
         """
+        from torch.nn import Dropout
+
+        # A loaded module is in evaluation, and Lightning leaves each part of it as it is: batch norm keeps the reference's
+        # statistics, as it should, and dropout has to be told. Where it is frozen, its rate is 0 by now.
+        for part in self.model.module.modules():
+            if isinstance(part, Dropout):
+                part.train()
         arguments = training_arguments(type(self.model), settings, self.model.adata.n_obs, self.warnings)
         return run_training(self.model, arguments, log)
 

@@ -47,10 +47,13 @@ def training_arguments(kind: type, settings: dict, n_cells: int, warnings: list[
     # Some classes have a few of the plan's settings as arguments of `train`, whose defaults win over the plan.
     for name in plan.keys() & inspect.signature(kind.train).parameters.keys():
         arguments[name] = plan.pop(name)
-    if n_cells < FEWEST_FOR_VALIDATION:
-        warnings.append(
-            f"With {n_cells} cell{'s' * (n_cells > 1)} there is no validation set: all of them train, for all the epochs, without early stopping."
-        )
+    few = n_cells < FEWEST_FOR_VALIDATION
+    if few or arguments.get("train_size") == 1:
+        why = f"{n_cells} cell{'s' * (n_cells > 1)}" if few else "a train_size of 1"
+        if few or arguments.get("early_stopping"):
+            warnings.append(
+                f"With {why} there is no validation set: all cells train, for all the epochs, without early stopping."
+            )
         for name in [name for name in arguments if name.startswith("early_stopping_")]:
             del arguments[name]
         arguments |= {"train_size": 1.0, "early_stopping": False, "check_val_every_n_epoch": None}
