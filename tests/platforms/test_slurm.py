@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from cluster import task_of
-from demo_runs import assert_same_results, start
+from demo_runs import assert_same_results, onto_reference, start
 
-BY_THE_MODEL = ("TRAIN_REFERENCE", "EMBED_REFERENCE", "TRAIN_SURGERY")
+BY_THE_MODEL = ("TRAIN_REFERENCE", "TRY_MODEL", "EMBED_REFERENCE", "TRAIN_SURGERY")
 OPTIONS = ("--slurm_account=lab", "--slurm_qos=long", "--slurm_gpu_time=30.m", "--slurm_options=--wckey=atlas")
 
 
@@ -37,14 +37,16 @@ def test_jobs_go_where_they_are_sent_with_what_they_are_given(cluster, demo, tmp
     assert_same_results(head, demo)
 
 
-@pytest.mark.parametrize("profile", ["test", "test,slurm"])
-def test_a_head_that_is_a_job_of_four_tasks(cluster, demo, tmp_path, profile):
+@pytest.mark.parametrize(("profile", "names"), [("test", ()), ("test,slurm", ("pbmc/donor_1",))], ids=["local", "slurm"])
+def test_a_head_that_is_a_job_of_four_tasks(cluster, demo, data, tmp_path, profile, names):
     (tmp_path / "job.sh").write_text('#!/bin/bash\necho "tasks: $SLURM_NTASKS"\n"$@"\n')
     job = ("sbatch", "--wait", "--ntasks=4", "--mem=6G", "--output=job.txt", "job.sh")
-    head = start(cluster, tmp_path, profile=profile, by=job)
+    # By tasks on this machine the whole demo, by jobs of its own one mapping onto its reference
+    sheet = onto_reference(tmp_path, demo, data, *names) if names else ()
+    head = start(cluster, tmp_path, *sheet, profile=profile, by=job)
     assert head.wait() == 0, (tmp_path / "job.txt").read_text()
     assert "tasks: 4\n" in (tmp_path / "job.txt").read_text()
-    assert_same_results(head, demo)
+    assert_same_results(head, demo, *names)
 
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])

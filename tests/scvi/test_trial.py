@@ -76,7 +76,7 @@ def test_a_model_that_is_another_once_saved_is_told(scvi_model, monkeypatch):
         save(self, folder)
 
     monkeypatch.setattr(surgery.Surgery, "save", forgetful)
-    assert "embeds cells otherwise once it was saved" in tried(scvi_model)
+    assert "embeds cells elsewhere once it was saved" in tried(scvi_model)
 
 
 def test_a_machine_that_cannot_train_is_told_and_one_without_memory_tried_again(scvi_model, monkeypatch):

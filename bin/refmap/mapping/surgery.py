@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anndata as ad
@@ -15,7 +15,12 @@ from ..common.errors import RefmapError
 from ..families import by_name
 from ..families.base import Prediction, Settings, Surgery, add_prediction
 from ..families.devices import check_gpu
+from ..families.options import defaults as option_defaults
 from ..models.folder import ModelFolder, carry_facts
+from ..reference.inspection import inspect_model
+
+# A saved model is opened again with so many cells.
+REOPENED = 8
 
 
 @dataclass
@@ -56,7 +61,7 @@ def operate(
     updated: Path,
     results: Path | None,
 ) -> Part:
-    """Do one surgery: train, embed and predict, prove that the reference has not moved, and save the grown model.
+    """Do one surgery: train, embed and predict, prove that the reference has not moved, save the grown model and open it again.
 
     Parameters
     ----------
@@ -74,8 +79,12 @@ def operate(
         The folder for what the family finds beside the cells, which is made; None if it is not wanted.
     """
 
+    few, trusted = None, False
+
     def prepare() -> tuple[ad.AnnData, Surgery]:
+        nonlocal few, trusted
         query, card = read()
+        few, trusted = query[:REOPENED].copy(), card["trusted"]
         warnings = check_gpu()
         surgery_of = by_name(card["family"]).surgery()
         surgery_of.seed(settings.seed)
@@ -105,6 +114,7 @@ def operate(
     surgery.save(updated)
     if not surgery.holds_facts:
         carry_facts(folder, updated)
+    _reopen(ModelFolder(updated, folder.shown), trusted, few, settings, latent)
     facts = {
         "model": None,
         "train": trained,
@@ -115,6 +125,24 @@ def operate(
         "frozen_sha256_after": after,
     }
     return Part(embedding, list(predictions), history, facts, surgery.warnings)
+
+
+def _reopen(updated: ModelFolder, trusted: bool, few: ad.AnnData, settings: Settings, latent: np.ndarray) -> None:
+    """Load the grown model from its files as the next mapping will: it has to embed its cells where they lie.
+
+    `few` are the query's first cells, aligned, and `latent` that of all. Raises RefmapError if the model does not open or embeds
+    them elsewhere.
+    """
+    card = inspect_model(updated.path, updated.shown, trusted).to_json()
+    if card["fault"]:
+        raise RefmapError(f"The model that '{updated.shown}' became cannot be opened again: {card['fault']}")
+    settings = replace(settings, options=option_defaults(card["options"]), gmt=None)
+    again = by_name(card["family"]).surgery().prepare(updated.path, few, card, settings).embed()
+    if not np.allclose(again, latent[: len(again)], rtol=1e-3, atol=1e-3):
+        raise RefmapError(
+            f"The {card['class_name']} that '{updated.shown}' became embeds cells elsewhere once it was saved and loaded again: it"
+            " is not to be used. This is a defect of refmap: please report it with the model's class and version."
+        )
 
 
 def _trained(
