@@ -29,7 +29,9 @@ workflow MAPPING {
     main:
     CHECK_QUERY(
         mappings.map { m ->
-            def row = withoutTraining(m.row) + [reference_fault: m.reference_cells.fault]
+            // Where there are cells, the report says once what is to be said of them
+            def told = m.reference_cells.source ? [] : m.reference_cells.warnings
+            def row = withoutTraining(m.row) + [reference_fault: m.reference_cells.fault, reference_warnings: told]
             [m.id, toJson(row.sort()), m.query, m.id_table, m.gmt, stamp(m.query), m.card]
         },
         code,

@@ -8,7 +8,7 @@ include { CALIBRATE_REFERENCE } from '../modules/calibrate_reference'
 include { alignedSize ; parse ; put ; stamp ; toJson } from '../modules/functions'
 
 // Every distinct model inspected once, and every distinct reference's cells put into its latent space. Emits
-//   mappings    the records with model_name, card, env, hierarchical, reference, and reference_cells: [source, fault]
+//   mappings    the records with model_name, card, env, hierarchical, reference, and reference_cells: [source, fault, warnings]
 //   cards       a file each
 //   references  [reference, the scale that its cells set], of those that have cells
 workflow MODELS {
@@ -35,11 +35,11 @@ workflow MODELS {
         m + [env: card.env, hierarchical: card.hierarchy != null]
     }
 
-    // A reference is a record of its own: [reference, model, cells, card, env, prepared, source, fault, latent]
+    // A reference is a record of its own: [reference, model, cells, card, env, prepared, source, fault, warnings, latent]
     references = known.unique { m -> m.reference }.map { m -> m.subMap(['reference', 'model', 'cells', 'card', 'env']) }
     PREPARE_REFERENCE(references.map { r -> [r.reference, r.cells, r.model, stamp(r.cells) + stamp(r.model), r.card] }, code)
     prepared = put(references, 'prepared', PREPARE_REFERENCE.out.prepared, 'reference').map { r ->
-        r + parse(r.prepared.resolve('reference.json').text).subMap(['source', 'fault'])
+        r + parse(r.prepared.resolve('reference.json').text).subMap(['source', 'fault', 'warnings'])
     }
     sources = prepared.branch { r ->
         counts: r.source == 'counts'
@@ -62,7 +62,7 @@ workflow MODELS {
     )
 
     emit:
-    mappings = put(known, 'reference_cells', prepared.map { r -> [r.reference, r.subMap(['source', 'fault'])] }, 'reference')
+    mappings = put(known, 'reference_cells', prepared.map { r -> [r.reference, r.subMap(['source', 'fault', 'warnings'])] }, 'reference')
     cards = INSPECT_MODEL.out.card.map { _name, path -> path }
     references = CALIBRATE_REFERENCE.out.reference
 }

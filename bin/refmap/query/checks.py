@@ -353,6 +353,7 @@ class Check:
             )
 
     def reference(self) -> None:
-        """What was found wrong with the reference cells that the row names."""
+        """What was found wrong with the reference cells: a fault in what the row names, else a warning."""
+        self.warnings += self.row.get("reference_warnings") or []
         if fault := self.row.get("reference_fault"):
             self.faults.append(fault)

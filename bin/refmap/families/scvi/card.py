@@ -26,6 +26,7 @@ class Class:
     encodes_by_default: bool = False  # the default of `encode_covariates`: whether the encoder sees the batch
     predicts: bool = False
     fixed_batches: bool = False  # surgery takes the reference's batches alone, and learns new covariate categories
+    minified_as: str | None = None  # whose name the latent of a minified model has; none where there are no minified models
     serves_mudata: bool = False  # refmap can make the MuData that it may have been set up from: genes and proteins
     unfit: str | None = None  # why refmap cannot map onto it
 
@@ -34,14 +35,14 @@ _MUDATA = "it is trained on several modalities in one MuData, which refmap does 
 _SPATIAL = "it needs where each cell lies in its tissue, which refmap does not give it yet"
 
 CLASSES = {
-    "SCVI": Class(),
-    "SCANVI": Class(predicts=True),
-    "TOTALVI": Class(encodes_by_default=True, serves_mudata=True),
-    "TOTALANVI": Class(encodes_by_default=True, predicts=True, serves_mudata=True),
+    "SCVI": Class(minified_as="scvi"),
+    "SCANVI": Class(minified_as="scanvi", predicts=True),
+    "TOTALVI": Class(minified_as="totalvi", encodes_by_default=True, serves_mudata=True),
+    "TOTALANVI": Class(minified_as="totalvi", encodes_by_default=True, predicts=True, serves_mudata=True),
     "PEAKVI": Class(),
     "POISSONVI": Class(),
-    "DRVI": Class(),
-    "JointEmbeddingSCVI": Class(),
+    "DRVI": Class(minified_as="scvi"),
+    "JointEmbeddingSCVI": Class(minified_as="scvi"),
     "CYTOVI": Class(input="any"),
     # Its encoder always sees the batch, but `load_query_data` raises for a batch that the reference lacks.
     "SysVI": Class(input="lognorm", encodes_by_default=True, fixed_batches=True),
@@ -95,7 +96,7 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     settings = _settings(attributes.get("init_params_") or {})
     card = ModelCard(model=folder.shown, class_name=name, version=_text(registry.get("scvi_version")))
     card.input = "any" if str(settings.get("gene_likelihood")).startswith("normal") else kind.input
-    card.predicts, card.fixed_batches = kind.predicts, kind.fixed_batches
+    card.predicts, card.fixed_batches, card.minified_as = kind.predicts, kind.fixed_batches, kind.minified_as
     card.n_latent = _n_latent(weights, settings)
     card.layer = _text(setup.get("layer"))
     card.size_factor_key = _text(setup.get("size_factor_key"))
