@@ -61,13 +61,17 @@ workflow MAPPING {
         near: m.reference_cells.source
         alone: true
     }
-    near = put(mapped.near, 'scale', references, 'reference')
+    scaled = put(mapped.near, 'scale', references, 'reference').branch { m ->
+        near: m.scale
+        alone: !m.row.cells.reference
+    }
+    near = scaled.near
     TRANSFER_LABELS(
         near.map { m -> [m.id, m.size, m.plan, m.mapped, m.scale] },
         settings.subMap(['unknown_threshold', 'transfer_probabilities']),
         code,
     )
-    labelled = put(near, 'mapped', TRANSFER_LABELS.out.mapped).mix(mapped.alone.map { m -> m + [scale: []] })
+    labelled = put(near, 'mapped', TRANSFER_LABELS.out.mapped).mix(mapped.alone.map { m -> m + [scale: []] }, scaled.alone)
 
     EXPORT_EMBEDDING(labelled.map { m -> [m.id, m.size, m.plan, m.query, m.mapped] }, code)
     QC_MAPPING(

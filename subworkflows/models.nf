@@ -10,7 +10,7 @@ include { alignedSize ; parse ; put ; stamp ; toJson } from '../modules/function
 // Every distinct model inspected once, and every distinct reference's cells put into its latent space. Emits
 //   mappings    the records with model_name, card, env, hierarchical, reference, and reference_cells: [source, fault, warnings]
 //   cards       a file each
-//   references  [reference, the scale that its cells set], of those that have cells
+//   references  [reference, the scale that its cells set], of those that have cells; [] where these cannot be embedded
 workflow MODELS {
     take:
     mappings
@@ -61,10 +61,20 @@ workflow MODELS {
         code,
     )
 
+    // What fails there ends a mapping only if its row names the cells
+    scaled = prepared.filter { r -> r.source }.map { r -> [r.reference] }
+        .join(CALIBRATE_REFERENCE.out.reference, remainder: true)
+        .map { reference, scale -> [reference, scale ?: []] }
+    scaled.subscribe { reference, scale ->
+        if (!scale) {
+            log.warn("The reference cells of '${reference.model}' could not be embedded: see the logs of EMBED_REFERENCE and CALIBRATE_REFERENCE.")
+        }
+    }
+
     emit:
     mappings = put(known, 'reference_cells', prepared.map { r -> [r.reference, r.subMap(['source', 'fault', 'warnings'])] }, 'reference')
     cards = INSPECT_MODEL.out.card.map { _name, path -> path }
-    references = CALIBRATE_REFERENCE.out.reference
+    references = scaled
 }
 
 // The cells of a reference, whatever of their labels is asked for

@@ -95,7 +95,7 @@ class Check:
         """
         for look in (
             self.cells, self.layer, self.genes, self.batch, self.labels, self.truth,
-            self.categorical, self.continuous, self.size_factor, self.proteins, self.programs, self.family, self.colors,
+            self.categorical, self.learned, self.continuous, self.size_factor, self.proteins, self.programs, self.family, self.colors,
             self.reference,
         ):  # fmt: skip
             self._attempt(look)
@@ -270,6 +270,16 @@ class Check:
             self.warnings.append(
                 f"query '{self.row['query']}', covariate column '{column}': {listed(new, 3)} "
                 f"{'is' if len(new) == 1 else 'are'} new to the model, which knows {listed(known, 3)}, and learned in surgery."
+            )
+
+    def learned(self) -> None:
+        """Whether a model that learns categories of its covariates alone finds a new one."""
+        covariates = self.card["categorical_covariates"]
+        learns_batches = self.card["batch_key"] and not self.card["fixed_batches"]
+        if covariates and not learns_batches and len(self.new_levels) == len(covariates) and not any(self.new_levels.values()):
+            self.warnings.append(
+                f"query '{self.row['query']}' has no category of {listed(covariates)} that is new to the model: surgery has nothing "
+                "to learn, and its cells are embedded as the reference would."
             )
 
     def _complete(self, column: str) -> pd.Series:

@@ -96,6 +96,7 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "unlabeled_prototypes": 0,
         "takes_gmt": False,
         "n_latent": 7,
+        "minified_as": "scvi",
         "latent_names": [],
         "options": {},
         "hierarchy": None,
@@ -182,7 +183,36 @@ def test_a_model_without_a_batch_column(tmp_path):
     fields["field_registries"]["labels"] = category("_scvi_labels", [0])
     card = inspect_model(save(tmp_path / "m", {"registry_": fields, "init_params_": READY}))
     assert (card.batch_key, card.batches, card.labels) == (None, [], {})
-    assert not card.surgery_ready and "without a batch column" in card.warnings[0]
+    assert card.surgery_ready and "without a batch column" in card.warnings[0]
+
+
+NEW_CATEGORIES = "the categories of 'sex' that are new in the query"
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "covariate", "encodes", "warning"),
+    [
+        ("SCVI", True, True, True, None),
+        ("SCVI", False, False, True, "was set up without a batch column, and without categorical covariates: surgery has nothing to learn"),
+        ("SCVI", False, True, True, f"was set up without a batch column: surgery learns {NEW_CATEGORIES}, and nothing else"),
+        ("SCVI", False, True, False, f"never sees the covariates, so surgery, which learns {NEW_CATEGORIES}, cannot move"),
+        ("SCVI", True, False, False, "never sees the batch, so surgery, which learns the query's batches, cannot move"),
+        ("SCVI", True, True, False, f"never sees the batch and the covariates, so surgery, which learns the query's batches and {NEW_CATEGORIES}"),
+        ("SysVI", True, False, True, "is a SysVI, which takes no new batches, and without categorical covariates: surgery has nothing"),
+        ("SysVI", True, True, True, f"is a SysVI, which takes no new batches: surgery learns {NEW_CATEGORIES}, and nothing else"),
+    ],
+)  # fmt: skip
+def test_it_is_said_what_surgery_learns(tmp_path, name, batch, covariate, encodes, warning):
+    fields = registry(name)
+    if not batch:
+        fields["field_registries"]["batch"] = category("_scvi_batch", [0])
+    if not covariate:
+        del fields["field_registries"]["extra_categorical_covs"]
+    init = {"non_kwargs": {"n_latent": 5}, "kwargs": {"kwargs": {"encode_covariates": encodes}}}
+    card = inspect_model(save(tmp_path / "m", {"registry_": fields, "init_params_": init}), "atlas")
+    assert card.fault is None
+    assert [warning in sentence and sentence.startswith("atlas ") for sentence in card.warnings] == [True] * (warning is not None)
+    assert card.surgery_ready == (encodes and "surgery has nothing" not in str(warning))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...common.errors import RefmapError
+from ...common.errors import RefmapError, listed
 from ...models.card import ModelCard, texts
 from ...models.folder import ModelFolder
 from ...models.pickles import Tensor
@@ -109,8 +109,9 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     if unfit := _unfit(kind, registry, setup):
         card.fault = f"{folder.shown} is a {name} model, which cannot be mapped onto: {unfit}."
     encodes = bool(settings.get("encode_covariates", kind.encodes_by_default))
-    card.surgery_ready = encodes and card.batch_key is not None
-    card.warnings = _warnings(folder, card, encodes)
+    learned = _learned(card)
+    card.surgery_ready = encodes and bool(learned)
+    card.warnings = _warnings(folder, card, encodes, learned)
     return card
 
 
@@ -203,18 +204,34 @@ def _unfit(kind: Class, registry: dict, setup: dict) -> str | None:
     return f"it needs {unserved[0]}, which refmap does not give it yet" if unserved else None
 
 
-def _warnings(folder: ModelFolder, card: ModelCard, encodes: bool) -> list[str]:
+def _learned(card: ModelCard) -> list[str]:
+    """What surgery learns of a query, as parts of a sentence."""
+    batches = ["the query's batches"] if card.batch_key and not card.fixed_batches else []
+    covariates = listed(card.categorical_covariates)
+    return batches + ([f"the categories of {covariates} that are new in the query"] if card.categorical_covariates else [])
+
+
+def _warnings(folder: ModelFolder, card: ModelCard, encodes: bool, learned: list[str]) -> list[str]:
+    """What surgery cannot do for a query, and what it does learn."""
     if card.fault:
         return []
-    if card.batch_key is None:
+    batchless = f"is a {card.class_name}, which takes no new batches" if card.batch_key else "was set up without a batch column"
+    if not learned:
         return [
-            f"{folder.shown} was set up without a batch column: surgery has nothing to learn, and the query is embedded "
-            "as the reference would."
+            f"{folder.shown} {batchless}, and without categorical covariates: surgery has nothing to learn, and the query is "
+            "embedded as the reference would."
         ]
     if not encodes:
+        unseen = " and ".join(["the batch"] * bool(card.batch_key) + ["the covariates"] * bool(card.categorical_covariates))
         return [
-            f"{folder.shown} was trained without encode_covariates=True: its encoder never sees the batch, so surgery cannot "
-            "move the query in the latent space, whatever its batch effect; retrain the reference with encode_covariates=True."
+            f"{folder.shown} was trained without encode_covariates=True: its encoder never sees {unseen}, so surgery, which learns "
+            f"{' and '.join(learned)}, cannot move the query in the latent space, whatever its batch effect; retrain the reference "
+            "with encode_covariates=True."
+        ]
+    if not card.batch_key or card.fixed_batches:
+        return [
+            f"{folder.shown} {batchless}: surgery learns {' and '.join(learned)}, and nothing else that sets the query apart from "
+            "the reference."
         ]
     return []
 
