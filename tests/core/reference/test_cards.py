@@ -6,6 +6,7 @@ import pickle
 import sys
 import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,21 @@ def test_a_single_file_is_a_model_whatever_lies_around_it(model):
     assert again == alone and alone.fault is None and alone.model == "m/model.pt"
     (model / "model.pt").write_bytes(b"")
     assert inspect_model(model / "model.pt", "m/model.pt").fault.startswith("m/model.pt is damaged")
+
+
+def test_whatever_else_lies_in_the_folder_is_no_fault_of_the_model(model):
+    before = inspect_model(model)
+    for name, content in {
+        ".DS_Store": b"\0\1", "README.md": b"#", "adata.h5ad": b"", "atlas.h5ad": b"version https://git-lfs.github.com/spec/v1",
+        "attr.pkl": b"\x80\x04cposix\nsystem\n", "var_names.csv": b"\xff\xfe", "programs.gmt": b"\xff", "._model.pt": b"\0\5",
+        "model_params.pt": b"", "history/loss.csv": b"a", "cells.zarr/zarr.json": b"{", "hierarchy/notes.txt": b"",
+    }.items():  # fmt: skip
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_bytes(content)
+    (model / "old").symlink_to("nowhere")
+    card = inspect_model(model)
+    assert card.fault is None and card.warnings == before.warnings
+    assert card == replace(before, sha256=card.sha256)
 
 
 def test_a_file_that_is_no_model(model):
@@ -492,6 +508,7 @@ def test_a_bad_model_is_no_failure_of_the_command(tmp_path, marker):
     [
         ({"compressor": {"id": "blosc"}, "filters": [{"id": "vlen-utf8"}]}, None),
         ({"compressor": None, "filters": None}, None),
+        ({"compressor": {"id": "zstd"}, "filters": [{"id": "delta"}, {"id": "packbits"}]}, None),
         ({"compressor": None, "filters": [{"id": "pickle", "protocol": 5}]}, "pickle"),
         ({"compressor": {"id": "pickle"}, "filters": None}, "pickle"),
         ({"compressor": {"codec": "blosc"}}, "something that cannot be read"),
