@@ -36,6 +36,7 @@ class ModelCard:
     continuous_covariates: list[str] = field(default_factory=list)
     size_factor_key: str | None = None
     layer: str | None = None
+    modality: str | None = None  # of the genes, where it was set up from several
     protein_key: str | None = None
     proteins: list[str] = field(default_factory=list)
     unlabeled_prototypes: int = 0  # how many it has, of cells that no label fits

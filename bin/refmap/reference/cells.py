@@ -32,8 +32,8 @@ class ReferenceCells(Query):
     """
 
     def __init__(self, path: Path, shown_as: str, card: dict, transfer_keys: list[str]):
-        super().__init__(path, shown_as, called="reference")
         self.card, self.transfer_keys = card, transfer_keys
+        super().__init__(path, shown_as, called="reference")
         self.notes: list[str] = []
         self._columns: dict[str, pd.Series] = {}
 
@@ -48,6 +48,11 @@ class ReferenceCells(Query):
         if self.card["batch_key"]:
             known[self.card["batch_key"]] = known.get(self.card["batch_key"], []) + self.card["batches"]
         return known
+
+    def _choose(self, modality: str | None):
+        """Of several modalities the one that the model's genes were in, if it is there."""
+        own = self.card["modality"]
+        return super()._choose(own if self.multimodal and own in self.container["mod"] else modality)
 
     def obs_column(self, column: str) -> pd.Series:
         values = super().obs_column(column)

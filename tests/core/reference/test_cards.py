@@ -92,6 +92,7 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "continuous_covariates": ["age"],
         "size_factor_key": "size",
         "layer": "counts",
+        "modality": None,
         "protein_key": None,
         "proteins": [],
         "unlabeled_prototypes": 0,

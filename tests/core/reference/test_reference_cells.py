@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from anndata.io import write_elem
 from refmap.common.folders import ReferenceFolder
 from refmap.models.card import ModelCard
 from refmap.reference.cells import prepare_reference
@@ -308,6 +309,18 @@ def test_counts_are_found_where_the_model_had_them_or_wherever_else(beside, laye
         f"reference 'models/atlas/adata.h5ad' holds no counts in X: those in layers/{layer} are embedded."
     ] * said
     np.testing.assert_array_equal(ad.read_zarr(folder.aligned).X.toarray(), atlas()[:, GENES].X.toarray())
+
+
+@pytest.mark.parametrize("modality", ["gex", "rna"])
+def test_the_genes_of_several_modalities_are_those_of_the_models(beside, modality):
+    def write(path):
+        with h5py.File(path.with_name("mdata.h5mu"), "w") as file:
+            for name, cells in ((modality, atlas()), ("adt", atlas()[:, :2].copy())):
+                write_elem(file.require_group("mod"), name, cells)
+            write_elem(file, "obs", atlas().obs)
+
+    record, _ = beside(write=write, card=CARD | {"modality": "gex"})
+    assert record["source"] == "counts" and record["reference"] == "models/atlas/mdata.h5mu"
 
 
 # Whose embedding it is

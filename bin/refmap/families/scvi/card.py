@@ -104,7 +104,8 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     if isinstance(genes, dict):  # a model of a MuData has genes by modality
         modalities = setup.get("modalities") or {}
         card.protein_key, card.layer = _text(modalities.get("protein_layer")), _text(setup.get("rna_layer"))
-        genes = genes.get(modalities.get("rna_layer"), [])
+        card.modality = _text(modalities.get("rna_layer"))
+        genes = genes.get(card.modality, [])
     card.genes = texts(genes)
     if unfit := _unfit(kind, registry, setup):
         card.fault = f"{folder.shown} is a {name} model, which cannot be mapped onto: {unfit}."
