@@ -29,7 +29,9 @@ workflow MAPPING {
     main:
     CHECK_QUERY(
         mappings.map { m ->
-            def row = withoutTraining(m.row) + [known_faults: [m.untried, m.reference_cells.fault].findAll()]
+            // Where there are cells, the report says once what is to be said of them
+            def told = m.reference_cells.source ? [] : (m.reference_cells.warnings ?: [])
+            def row = withoutTraining(m.row) + [known_faults: [m.untried, m.reference_cells.fault].findAll(), known_warnings: told]
             [m.id, toJson(row.sort()), m.query, m.id_table, m.gmt, stamp(m.query), m.card]
         },
         code,
@@ -59,13 +61,17 @@ workflow MAPPING {
         near: m.reference_cells.source
         alone: true
     }
-    near = put(mapped.near, 'scale', references, 'reference')
+    scaled = put(mapped.near, 'scale', references, 'reference').branch { m ->
+        near: m.scale
+        alone: !m.row.cells.reference
+    }
+    near = scaled.near
     TRANSFER_LABELS(
         near.map { m -> [m.id, m.size, m.plan, m.mapped, m.scale] },
         settings.subMap(['unknown_threshold', 'transfer_probabilities']),
         code,
     )
-    labelled = put(near, 'mapped', TRANSFER_LABELS.out.mapped).mix(mapped.alone.map { m -> m + [scale: []] })
+    labelled = put(near, 'mapped', TRANSFER_LABELS.out.mapped).mix(mapped.alone.map { m -> m + [scale: []] }, scaled.alone)
 
     EXPORT_EMBEDDING(labelled.map { m -> [m.id, m.size, m.plan, m.query, m.mapped] }, code)
     QC_MAPPING(

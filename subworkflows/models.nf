@@ -9,9 +9,9 @@ include { CALIBRATE_REFERENCE } from '../modules/calibrate_reference'
 include { alignedSize ; parse ; put ; stamp ; toJson } from '../modules/functions'
 
 // Every distinct model inspected and tried once, and every distinct reference's cells put into its latent space. Emits
-//   mappings    the records with model_name, card, untried, env, hierarchical, reference, and reference_cells: [source, fault]
+//   mappings    the records with model_name, card, untried, env, hierarchical, reference, and reference_cells: [source, fault, warnings]
 //   cards       a file each
-//   references  [reference, the scale that its cells set], of those that have cells
+//   references  [reference, the scale that its cells set], of those that have cells; [] where these cannot be embedded
 workflow MODELS {
     take:
     mappings
@@ -48,11 +48,11 @@ workflow MODELS {
         m + m.tried + [env: card.env, hierarchical: card.hierarchy != null]
     }
 
-    // A reference is a record of its own: [reference, model, cells, card, env, prepared, source, fault, latent]
+    // A reference is a record of its own: [reference, model, cells, card, env, prepared, source, fault, warnings, latent]
     references = known.unique { m -> m.reference }.map { m -> m.subMap(['reference', 'model', 'cells', 'card', 'env']) }
     PREPARE_REFERENCE(references.map { r -> [r.reference, r.cells, r.model, stamp(r.cells) + stamp(r.model), r.card] }, code)
     prepared = put(references, 'prepared', PREPARE_REFERENCE.out.prepared, 'reference').map { r ->
-        r + parse(r.prepared.resolve('reference.json').text).subMap(['source', 'fault'])
+        r + parse(r.prepared.resolve('reference.json').text).subMap(['source', 'fault', 'warnings'])
     }
     sources = prepared.branch { r ->
         counts: r.source == 'counts'
@@ -74,10 +74,20 @@ workflow MODELS {
         code,
     )
 
+    // What fails there ends a mapping only if its row names the cells
+    scaled = prepared.filter { r -> r.source }.map { r -> [r.reference] }
+        .join(CALIBRATE_REFERENCE.out.reference, remainder: true)
+        .map { reference, scale -> [reference, scale ?: []] }
+    scaled.subscribe { reference, scale ->
+        if (!scale) {
+            log.warn("The reference cells of '${reference.model}' could not be embedded: see the logs of EMBED_REFERENCE and CALIBRATE_REFERENCE.")
+        }
+    }
+
     emit:
-    mappings = put(known, 'reference_cells', prepared.map { r -> [r.reference, r.subMap(['source', 'fault'])] }, 'reference')
+    mappings = put(known, 'reference_cells', prepared.map { r -> [r.reference, r.subMap(['source', 'fault', 'warnings'])] }, 'reference')
     cards = tried.map { _name, found -> found.card }
-    references = CALIBRATE_REFERENCE.out.reference
+    references = scaled
 }
 
 // The cells of a reference, whatever of their labels is asked for

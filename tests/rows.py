@@ -23,7 +23,7 @@ ROW = {
     "freeze_dropout": True,
     "min_gene_overlap": 0.1,
     "umap_colors": [],
-    "cells": {"trained": False, "reference": None, "layer": "X", "var_key": None, "embedding": None, "transfer_keys": []},
+    "cells": {"trained": False, "reference": None, "layer": None, "var_key": None, "embedding": None, "transfer_keys": []},
     "train": {"max_epochs": 3, "early_stopping": True, "check_val_every_n_epoch": 1, "early_stopping_patience": 5},
     "seed": 0,
     "warn_gene_overlap": 0.5,

@@ -22,6 +22,6 @@ process PREPARE_REFERENCE {
     stub:
     """
     mkdir -p reference/cells.zarr reference/aligned.zarr
-    echo '{"source": "counts", "fault": null}' > reference/reference.json
+    echo '{"source": "counts", "fault": null, "warnings": []}' > reference/reference.json
     """
 }

@@ -49,8 +49,13 @@ def test_the_card_says_what_the_loaded_model_says(saved, cells, name):
     assert card.genes == list(model.get_var_names()) == list(cells.var_names)
     assert (card.batch_key, card.batches) == ("batch", ["ref_a", "ref_b"])
     assert card.n_latent == model.get_latent_representation().shape[1]
-    assert card.surgery_ready == (getattr(model.module, "encode_covariates", None) is True or name == "SysVI")
-    assert bool(card.fault) == bool(CLASSES[name].unfit) and card.warnings == []
+    assert card.surgery_ready == (getattr(model.module, "encode_covariates", None) is True)
+    assert bool(card.fault) == bool(CLASSES[name].unfit)
+    assert [warning.split(":")[0] for warning in card.warnings] == [
+        "SysVI is a SysVI, which takes no new batches, and without categorical covariates"
+    ] * (name == "SysVI")
+    minified = getattr(model, "_LATENT_QZM_KEY", None)
+    assert card.minified_as == (minified and minified.removesuffix("_latent_qzm"))
     if card.predicts:
         assert card.labels == {"bulk_labels": list(model.predict(soft=True).columns)}
         assert card.unlabeled_category == model.unlabeled_category_

@@ -268,6 +268,52 @@ def test_a_totalvi_from_before_the_batch_efficiency_maps(totalvi_model, query, t
     assert np.isfinite(mapped.latent).all()
 
 
+def resaved(model: Path, folder: Path, version: str) -> Path:
+    """The same model as if that version of scvi-tools had saved it."""
+    import torch
+
+    saved = torch.load(model / "model.pt", weights_only=False)
+    saved["attr_dict"]["registry_"]["scvi_version"] = version
+    folder.mkdir()
+    torch.save(saved, folder / "model.pt")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "version"), [("TOTALVI", "1.1.5"), ("SCANVI", "1.0.4")])
+def test_what_the_library_mends_of_older_models_as_it_loads_them_is_mended(name, version, cells, query, tmp_path, request):
+    """Before 1.2 totalVI had another background of proteins, and before 1.1 scANVI another loss."""
+    recent = request.getfixturevalue(f"{name.lower()}_model")
+    model = resaved(recent, tmp_path / "model", version)
+    options = {"protein_key": "protein_expression"} if name == "TOTALVI" else {}
+    first = map_cells(query, model, tmp_path / "first", **options)
+    assert_unmoved(name, model, first.model, cells)
+    assert inspect_model(first.model).version == version  # so that the next to load it mends it, too
+    second = map_cells(query, first.model, tmp_path / "second", **options)
+    assert_unmoved(name, model, second.model, cells)
+    changed, same = (reconstruction_of(name, folder, cells) for folder in (recent, model))
+    assert (changed != same) == (name == "TOTALVI")
+    classifier = getattr(model_class(name).load(str(second.model), adata=cells.copy()).module, "classifier", None)
+    assert name == "TOTALVI" or not classifier.logits
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_proteins_of_an_array(named, cells, query, tmp_path):
+    """Their names lie in uns, or they have none but their numbers: an array in the model's registry either way."""
+    reference, adata = cells.copy(), query.copy()
+    proteins = reference.obsm["protein_expression"]
+    if named:
+        reference.uns["names"] = np.array(proteins.columns, dtype=object)
+    else:
+        adata.obsm["protein_expression"].columns = [str(number) for number in range(proteins.shape[1])]
+    reference.obsm["protein_expression"] = proteins.to_numpy()
+    model = save_model("TOTALVI", reference, tmp_path / "model", {"protein_names_uns_key": "names"} if named else {})
+    assert inspect_model(model).proteins == list(adata.obsm["protein_expression"].columns)
+    mapped = map_cells(adata, model, tmp_path / "m", protein_key="protein_expression")
+    assert_unmoved("TOTALVI", model, mapped.model, reference)
+    again = map_cells(adata, mapped.model, tmp_path / "again", protein_key="protein_expression")
+    assert np.isfinite(again.latent).all()
+
+
 def test_the_seed_decides(scvi_model, query, tmp_path):
     one, same, other = (
         map_cells(query, scvi_model, tmp_path / name, seed=seed) for name, seed in zip("abc", (5, 5, 6), strict=True)

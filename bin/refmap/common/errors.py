@@ -10,6 +10,10 @@ class RefmapError(Exception):
     """Input that cannot be used: one sentence naming the file, column or key, what was found, and what to do."""
 
 
+class AskedFor(RefmapError):
+    """The same, of something that the user's row names: what no row names cannot refuse it."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the known word most like `word`, or an empty string."""
     by_lower = {str(name).lower(): name for name in known}

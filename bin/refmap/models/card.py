@@ -39,11 +39,13 @@ class ModelCard:
     continuous_covariates: list[str] = field(default_factory=list)
     size_factor_key: str | None = None
     layer: str | None = None
+    modality: str | None = None  # of the genes, where it was set up from several
     protein_key: str | None = None
     proteins: list[str] = field(default_factory=list)
     unlabeled_prototypes: int = 0  # how many it has, of cells that no label fits
     takes_gmt: bool = False  # its surgery can learn the gene programmes of a GMT file
     n_latent: int | None = None
+    minified_as: str | None = None  # what the latent of its own cells is called where their counts were dropped: <this>_latent_qzm
     latent_names: list[str] = field(default_factory=list)  # where each latent dimension has a meaning
     options: dict[str, dict] = field(default_factory=dict)  # what a mapping may set: see `families.options.Option`
     hierarchy: dict | None = None  # of its labels, where one was learned on its latent: see `refmap.hierarchy`

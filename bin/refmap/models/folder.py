@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,12 @@ from .pickles import Contents, read_pickle, read_torch
 
 # What scvi-tools calls the data that it saves beside a model, behind a prefix that the user may choose.
 DATA = ("adata.h5ad", "mdata.h5mu")
-# How arrays in zarr may be stored; numcodecs also has a codec that unpickles.
-_CODECS = {"blosc", "bz2", "gzip", "lz4", "lzma", "shuffle", "vlen-bytes", "vlen-utf8", "zlib", "zstd"}
+# How arrays in zarr may be stored, whether the model's or of data that lie beside it: all of numcodecs' but the one that unpickles.
+_CODECS = {
+    "adler32", "astype", "base64", "bitround", "blosc", "bz2", "categorize", "crc32", "crc32c", "delta", "fixedscaleoffset",
+    "fletcher32", "gzip", "jenkins_lookup3", "json2", "lz4", "lzma", "msgpack2", "packbits", "pcodec", "quantize", "shuffle",
+    "vlen-array", "vlen-bytes", "vlen-utf8", "zfpy", "zlib", "zstd",
+}  # fmt: skip
 
 
 def _odd_codecs(path: Path) -> list[str]:
@@ -120,7 +125,8 @@ class ModelFolder:
                 continue
             path = self.path / name
             digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-            with open(path, "rb") as stream:
+            # What cannot be read can be nothing that the model is loaded from.
+            with suppress(PermissionError), open(path, "rb") as stream:
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
         return digest.hexdigest()

@@ -95,8 +95,8 @@ class Check:
         """
         for look in (
             self.cells, self.layer, self.genes, self.batch, self.labels, self.truth,
-            self.categorical, self.continuous, self.size_factor, self.proteins, self.programs, self.family, self.colors,
-            self.known,
+            self.categorical, self.learned, self.continuous, self.size_factor, self.proteins, self.programs, self.family,
+            self.colors, self.known,
         ):  # fmt: skip
             self._attempt(look)
         plan = {
@@ -272,6 +272,16 @@ class Check:
                 f"{'is' if len(new) == 1 else 'are'} new to the model, which knows {listed(known, 3)}, and learned in surgery."
             )
 
+    def learned(self) -> None:
+        """Whether a model that learns categories of its covariates alone finds a new one."""
+        covariates = self.card["categorical_covariates"]
+        learns_batches = self.card["batch_key"] and not self.card["fixed_batches"]
+        if covariates and not learns_batches and len(self.new_levels) == len(covariates) and not any(self.new_levels.values()):
+            self.warnings.append(
+                f"query '{self.row['query']}' has no category of {listed(covariates)} that is new to the model: surgery has nothing "
+                "to learn, and its cells are embedded as the reference would."
+            )
+
     def _complete(self, column: str) -> pd.Series:
         values = self.query.obs_column(column)
         missing = int(values.isna().sum())
@@ -353,5 +363,6 @@ class Check:
             )
 
     def known(self) -> None:
-        """What was found wrong with the model, or with the reference cells that the row names, before the query was looked at."""
+        """What was found of the model and of its reference cells before the query was looked at."""
         self.faults += self.row.get("known_faults", [])
+        self.warnings += self.row.get("known_warnings", [])

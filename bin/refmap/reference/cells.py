@@ -2,29 +2,67 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
+from functools import cached_property
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem
 
-from ..common.cli import write_json
-from ..common.errors import RefmapError, listed, nearest
+from ..common.cli import remove, write_json
+from ..common.errors import AskedFor, RefmapError, listed, nearest
+from ..common.exhaustion import MachineFault, exhaustion
 from ..common.folders import ReferenceFolder
+from ..common.spelling import spell
 from ..common.storage import write_zarr
 from ..models.folder import DATA
 from ..query.align import align
 from ..query.checks import Check
-from ..query.elements import as_text, encoding
-from ..query.query import Query
+from ..query.counts import looks_like_counts
+from ..query.elements import as_text
+from ..query.query import Query, layer_name
+from .embedding import FEWEST_GENES, find_embedding
 
-# What scvi-tools calls the latent of a model's own cells once their counts are dropped (a minified model), behind the name of
-# its class; `X_latent_qzm` is what users call it before.
-MINIFIED = re.compile(r"(?!X_)\w+_latent_qzm")
-# Reference cells that lack more of the model's genes than this are those of another reference.
-FEWEST_GENES = 0.9
+
+class ReferenceCells(Query):
+    """The cells of a reference, whose batches, labels and covariates are read in the spelling of its model.
+
+    `notes` says of the columns read so far what was taken for what.
+    """
+
+    def __init__(self, path: Path, shown_as: str, card: dict, transfer_keys: list[str]):
+        self.card, self.transfer_keys = card, transfer_keys
+        super().__init__(path, shown_as, called="reference")
+        self.notes: list[str] = []
+        self._columns: dict[str, pd.Series] = {}
+
+    @cached_property
+    def _known(self) -> dict[str, list[str]]:
+        """What the model knows in each column of categories."""
+        known: dict[str, list[str]] = {key: [] for key in self.transfer_keys}
+        for key, values in {**self.card["labels"], **self.card["categorical_covariates"]}.items():
+            known[key] = list(values)
+        for key in self.card["labels"]:
+            known[key] += [self.card["unlabeled_category"]] if self.card["unlabeled_category"] is not None else []
+        if self.card["batch_key"]:
+            known[self.card["batch_key"]] = known.get(self.card["batch_key"], []) + self.card["batches"]
+        return known
+
+    def _choose(self, modality: str | None):
+        """Of several modalities the one that the model's genes were in, if it is there."""
+        own = self.card["modality"]
+        return super()._choose(own if self.multimodal and own in self.container["mod"] else modality)
+
+    def obs_column(self, column: str) -> pd.Series:
+        values = super().obs_column(column)
+        if column not in self._known:
+            return values
+        if column not in self._columns:
+            spelled = spell(as_text(values), self._known[column])
+            self.notes += spelled.notes(f"reference '{self.shown_as}', column '{column}'")
+            self._columns[column] = pd.Series(np.where(spelled.values == "", None, spelled.values), dtype=object)
+        return self._columns[column]
 
 
 def prepare_reference(request: dict, source: Path | None, model: Path | None, card: dict, folder: ReferenceFolder) -> None:
@@ -33,8 +71,9 @@ def prepare_reference(request: dict, source: Path | None, model: Path | None, ca
     Parameters
     ----------
     request
-        What a row of the sheet says of them: ``reference`` (path as the user wrote it, or None), ``layer``, ``var_key``,
-        ``embedding`` (a key of obsm, or None: counts are embedded by the model) and ``transfer_keys``.
+        What a row of the sheet says of them: ``reference`` (path as the user wrote it, or None), ``layer`` (None: where the
+        counts are found), ``var_key``, ``embedding`` (a key of obsm, or None: counts are embedded by the model) and
+        ``transfer_keys``.
     source
         Where `request['reference']` lies; None if it does not exist.
     model
@@ -42,63 +81,96 @@ def prepare_reference(request: dict, source: Path | None, model: Path | None, ca
     card
         The model's card.
     folder
-        The folder to make: its record says under ``source`` where the cells come from, ``fault`` what is wrong with them; one of
-        the two is None, or both where there are no cells.
+        The folder to make: its record says under ``source`` where the cells come from, ``fault`` what is wrong with what the
+        row names of them; one of the two is None, or both where there are no cells, and ``warnings`` may say why.
     """
     folder.folder.mkdir()
     record = {"reference": request["reference"], "source": None, "fault": None, "warnings": [], "keys": []}
-    saved = _saved_cells(model)
-    try:
-        if card["fault"]:
-            pass  # which all of its mappings stop at
-        elif request["reference"]:
-            with Query(source or Path("does not exist"), request["reference"], called="reference") as cells:
-                record |= _prepare(cells, request, card, folder)
-        elif saved:
-            with Query(saved, f"{card['model']}/{saved.name}", called="reference") as cells:
-                record |= _prepare(cells, request, card, folder)
-    except RefmapError as error:
-        record["fault"] = str(error)
+    if card["fault"]:
+        pass  # which all of its mappings stop at
+    elif request["reference"]:
+        try:
+            record |= _prepare(source or Path("does not exist"), request["reference"], request, card, folder)
+        except RefmapError as error:
+            record["fault"] = str(error)
+    else:
+        record |= _prepare_saved(model, request, card, folder)
     write_json(folder.record, record)
 
 
-def _saved_cells(model: Path | None) -> Path | None:
-    """The cells that scvi-tools saved beside a model."""
-    files = sorted(model.iterdir()) if model and model.is_dir() else []
-    return next((path for path in files if path.name.endswith(DATA)), None)
+def _prepare_saved(model: Path | None, request: dict, card: dict, folder: ReferenceFolder) -> dict:
+    """Prepare the cells saved beside a model, the first of them that can be used; return what to record of them.
+
+    No row names them: whatever is wrong with them is a warning, unless it is with something in them that the row names.
+    """
+    named = [name for name in ("layer", "var_key", "embedding") if request[name]]
+    warnings = []
+    for path in _saved_cells(model):
+        shown = f"{card['model']}/{path.name}"
+        try:
+            with exhaustion():
+                found = _prepare(path, shown, request, card, folder)
+            return found | {"warnings": warnings + found["warnings"]}
+        except MachineFault:
+            raise
+        except Exception as error:  # files that nobody vouches for: of libraries that share no base class
+            if isinstance(error, AskedFor) or (named and isinstance(error, RefmapError)):
+                return {"fault": str(error)}
+            found = str(error) if isinstance(error, RefmapError) else f"reference '{shown}' cannot be read ({error!r})."
+            warnings.append(f"The cells saved beside the model are not used, and no row asks for them: {found}")
+            remove(folder.aligned)
+            remove(folder.cells)
+    asked = [f"reference_{name}" for name in named] + ["transfer_keys"] * bool(request["transfer_keys"])
+    if asked:
+        warnings.append(f"There are no reference cells, so {listed(asked)} mean nothing: name the cells of the reference with reference.")
+    return {"warnings": warnings}
 
 
-def _prepare(cells: Query, request: dict, card: dict, folder: ReferenceFolder) -> dict:
-    """Write the cells; return what to record of them."""
-    if not cells.n_obs:
-        raise cells.fault("has no cells: give the cells of the reference.")
-    keys, warnings = _label_keys(cells, request["transfer_keys"], card)
-    obs = pd.DataFrame(index=pd.Index(cells.obs_names, dtype=object))
-    for key in keys:
-        obs[key] = _labels(cells, key, card["unlabeled_category"])
-    batch_key = card["batch_key"] if card["batch_key"] in cells.obs_columns else None
-    if batch_key and batch_key not in keys:
-        obs[batch_key] = pd.Categorical(as_text(cells.obs_column(batch_key)))
-    latent, source = _embedding(cells, request["embedding"], card)
-    if latent is None:
-        warnings += _align(cells, request, card, folder)
-        source = "counts"
-    write_zarr(ad.AnnData(obs=obs, obsm={} if latent is None else {"X_emb": latent}), folder.cells)
-    return {
-        "reference": cells.shown_as,
-        "source": source,
-        "n_cells": cells.n_obs,
-        "batch_key": batch_key,
-        "keys": keys,
-        "warnings": warnings,
-    }
+def _saved_cells(model: Path | None) -> list[Path]:
+    """The cells that scvi-tools saved beside a model: first under its own name for them, then behind prefixes."""
+    files = model.iterdir() if model and model.is_dir() else []
+    return sorted((path for path in files if path.name.endswith(DATA)), key=lambda path: (path.name not in DATA, path.name))
+
+
+def _prepare(path: Path, shown: str, request: dict, card: dict, folder: ReferenceFolder) -> dict:
+    """Write the cells in a file; return what to record of them.
+
+    Raises RefmapError if they cannot be used, and AskedFor if that is due to something that the row names.
+    """
+    with ReferenceCells(path, shown, card, request["transfer_keys"]) as cells:
+        if not cells.n_obs:
+            raise cells.fault("has no cells: give the cells of the reference.")
+        keys, warnings = _label_keys(cells, request["transfer_keys"], card)
+        obs = pd.DataFrame(index=pd.Index(cells.obs_names, dtype=object))
+        for key in keys:
+            obs[key] = _labels(cells, key, card["unlabeled_category"])
+        batch_key = card["batch_key"] if card["batch_key"] in cells.obs_columns else None
+        if batch_key and batch_key not in keys:
+            obs[batch_key] = pd.Categorical(as_text(cells.obs_column(batch_key)))
+        latent, source, notes = find_embedding(cells, request, card)
+        warnings += notes
+        if latent is None:
+            try:
+                warnings += _align(cells, request, card, folder)
+            except RefmapError as error:  # which is no news where an embedding would have been taken
+                raise type(error)(" ".join([*notes, str(error)])) from error
+            source = "counts"
+        write_zarr(ad.AnnData(obs=obs, obsm={} if latent is None else {"X_emb": latent}), folder.cells)
+        return {
+            "reference": cells.shown_as,
+            "source": source,
+            "n_cells": cells.n_obs,
+            "batch_key": batch_key,
+            "keys": keys,
+            "warnings": [*cells.notes, *_foreign_labels(cells, keys, card), *warnings],
+        }
 
 
 def _label_keys(cells: Query, wanted: list[str], card: dict) -> tuple[list[str], list[str]]:
     """The columns whose labels are transferred: those asked for, else those of the model's own labels that are there."""
     for key in wanted:
         if key not in cells.obs_columns:
-            raise RefmapError(
+            raise AskedFor(
                 f"reference '{cells.shown_as}' has no obs column '{key}', which transfer_keys names: its columns are "
                 f"{listed(cells.obs_columns)}.{nearest(key, cells.obs_columns)}"
             )
@@ -117,51 +189,50 @@ def _labels(cells: Query, key: str, unlabeled: str | None) -> pd.Categorical:
     return pd.Categorical(np.where((labels == "") | (labels == unlabeled), None, labels))
 
 
-def _embedding(cells: Query, wanted: str | None, card: dict) -> tuple[np.ndarray | None, str]:
-    """The latent that the file itself holds, float32, cells x dimensions, and where; None where counts are to be embedded.
+def _foreign_labels(cells: Query, keys: list[str], card: dict) -> list[str]:
+    """What is to be said of labels that are transferred, in a column of the model's, and are none of the model's."""
+    warnings = []
+    for key in filter(card["labels"].get, keys):
+        foreign = Counter(as_text(cells.obs_column(key)))
+        for known in ("", card["unlabeled_category"], *card["labels"][key]):
+            del foreign[known]
+        if foreign:
+            warnings.append(
+                f"reference '{cells.shown_as}', labels column '{key}': {sum(foreign.values()):,} of {cells.n_obs:,} cells have labels "
+                f"that the model does not know ({listed(foreign, 3)}): make sure that these are the cells that it was trained on."
+            )
+    return warnings
 
-    One that nobody named is taken only if it is known to be this model's.
+
+def _layer(cells: Query, wanted: str | None, card: dict) -> tuple[str, list[str]]:
+    """Where the values are that the model wants, and what is to be said of it.
+
+    The layer that the row names; else that which the model was set up from or, where it holds no counts, X or another that does.
     """
-    obsm = cells.root["obsm"] if "obsm" in cells.root else {}
-    key, source = wanted, f"obsm['{wanted}']"
-    if key and key not in obsm:
-        raise cells.fault(
-            f"has no obsm '{key}', which reference_embedding names: it has {listed(obsm)}.{nearest(key, list(obsm))}"
-        )
-    if not key:
-        if key := next(filter(MINIFIED.fullmatch, obsm), None):
-            source = "the latent of a minified model"
-        elif "X_emb" in obsm and _own(cells, card):
-            key, source = "X_emb", "obsm['X_emb'], embedded by this model"
-    if not key:
-        return None, ""
-    with cells.reading(f"obsm '{key}'"):
-        latent = np.asarray(read_elem(obsm[key]), dtype=np.float32)
-    if latent.ndim != 2 or (card["n_latent"] and latent.shape[1] != card["n_latent"]):
-        raise cells.fault(
-            f"has {' x '.join(map(str, latent.shape))} values in obsm '{key}', but the model's latent has {card['n_latent']} "
-            "dimensions: name the embedding that this model gave, or none, and the counts are embedded."
-        )
-    if not np.isfinite(latent).all():
-        raise cells.fault(f"has values in obsm '{key}' that are no numbers: mend it, or name none, and the counts are embedded.")
-    return latent, source
+    own = card["layer"] if card["layer"] in cells.layers else "X"
+    if wanted or card["input"] != "counts" or _holds_counts(cells, own):
+        return wanted or own, []
+    others = [layer for layer in cells.layers if layer != own and _holds_counts(cells, layer)]
+    if not others:
+        return own, []
+    return others[0], [f"reference '{cells.shown_as}' holds no counts in {layer_name(own)}: those in {layer_name(others[0])} are embedded."]
 
 
-def _own(cells: Query, card: dict) -> bool:
-    """Whether refmap wrote the embedding of these cells, by this very model."""
+def _holds_counts(cells: Query, layer: str) -> bool:
     try:
-        return encoding(cells.root["uns/refmap"]) == "dict" and read_elem(cells.root["uns/refmap/model_sha256"]) == card["sha256"]
-    except KeyError:
-        return False
+        return looks_like_counts(cells.matrix(layer))
+    except RefmapError:
+        return False  # which is told if it is read
 
 
 def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder) -> list[str]:
     """Write the counts under the model's genes and columns, as a query's are; return what is to be said of it."""
+    layer, warnings = _layer(cells, request["layer"], card)
     row = {
         "dataset": "reference",
         "file_id": "reference",
         "query": cells.shown_as,
-        "layer": request["layer"],
+        "layer": layer,
         "var_key": request["var_key"],
         "id_table": None,
         "modality": None,
@@ -179,11 +250,13 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder) -> 
         "min_gene_overlap": FEWEST_GENES,
         "warn_gene_overlap": 1.0,
     }
+    columns = {key: ("covariate", values) for key, values in card["categorical_covariates"].items()}
     if card["batch_key"]:
-        names = as_text(cells.obs_column(card["batch_key"]))
-        if foreign := sorted(set(names) - set(card["batches"])):
+        columns[card["batch_key"]] = ("batch", card["batches"])
+    for column, (what, known) in columns.items():
+        if foreign := sorted(set(as_text(cells.obs_column(column))) - {"", *known}):
             raise cells.fault(
-                f"has {listed(foreign, 3)} in batch column '{card['batch_key']}', which the model does not know: give the cells "
+                f"has {listed(foreign, 3)} in {what} column '{column}', which the model does not know: give the cells "
                 "that it was trained on, or name their embedding with reference_embedding."
             )
     # Its batches are the model's own, and keep their names.
@@ -191,4 +264,4 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder) -> 
     plan = Check(cells, row, own, None, None).plan()
     if plan["faults"]:
         raise RefmapError(" ".join(plan["faults"]))
-    return align(cells, row, own, plan, folder.aligned)["warnings"]
+    return warnings + align(cells, row, own, plan, folder.aligned)["warnings"]

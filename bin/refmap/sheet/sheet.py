@@ -142,7 +142,7 @@ def _reference_cells(mapping: Mapping, defaults: dict[str, Any]) -> dict:
     return {
         "trained": trained,
         "reference": (defaults["reference"] or "the demo's atlas") if trained else mapping.reference,
-        "layer": mapping.reference_layer or (defaults["reference_layer"] if trained else "X"),
+        "layer": mapping.reference_layer or (defaults["reference_layer"] if trained else None),
         "var_key": mapping.reference_var_key or (defaults["reference_var_key"] if trained else None),
         "embedding": mapping.reference_embedding,
         "transfer_keys": mapping.transfer_keys,

@@ -160,6 +160,19 @@ def test_new_levels_of_a_covariate_are_told(tmp_path):
     assert any("covariate column 'chip': 'V2' is new to the model" in warning for warning in plan["warnings"])
 
 
+@pytest.mark.parametrize(("batch_key", "chips", "nothing"), [(None, "v2", True), (None, "v4", False), ("batch", "v2", False)])
+def test_a_query_without_anything_that_its_model_could_learn_is_told(tmp_path, batch_key, chips, nothing):
+    card = make_card(categorical_covariates={"chip": ["v2", "v3"]}, batch_key=batch_key)
+    plan = plan_of(make_query(MODEL, chip=["v3", "v2", chips] * 3), tmp_path, card, categorical_covariate_keys=["chip"])
+    told = [warning for warning in plan["warnings"] if "has no category of 'chip' that is new to the model" in warning]
+    assert plan["faults"] == [] and len(told) == nothing
+
+
+def test_what_was_found_of_reference_cells_that_no_row_names_is_a_warning(tmp_path):
+    plan = plan_of(make_query(MODEL), tmp_path, known_warnings=["They are empty."])
+    assert plan["faults"] == [] and plan["warnings"] == ["They are empty."]
+
+
 def test_no_protein_of_the_model(tmp_path):
     adata = make_query(MODEL)
     adata.obsm["adt"] = pd.DataFrame({"IgG": np.zeros(9)}, index=adata.obs_names)

@@ -6,6 +6,7 @@ import pickle
 import sys
 import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +92,13 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "continuous_covariates": ["age"],
         "size_factor_key": "size",
         "layer": "counts",
+        "modality": None,
         "protein_key": None,
         "proteins": [],
         "unlabeled_prototypes": 0,
         "takes_gmt": False,
         "n_latent": 7,
+        "minified_as": "scvi",
         "latent_names": [],
         "options": {},
         "hierarchy": None,
@@ -124,6 +127,21 @@ def test_a_single_file_is_a_model_whatever_lies_around_it(model):
     assert again == alone and alone.fault is None and alone.model == "m/model.pt"
     (model / "model.pt").write_bytes(b"")
     assert inspect_model(model / "model.pt", "m/model.pt").fault.startswith("m/model.pt is damaged")
+
+
+def test_whatever_else_lies_in_the_folder_is_no_fault_of_the_model(model):
+    before = inspect_model(model)
+    for name, content in {
+        ".DS_Store": b"\0\1", "README.md": b"#", "adata.h5ad": b"", "atlas.h5ad": b"version https://git-lfs.github.com/spec/v1",
+        "attr.pkl": b"\x80\x04cposix\nsystem\n", "var_names.csv": b"\xff\xfe", "programs.gmt": b"\xff", "._model.pt": b"\0\5",
+        "model_params.pt": b"", "history/loss.csv": b"a", "cells.zarr/zarr.json": b"{", "hierarchy/notes.txt": b"",
+    }.items():  # fmt: skip
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_bytes(content)
+    (model / "old").symlink_to("nowhere")
+    card = inspect_model(model)
+    assert card.fault is None and card.warnings == before.warnings
+    assert card == replace(before, sha256=card.sha256)
 
 
 def test_a_file_that_is_no_model(model):
@@ -182,7 +200,36 @@ def test_a_model_without_a_batch_column(tmp_path):
     fields["field_registries"]["labels"] = category("_scvi_labels", [0])
     card = inspect_model(save(tmp_path / "m", {"registry_": fields, "init_params_": READY}))
     assert (card.batch_key, card.batches, card.labels) == (None, [], {})
-    assert not card.surgery_ready and "without a batch column" in card.warnings[0]
+    assert card.surgery_ready and "without a batch column" in card.warnings[0]
+
+
+NEW_CATEGORIES = "the categories of 'sex' that are new in the query"
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "covariate", "encodes", "warning"),
+    [
+        ("SCVI", True, True, True, None),
+        ("SCVI", False, False, True, "was set up without a batch column, and without categorical covariates: surgery has nothing to learn"),
+        ("SCVI", False, True, True, f"was set up without a batch column: surgery learns {NEW_CATEGORIES}, and nothing else"),
+        ("SCVI", False, True, False, f"never sees the covariates, so surgery, which learns {NEW_CATEGORIES}, cannot move"),
+        ("SCVI", True, False, False, "never sees the batch, so surgery, which learns the query's batches, cannot move"),
+        ("SCVI", True, True, False, f"never sees the batch and the covariates, so surgery, which learns the query's batches and {NEW_CATEGORIES}"),
+        ("SysVI", True, False, True, "is a SysVI, which takes no new batches, and without categorical covariates: surgery has nothing"),
+        ("SysVI", True, True, True, f"is a SysVI, which takes no new batches: surgery learns {NEW_CATEGORIES}, and nothing else"),
+    ],
+)  # fmt: skip
+def test_it_is_said_what_surgery_learns(tmp_path, name, batch, covariate, encodes, warning):
+    fields = registry(name)
+    if not batch:
+        fields["field_registries"]["batch"] = category("_scvi_batch", [0])
+    if not covariate:
+        del fields["field_registries"]["extra_categorical_covs"]
+    init = {"non_kwargs": {"n_latent": 5}, "kwargs": {"kwargs": {"encode_covariates": encodes}}}
+    card = inspect_model(save(tmp_path / "m", {"registry_": fields, "init_params_": init}), "atlas")
+    assert card.fault is None
+    assert [warning in sentence and sentence.startswith("atlas ") for sentence in card.warnings] == [True] * (warning is not None)
+    assert card.surgery_ready == (encodes and "surgery has nothing" not in str(warning))
 
 
 @pytest.mark.parametrize(
@@ -462,6 +509,7 @@ def test_a_bad_model_is_no_failure_of_the_command(tmp_path, marker):
     [
         ({"compressor": {"id": "blosc"}, "filters": [{"id": "vlen-utf8"}]}, None),
         ({"compressor": None, "filters": None}, None),
+        ({"compressor": {"id": "zstd"}, "filters": [{"id": "delta"}, {"id": "packbits"}]}, None),
         ({"compressor": None, "filters": [{"id": "pickle", "protocol": 5}]}, "pickle"),
         ({"compressor": {"id": "pickle"}, "filters": None}, "pickle"),
         ({"compressor": {"codec": "blosc"}}, "something that cannot be read"),

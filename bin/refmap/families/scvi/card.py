@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...common.errors import RefmapError
+from ...common.errors import RefmapError, listed
 from ...models.card import ModelCard, texts
 from ...models.folder import ModelFolder
 from ...models.pickles import Tensor
@@ -26,6 +26,7 @@ class Class:
     encodes_by_default: bool = False  # the default of `encode_covariates`: whether the encoder sees the batch
     predicts: bool = False
     fixed_batches: bool = False  # surgery takes the reference's batches alone, and learns new covariate categories
+    minified_as: str | None = None  # whose name the latent of a minified model has; none where there are no minified models
     serves_mudata: bool = False  # refmap can make the MuData that it may have been set up from: genes and proteins
     unfit: str | None = None  # why refmap cannot map onto it
 
@@ -34,14 +35,14 @@ _MUDATA = "it is trained on several modalities in one MuData, which refmap does 
 _SPATIAL = "it needs where each cell lies in its tissue, which refmap does not give it yet"
 
 CLASSES = {
-    "SCVI": Class(),
-    "SCANVI": Class(predicts=True),
-    "TOTALVI": Class(encodes_by_default=True, serves_mudata=True),
-    "TOTALANVI": Class(encodes_by_default=True, predicts=True, serves_mudata=True),
+    "SCVI": Class(minified_as="scvi"),
+    "SCANVI": Class(minified_as="scanvi", predicts=True),
+    "TOTALVI": Class(minified_as="totalvi", encodes_by_default=True, serves_mudata=True),
+    "TOTALANVI": Class(minified_as="totalvi", encodes_by_default=True, predicts=True, serves_mudata=True),
     "PEAKVI": Class(),
     "POISSONVI": Class(),
-    "DRVI": Class(),
-    "JointEmbeddingSCVI": Class(),
+    "DRVI": Class(minified_as="scvi"),
+    "JointEmbeddingSCVI": Class(minified_as="scvi"),
     "CYTOVI": Class(input="any"),
     # Its encoder always sees the batch, but `load_query_data` raises for a batch that the reference lacks.
     "SysVI": Class(input="lognorm", encodes_by_default=True, fixed_batches=True),
@@ -95,7 +96,7 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     settings = _settings(attributes.get("init_params_") or {})
     card = ModelCard(model=folder.shown, class_name=name, version=_text(registry.get("scvi_version")))
     card.input = "any" if str(settings.get("gene_likelihood")).startswith("normal") else kind.input
-    card.predicts, card.fixed_batches = kind.predicts, kind.fixed_batches
+    card.predicts, card.fixed_batches, card.minified_as = kind.predicts, kind.fixed_batches, kind.minified_as
     card.n_latent = _n_latent(weights, settings)
     card.layer = _text(setup.get("layer"))
     card.size_factor_key = _text(setup.get("size_factor_key"))
@@ -103,13 +104,15 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     if isinstance(genes, dict):  # a model of a MuData has genes by modality
         modalities = setup.get("modalities") or {}
         card.protein_key, card.layer = _text(modalities.get("protein_layer")), _text(setup.get("rna_layer"))
-        genes = genes.get(modalities.get("rna_layer"), [])
+        card.modality = _text(modalities.get("rna_layer"))
+        genes = genes.get(card.modality, [])
     card.genes = texts(genes)
     if unfit := _unfit(kind, registry, setup):
         card.fault = f"{folder.shown} is a {name} model, which cannot be mapped onto: {unfit}."
     encodes = bool(settings.get("encode_covariates", kind.encodes_by_default))
-    card.surgery_ready = encodes and card.batch_key is not None
-    card.warnings = _warnings(folder, card, encodes)
+    learned = _learned(card)
+    card.surgery_ready = encodes and bool(learned)
+    card.warnings = _warnings(folder, card, encodes, learned)
     return card
 
 
@@ -202,18 +205,34 @@ def _unfit(kind: Class, registry: dict, setup: dict) -> str | None:
     return f"it needs {unserved[0]}, which refmap does not give it yet" if unserved else None
 
 
-def _warnings(folder: ModelFolder, card: ModelCard, encodes: bool) -> list[str]:
+def _learned(card: ModelCard) -> list[str]:
+    """What surgery learns of a query, as parts of a sentence."""
+    batches = ["the query's batches"] if card.batch_key and not card.fixed_batches else []
+    covariates = listed(card.categorical_covariates)
+    return batches + ([f"the categories of {covariates} that are new in the query"] if card.categorical_covariates else [])
+
+
+def _warnings(folder: ModelFolder, card: ModelCard, encodes: bool, learned: list[str]) -> list[str]:
+    """What surgery cannot do for a query, and what it does learn."""
     if card.fault:
         return []
-    if card.batch_key is None:
+    batchless = f"is a {card.class_name}, which takes no new batches" if card.batch_key else "was set up without a batch column"
+    if not learned:
         return [
-            f"{folder.shown} was set up without a batch column: surgery has nothing to learn, and the query is embedded "
-            "as the reference would."
+            f"{folder.shown} {batchless}, and without categorical covariates: surgery has nothing to learn, and the query is "
+            "embedded as the reference would."
         ]
     if not encodes:
+        unseen = " and ".join(["the batch"] * bool(card.batch_key) + ["the covariates"] * bool(card.categorical_covariates))
         return [
-            f"{folder.shown} was trained without encode_covariates=True: its encoder never sees the batch, so surgery cannot "
-            "move the query in the latent space, whatever its batch effect; retrain the reference with encode_covariates=True."
+            f"{folder.shown} was trained without encode_covariates=True: its encoder never sees {unseen}, so surgery, which learns "
+            f"{' and '.join(learned)}, cannot move the query in the latent space, whatever its batch effect; retrain the reference "
+            "with encode_covariates=True."
+        ]
+    if not card.batch_key or card.fixed_batches:
+        return [
+            f"{folder.shown} {batchless}: surgery learns {' and '.join(learned)}, and nothing else that sets the query apart from "
+            "the reference."
         ]
     return []
 

@@ -90,7 +90,7 @@ def as_mudata(query: ad.AnnData, setup: dict, protein_key: str) -> mudata.MuData
 
 
 def _complete(saved: dict, kind: type) -> None:
-    """Add what models of older versions lack, and make text of categories that were numbers, as they are in a query."""
+    """Add what models of older versions lack, and make text of categories and names that were none, as they are in a query."""
     import torch
     from scvi.data._compat import registry_from_setup_dict
 
@@ -102,6 +102,7 @@ def _complete(saved: dict, kind: type) -> None:
     registry = attributes["registry_"]
     registry.setdefault("setup_method_name", "setup_anndata")
     _categories_as_text(registry, attributes)
+    _proteins_as_text(registry)
     state = saved["model_state_dict"]
     background = state.get("background_pro_alpha")
     # totalVI up to 1.1: scvi-tools' own conversion of old models fills in zeros as well.
@@ -128,3 +129,10 @@ def _categories_as_text(registry: dict, attributes: dict) -> None:
     for holder, key in places:
         if holder.get(key) is not None:
             holder[key] = str(holder[key])
+
+
+def _proteins_as_text(registry: dict) -> None:
+    """Name the proteins by a list, as a table of them does: out of `uns`, or numbered, they are an array, which equals no list."""
+    state = registry["field_registries"].get("proteins", {}).get("state_registry", {})
+    if "column_names" in state:
+        state["column_names"] = [str(name) for name in state["column_names"]]

@@ -102,6 +102,9 @@ class Surgery(base.Surgery):
             torch.save(saved, Path(folder) / "model.pt")
             try:
                 model = kind.load_query_data(query, folder, freeze_dropout=settings.freeze_dropout, freeze_batchnorm_decoder=True)
+                # What `load` does for models of older versions, and `load_query_data` forgets: their totalVI has another
+                # background of proteins, their scANVI another loss.
+                model.module.on_load(model)
             except torch.OutOfMemoryError:  # no fault of the model's: a machine with more memory may do it
                 raise
             except (RuntimeError, KeyError, ValueError, TypeError) as error:
