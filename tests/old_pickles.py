@@ -308,5 +308,6 @@ def check_names() -> None:
 
 
 def old_attributes(**others: Any) -> bytes:
-    """What `attr.pkl` of a model holds, with a history that pandas 1 pickled."""
-    return dumps({"history_": {"elbo_train": OLD["a table of 1.1"][0]}, **others})
+    """What `attr.pkl` of a model holds, with a table that pandas 1 pickled, and a history of what is not installed."""
+    history = Made(Name("pytorch_lightning.loggers.csv_logs CSVLogger"), ("logs",), {"elbo": OLD["a table of 1.1"][0]})
+    return dumps({"history_": history, "obs_metadata_": OLD["a table of 1.1"][0], **others})

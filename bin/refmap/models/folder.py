@@ -90,6 +90,15 @@ class ModelFolder:
         """What the pickles read so far would import."""
         return sorted({name for contents in self._contents.values() for name in contents.names})
 
+    def left_out(self) -> list[str]:
+        """What the files read so far hold beyond what a mapping needs, and must not be unpickled: a sentence a file."""
+        return [
+            f"{self.show(name)} holds what no mapping needs and refmap does not load, and which is left out: "
+            f"{', '.join(contents.left_out)}."
+            for name, contents in self._contents.items()
+            if contents.left_out
+        ]
+
     def refusal(self) -> str | None:
         """Why the files read so far must not be unpickled, or those in zarr not be decoded; or None."""
         for name in self.files():

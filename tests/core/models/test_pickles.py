@@ -128,8 +128,8 @@ def test_numpy_numbers_are_decoded(tmp_path, number):
 def test_tables_stay_inert_and_are_allowed(tmp_path):
     pd = pytest.importorskip("pandas")
     table = pd.DataFrame({"elbo": [1.0, 2.0]}, index=pd.RangeIndex(2, name="epoch"))
-    contents = read_bytes(tmp_path, pickle.dumps({"history_": table}))
-    assert isinstance(contents.value["history_"], Inert)
+    contents = read_bytes(tmp_path, pickle.dumps({"obs_metadata_": table}))
+    assert isinstance(contents.value["obs_metadata_"], Inert)
     assert contents.refused == []
     assert any(name.startswith("pandas") for name in contents.names)
 

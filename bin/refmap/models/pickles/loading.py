@@ -1,6 +1,6 @@
 """The second lock: an inspected file is loaded by what imports nothing beyond the allowed names.
 
-Files of any age are loaded by what takes the place of their names today.
+Files of any age are loaded by what takes the place of their names today, and without what no mapping needs.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ import contextlib
 import io
 import pickle
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 from .names import ALLOWED, LOAD_STORAGE, REPLACED, STORAGES
 from .streams import is_storage
+from .unneeded import without_unneeded
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads for real; what old files name is taken from where it is today."""
+    """Loads for real; what old files name is taken from where it is today, and what no mapping needs is not read."""
+
+    def __init__(self, file: BinaryIO, **options: Any) -> None:
+        super().__init__(without_unneeded(file)[0], **options)
 
     def find_class(self, module: str, name: str) -> Any:
         *replacements, last = REPLACED.get((module, name), ((module, name),))

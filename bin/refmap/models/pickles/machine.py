@@ -58,6 +58,7 @@ class Machine:
         self.names: set[Global] = set()
         self.odd: set[str] = set()  # allowed names used in a way that is not known to be harmless
         self.modules: list[Inert] = []
+        self.left_out: list[str] = []  # what was taken out before, and is not allowed
         self.nested = nested
         self.storages: dict[bytes, Inert] = {}
 
@@ -281,4 +282,5 @@ class Machine:
         refused = {f"{module}.{name}" for module, name in self.names - ALLOWED}
         # How a name is used matters where the name itself may be.
         refused |= {use for use in self.odd if use.partition(" (")[0] not in refused}
-        return Contents(value, sorted(f"{module}.{name}" for module, name in self.names), sorted(refused))
+        names = sorted(f"{module}.{name}" for module, name in self.names)
+        return Contents(value, names, sorted(refused), self.left_out)

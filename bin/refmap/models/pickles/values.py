@@ -41,11 +41,15 @@ class Tensor:
 
 @dataclass
 class Contents:
-    """What one file holds: its value, and the globals that its pickles named, sorted."""
+    """What one file holds: its value, and the globals that its pickles named, sorted.
+
+    `left_out` is what no mapping needs and would have been refused, by its key.
+    """
 
     value: Any
     names: list[str]
     refused: list[str]
+    left_out: list[str] = field(default_factory=list)
 
 
 class Refused(Exception):
