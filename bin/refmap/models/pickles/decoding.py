@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .names import NUMPY_TYPES, STORAGES, pairs
+from .names import FUNCTIONS, MISSING, NUMPY_TYPES, STORAGES, pairs
 from .values import PARTIAL, PERSISTENT_ID, Inert, Named, Refused, Tensor
 
 
@@ -26,7 +26,15 @@ def _dtype(code: Any, *_: Any) -> np.dtype:
 
 
 def _built_dtype(dtype: np.dtype, state: tuple) -> np.dtype:
-    """A dtype with its pickled state: version, byte order, subarray, names, fields, size, alignment, flags."""
+    """A dtype with its pickled state: version, byte order, subarray, names, fields, size, alignment, flags.
+
+    That of dates and times has a unit besides, with no other metadata: its name, and how many of it are one.
+    """
+    if dtype.kind in "mM" and len(state) == 9:
+        *state, (metadata, (unit, count, *ones)) = state
+        if metadata or ones != [1, 1] or not isinstance(count, int) or not isinstance(unit, bytes):
+            raise Refused
+        dtype = np.dtype(f"{dtype.kind}8[{count}{unit.decode('ascii')}]")
     _, order, *structure, size, alignment, flags = state
     plain = structure == [None] * 3 and (size, alignment) in ((-1, -1), (dtype.itemsize, dtype.alignment))
     if dtype.kind in "SU" and structure == [None] * 3:
@@ -64,9 +72,6 @@ def _tensor(storage: Inert, _offset: int, size: tuple, *_: Any) -> Tensor:
     return Tensor(kind.removesuffix("Storage").rpartition(".")[2], tuple(size))
 
 
-_NEW_INDEX = ("pandas.core.indexes.base", "_new_Index")
-
-
 def _called_never(*_: Any) -> None:
     raise Refused
 
@@ -82,11 +87,18 @@ def _without_arguments(function: Named) -> Any:
     return call
 
 
-def _new_index(index: Any, arguments: Any) -> Inert:
-    """`_new_Index` calls `index.__new__` with the arguments: of a dtype, it would make one that nobody checks."""
-    if not isinstance(index, Named) or index.module.split(".")[0] != "pandas" or not isinstance(arguments, dict):
-        raise Refused
-    return Inert(Named(*_NEW_INDEX), (index, arguments))
+_NEW_INDEX = {("pandas.core.indexes.base", "_new_Index"), ("pandas.core.indexes.datetimes", "_new_DatetimeIndex")}
+
+
+def _new_index(maker: Named) -> Any:
+    """They call `index.__new__` with the arguments: of a dtype, it would make one that nobody checks."""
+
+    def call(index: Any, arguments: Any) -> Inert:
+        if not isinstance(index, Named) or index.module.split(".")[0] != "pandas" or not isinstance(arguments, dict):
+            raise Refused
+        return Inert(maker, (index, arguments))
+
+    return call
 
 
 _NEW_BLOCK = ("pandas.core.internals.blocks", "new_block")
@@ -152,8 +164,8 @@ def _dictionary(*args: Any) -> dict:
 _CALLS = {
     ("_codecs", "encode"): _bytes,
     ("numpy", "dtype"): _dtype,
-    **dict.fromkeys(NUMPY_TYPES | STORAGES, _called_never),
-    _NEW_INDEX: _new_index,
+    **dict.fromkeys(NUMPY_TYPES | STORAGES | FUNCTIONS | MISSING, _called_never),
+    **{maker: _new_index(Named(*maker)) for maker in _NEW_INDEX},
     ("functools", "partial"): _partial,
     ("collections", "OrderedDict"): _dictionary,
     ("collections", "defaultdict"): _dictionary,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import sys
 from types import ModuleType
 from typing import Any, BinaryIO
 
@@ -22,12 +23,37 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, **options: Any) -> None:
         super().__init__(without_unneeded(file)[0], **options)
 
+    def load(self) -> Any:
+        return _completed(super().load())
+
     def find_class(self, module: str, name: str) -> Any:
         *replacements, last = REPLACED.get((module, name), ((module, name),))
         for place in replacements:
             with contextlib.suppress(ImportError, AttributeError):
                 return super().find_class(*place)
         return super().find_class(*last)
+
+
+def _completed(value: Any) -> Any:
+    """Give the modules of torch in `value` the settings that their classes got since they were pickled, as they are by default.
+
+    Looked for in containers and in modules that hold others; of those that cannot be made without arguments nothing is known.
+    """
+    if torch := sys.modules.get("torch"):  # else there is none
+        left, seen = [value], set()
+        while left:
+            one = left.pop()
+            if id(one) in seen or not isinstance(one, (dict, list, tuple, torch.nn.Module)):
+                continue
+            seen.add(id(one))
+            if isinstance(one, torch.nn.Module):
+                if type(one).__module__.startswith("torch.nn.modules."):
+                    with contextlib.suppress(TypeError):
+                        vars(one).update(vars(type(one)()) | vars(one))
+                left += one.children()
+            else:
+                left += one.values() if isinstance(one, dict) else one
+    return value
 
 
 class _AllowedUnpickler(_Unpickler):
