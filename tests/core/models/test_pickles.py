@@ -221,7 +221,9 @@ def test_claims_beyond_the_file_allocate_nothing(tmp_path):
         with pytest.raises(RefmapError, match="damaged"):
             read_bytes(tmp_path, b"\x80\x05" + opcode + huge + b"x.")
     many = b"\x80\x02c__builtin__\nlist\nc__builtin__\nrange\n\x8a\x05\x00\x00\x00\x00\x7f\x85R\x85R."
-    assert read_bytes(tmp_path, many).refused == ["__builtin__.list (with arguments that it is never saved with)"]
+    assert read_bytes(tmp_path, many).refused == [
+        f"__builtin__.{name} (with arguments that it is never saved with)" for name in ("list", "range")
+    ]
     filled = b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x7f\x85R."
     assert read_bytes(tmp_path, filled).refused == ["builtins.bytearray (with arguments that it is never saved with)"]
 

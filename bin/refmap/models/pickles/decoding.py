@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from .names import FUNCTIONS, MISSING, NUMPY_TYPES, STORAGES, pairs
-from .values import PARTIAL, PERSISTENT_ID, Inert, Named, Refused, Tensor
+from .values import PARTIAL, PERSISTENT_ID, Inert, Named, Refused, Tensor, hashable
+
+_LONGEST = 10_000_000  # of what a few bytes can claim to hold
 
 
 def _bytes(text: str, encoding: str) -> bytes:
@@ -49,6 +51,9 @@ def _array(shape: tuple, dtype: np.dtype, fortran: bool, data: bytes | list) -> 
     if not isinstance(dtype, np.dtype):
         raise Refused
     if dtype.hasobject != isinstance(data, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise Refused
+    # Of nothing, an array may have any length.
+    if any(n > len(data) + _LONGEST for n in shape):
         raise Refused
     if not isinstance(data, list):
         return np.ndarray(shape, dtype, bytes(data), order="F" if fortran else "C").copy()
@@ -152,13 +157,25 @@ def _copy(kind: type) -> Any:
     def copy(items: Any = ()) -> Any:
         if not isinstance(items, (list, tuple, set, frozenset, dict)):
             raise Refused
-        return kind(items)
+        return kind(hashable(items))
 
     return copy
 
 
 def _dictionary(*args: Any) -> dict:
-    return dict(args[-1]) if args and isinstance(args[-1], (dict, list)) else {}
+    if not args or not isinstance(args[-1], (dict, list)):
+        return {}
+    if isinstance(args[-1], dict):
+        return dict(args[-1])
+    return {key: value for key, value in args[-1] if hashable((key,))}
+
+
+def _range(*bounds: Any) -> range:
+    """As of cells: what holds more would be written out for ever."""
+    numbers = range(*bounds)
+    if len(numbers) > _LONGEST:
+        raise Refused
+    return numbers
 
 
 _CALLS = {
@@ -188,12 +205,12 @@ for _builtins in ("builtins", "__builtin__"):
         (_builtins, "tuple"): _copy(tuple),
         (_builtins, "dict"): _dictionary,
         (_builtins, "slice"): slice,
-        (_builtins, "range"): range,
+        (_builtins, "range"): _range,
         (_builtins, "complex"): complex,
         (_builtins, "bytes"): lambda data=b"": bytes(memoryview(data)),
         (_builtins, "bytearray"): lambda data=b"", *codec: bytearray(_bytes(data, *codec) if codec else memoryview(data)),
     }
-_CALLS["__builtin__", "xrange"] = range
+_CALLS["__builtin__", "xrange"] = _range
 for _core in ("numpy.core", "numpy._core"):
     _CALLS[f"{_core}.multiarray", "scalar"] = _scalar
     _CALLS[f"{_core}.numeric", "_frombuffer"] = lambda data, dtype, shape, order: _array(shape, dtype, order == "F", data)
