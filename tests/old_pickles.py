@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import inspect
 import io
@@ -102,6 +103,17 @@ OLD_TEXTS = new(
 )
 OLD_NUMBERS = new("pandas.core.arrays.integer IntegerArray", {"_data": np.array([7, 1]), "_mask": np.array([False, True])})
 COLUMNS = index("pandas.core.indexes.base Index", data=objects("elbo", "kl", "name", "kind", "text", "n"), name=None)
+DAYS = Made(
+    Name("numpy.core.multiarray _reconstruct"),
+    (Name("numpy ndarray"), (0,), b"b"),
+    (
+        1,
+        (2,),
+        Made(Name("numpy dtype"), ("M8", False, True), (4, "<", None, None, None, -1, -1, 0, ({}, (b"ns", 1, 1, 1)))),
+        False,
+        np.array(["2020-01-01", "NaT"], dtype="M8[ns]").tobytes(),
+    ),
+)
 BLOCKS = [  # values, places
     (np.array([[1.0, 2.0], [0.5, 0.25]]), slice(0, 2, 1)),
     (objects("a", "b").reshape(1, 2), np.array([2])),
@@ -206,6 +218,30 @@ OLD: dict[str, tuple[Any, Any]] = {
         pd.StringDtype("python"),
     ),
     "the type of texts, of 2": (Made(Name("pandas.core.arrays.string_ StringDtype"), ("python",)), pd.StringDtype("python")),
+    "a missing value": (Name("pandas._libs.missing NA"), pd.NA),
+    "a missing value of 3": (Name("pandas NA"), pd.NA),
+    "no time": (Made(Name("pandas._libs.tslibs.nattype __nat_unpickle"), (None,)), pd.NaT),
+    "no time of 3": (Made(Name("pandas._libs.tslibs.nattype _nat_unpickle"), (None,)), pd.NaT),
+    "a time": (
+        Made(Name("pandas._libs.tslibs.timestamps _unpickle_timestamp"), (1577836800000000000, None, None, 10)),
+        pd.Timestamp("2020-01-01"),
+    ),
+    "a day of Python": (Made(Name("datetime date"), (b"\x07\xe4\x01\x02",)), datetime.date(2020, 1, 2)),
+    "days as index": (
+        Made(
+            Name("pandas.core.indexes.datetimes _new_DatetimeIndex"),
+            (Name("pandas.core.indexes.datetimes DatetimeIndex"), {"data": DAYS, "name": "day", "freq": None, "tz": None}),
+        ),
+        pd.DatetimeIndex(["2020-01-01", None], name="day").as_unit("ns"),
+    ),
+    "days": (DAYS, np.array(["2020-01-01", "NaT"], dtype="M8[ns]")),
+    "truth values of 3": (
+        new(
+            "pandas.arrays BooleanArray",
+            {"_dtype": new("pandas BooleanDtype"), "_data": np.array([True, False]), "_mask": np.array([False, True])},
+        ),
+        pd.array([True, None], dtype="boolean"),
+    ),
     "a range of Python 2": (Made(Name("__builtin__ xrange"), (1, 9, 3)), range(1, 9, 3)),
     "a type of numpy": (Name("numpy bool"), np.bool_),
 }
@@ -248,6 +284,10 @@ if importlib.util.find_spec("torch"):
             new("torch.nn.modules.activation LeakyReLU", _module | {"negative_slope": 0.5, "inplace": False}),
             torch.nn.LeakyReLU(0.5),
         ),
+        # torch 1.12 gave the first a choice of approximations; the second had no `inplace` before 0.4.
+        "an activation that has a setting more": (new("torch.nn.modules.activation GELU", _module), torch.nn.GELU()),
+        "an activation without its settings": (new("torch.nn.modules.activation ELU", _module | {"alpha": 0.5}), torch.nn.ELU(0.5)),
+        "a function": (Name("torch.nn.functional relu"), torch.nn.functional.relu),
     }
 
 
@@ -268,7 +308,7 @@ def check_old(name: str, folder: Path) -> set[str]:
                 equal(loaded, today)
                 break
         else:
-            assert loaded == today
+            assert loaded is today or loaded == today
     return set(contents.names)
 
 
@@ -308,5 +348,6 @@ def check_names() -> None:
 
 
 def old_attributes(**others: Any) -> bytes:
-    """What `attr.pkl` of a model holds, with a history that pandas 1 pickled."""
-    return dumps({"history_": {"elbo_train": OLD["a table of 1.1"][0]}, **others})
+    """What `attr.pkl` of a model holds, with a table that pandas 1 pickled, and a history of what is not installed."""
+    history = Made(Name("pytorch_lightning.loggers.csv_logs CSVLogger"), ("logs",), {"elbo": OLD["a table of 1.1"][0]})
+    return dumps({"history_": history, "obs_metadata_": OLD["a table of 1.1"][0], **others})

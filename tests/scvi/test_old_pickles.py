@@ -24,5 +24,6 @@ def test_a_model_of_pandas_1_is_read(tmp_path, trusted):
     (tmp_path / "var_names.csv").write_text("g1\ng2\n")
     torch.save({"w": torch.arange(3.0)}, tmp_path / "model_params.pt", _use_new_zipfile_serialization=False)
     saved = read_saved(tmp_path, object, trusted)
-    pd.testing.assert_frame_equal(saved["attr_dict"]["history_"]["elbo_train"], old_pickles.TABLE)
+    assert "history_" not in saved["attr_dict"]
+    pd.testing.assert_frame_equal(saved["attr_dict"]["obs_metadata_"], old_pickles.TABLE)
     assert saved["model_state_dict"]["w"].tolist() == [0, 1, 2] and list(saved["var_names"]) == ["g1", "g2"]

@@ -12,6 +12,7 @@ from typing import Any
 from ..common.errors import RefmapError
 from .facts import FACTS, LASTING_FACTS, read_facts, write_facts
 from .pickles import Contents, read_pickle, read_torch
+from .places import locate
 
 # What scvi-tools calls the data that it saves beside a model, behind a prefix that the user may choose.
 DATA = ("adata.h5ad", "mdata.h5mu")
@@ -37,20 +38,21 @@ class ModelFolder:
     """A model's files, read inertly and once.
 
     `path` is a folder, or a file such as `model.pt` that is a whole model by itself: the files around it are none of the
-    model's, for a workflow may have put it anywhere. `shown_as` is the path that the user wrote, for sentences.
+    model's, for a workflow may have put it anywhere. It may also be a folder above the model, or a zip or tar with it, and the
+    model's files may have a prefix. `shown_as` is the path that the user wrote, for sentences.
 
     Raises
     ------
     RefmapError
-        If there is nothing at `path`.
+        If there is nothing at `path`, or more than one model, or an archive that cannot be unpacked.
     """
 
     def __init__(self, path: Path, shown_as: str | None = None) -> None:
         self.shown = shown_as or str(path)
         if not path.exists():
             raise RefmapError(f"There is no model at {self.shown}.")
-        self.file = path.name if path.is_file() else None
-        self.path = path.parent if self.file else path
+        self._place = locate(path, self.shown)
+        self.shown, self.path, self.file = self._place.shown, self._place.folder, self._place.file
         self._contents: dict[str, Contents] = {}
 
     def files(self) -> list[str]:
@@ -64,7 +66,7 @@ class ModelFolder:
 
     def show(self, name: str) -> str:
         """A file of the model as the user would write it."""
-        return self.shown if self.file else str(Path(self.shown) / name)
+        return self.shown if self.file else str(Path(self.shown) / self._place.names.get(name, name))
 
     def contents(self, name: str) -> Contents:
         """The inert contents of a file: `*.pkl` as a plain pickle, any other as one of torch."""
@@ -94,6 +96,15 @@ class ModelFolder:
     def globals(self) -> list[str]:
         """What the pickles read so far would import."""
         return sorted({name for contents in self._contents.values() for name in contents.names})
+
+    def left_out(self) -> list[str]:
+        """What the files read so far hold beyond what a mapping needs, and must not be unpickled: a sentence a file."""
+        return [
+            f"{self.show(name)} holds what no mapping needs and refmap does not load, and which is left out: "
+            f"{', '.join(contents.left_out)}."
+            for name, contents in self._contents.items()
+            if contents.left_out
+        ]
 
     def refusal(self) -> str | None:
         """Why the files read so far must not be unpickled, or those in zarr not be decoded; or None."""

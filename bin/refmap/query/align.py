@@ -20,7 +20,7 @@ from ..common.errors import RefmapError
 from ..common.storage import COMPRESSOR
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
-from .genes import Resolution, overlap_fault, overlap_warnings, resolve
+from .genes import Resolution, overlap_fault, overlap_warnings, repeat_warnings, resolve
 from .matrix import Matrix
 from .proteins import find_proteins, write_proteins
 from .query import Query
@@ -69,7 +69,10 @@ class CsrWriter:
 
 
 def project(chunk: sparse.csr_matrix, resolution: Resolution) -> sparse.csr_matrix:
-    """A chunk's columns as the model's genes (see the module's definition): float32, sorted indices, no explicit zeros."""
+    """A chunk's columns as the model's genes (see the module's definition): float32, sorted indices, no explicit zeros.
+
+    A gene that the model has several times has the same values in each place, unless the query has it as often.
+    """
     column = resolution.target[chunk.indices]
     kept = column >= 0
     indptr = np.concatenate([[0], np.cumsum(kept)])[chunk.indptr]
@@ -77,6 +80,9 @@ def project(chunk: sparse.csr_matrix, resolution: Resolution) -> sparse.csr_matr
     aligned = sparse.csr_matrix((chunk.data[kept].astype(np.float32), column[kept], indptr), shape=shape)
     aligned.sum_duplicates()
     aligned.eliminate_zeros()
+    if (resolution.first != np.arange(shape[1])).any():
+        aligned = aligned[:, resolution.first]
+        aligned.sort_indices()
     return aligned
 
 
@@ -102,14 +108,14 @@ def align(
     fault = overlap_fault(query, row, card, resolution, table)
     if fault:
         raise RefmapError(fault)
-    warnings = overlap_warnings(query, row, card, resolution)
+    warnings = overlap_warnings(query, row, card, resolution) + repeat_warnings(card, resolution)
 
     root = zarr.open_group(out, mode="w", zarr_format=2)
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     # Plain strings: older environments cannot read pandas' nullable ones.
     with anndata.settings.override(allow_write_nullable_strings=False):
         write_elem(root, "obs", model_obs(query, row, card, plan))
-        write_elem(root, "var", pd.DataFrame({"found": resolution.found}, index=pd.Index(card["genes"], dtype=object)))
+        write_elem(root, "var", pd.DataFrame({"found": resolution.filled}, index=pd.Index(card["genes"], dtype=object)))
         for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
             write_elem(root, empty, {})
         proteins = _align_proteins(root, query, row, card) if card["proteins"] else None
@@ -132,7 +138,7 @@ def align(
             f"query '{query.shown_as}' holds counts in {matrix.name}, and the model wants log-normalised values: they were "
             f"normalised as the reference was, log1p of counts per {normalization['target_sum']:,.0f} over {genes}."
         )
-    padded = [gene for gene, found in zip(card["genes"], resolution.found, strict=True) if not found]
+    padded = [gene for gene, found in zip(card["genes"], resolution.filled, strict=True) if not found]
     return {
         "n_cells": query.n_obs,
         "n_query_genes": len(resolution.target),
@@ -174,7 +180,8 @@ def _align_matrix(
 ) -> tuple[float, int]:
     """Write X by chunks of cells; return the sum of the values before `normalization`, and the number of cells without any."""
     shape = (query.n_obs, len(card["genes"]))
-    writer = CsrWriter(group, shape, min(matrix.most_values, shape[0] * shape[1]))
+    most_values = matrix.most_values * int(np.bincount(resolution.first).max())
+    writer = CsrWriter(group, shape, min(most_values, shape[0] * shape[1]))
     wants = "counts" if normalization else card["input"]
     values = Values(query, matrix, row["layer"], wants)
     total, empty_cells = 0.0, 0

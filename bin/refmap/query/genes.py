@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,17 @@ class Resolution:
     stripped: int
     translated: int
     ambiguous: int
+    first: np.ndarray  # (model genes,) int: whose values each gets: its own, or those of the same gene before it
+
+    @property
+    def filled(self) -> np.ndarray:
+        """Of each of the model's genes, whether the query has it; (model genes,) bool."""
+        return self.found[self.first]
 
     @property
     def matched(self) -> int:
         """Genes of the model that the query has."""
-        return int(self.found.sum())
+        return int(self.filled.sum())
 
     @property
     def dropped(self) -> int:
@@ -42,7 +48,7 @@ class Resolution:
     @property
     def summed(self) -> int:
         """Columns of the query that are merged into another."""
-        return len(self.target) - self.dropped - self.matched
+        return len(self.target) - self.dropped - int(self.found.sum())
 
     @property
     def overlap(self) -> float:
@@ -64,7 +70,7 @@ class _Genes:
         self.stripped: dict[str, set[int]] = defaultdict(set)
         for index, gene in enumerate(genes):
             self.exact.setdefault(gene, index)
-            self.stripped[strip_version(gene)].add(index)
+            self.stripped[strip_version(gene)].add(self.exact[gene])
 
     def find(self, gene: str) -> set[int]:
         if gene in self.exact:
@@ -76,7 +82,8 @@ def resolve(query_ids: Sequence[str], model_genes: Sequence[str], table: Iterabl
     """Find the model's gene for each column of a query.
 
     An id is looked up exactly; else with Ensembl versions stripped; else through the pairs of `table`, in either direction.
-    An id that leads to several genes of the model is ambiguous and counts for none.
+    An id that leads to several genes of the model is ambiguous and counts for none. A gene that the model has several times gets
+    the query's columns of it one by one where it has as many, else the same values in each place.
     """
     genes = _Genes(model_genes)
     partners = defaultdict(set)
@@ -96,9 +103,33 @@ def resolve(query_ids: Sequence[str], model_genes: Sequence[str], table: Iterabl
             translated += through_table
             stripped += not through_table and gene not in genes.exact
         ambiguous += len(hits) > 1
+    first = np.array([genes.exact[gene] for gene in model_genes], dtype=np.int64)
+    for places, columns in _pairs(query_ids, model_genes):
+        target[columns], first[places] = places, places
     found = np.zeros(len(model_genes), dtype=bool)
     found[target[target >= 0]] = True
-    return Resolution(target, found, stripped, translated, ambiguous)
+    return Resolution(target, found, stripped, translated, ambiguous, first)
+
+
+def _pairs(query_ids: Sequence[str], model_genes: Sequence[str]) -> Iterator[tuple[list[int], list[int]]]:
+    """The places of each gene that a model has several times, and its columns in a query that has it as often."""
+    often = {gene for gene, count in Counter(model_genes).items() if count > 1}
+    places, columns = defaultdict(list), defaultdict(list)
+    for ids, found in ((model_genes, places), (query_ids, columns)):
+        for index, gene in enumerate(ids):
+            if gene in often:
+                found[gene].append(index)
+    yield from ((places[gene], columns[gene]) for gene in sorted(often) if len(places[gene]) == len(columns[gene]))
+
+
+def repeat_warnings(card: dict, resolution: Resolution) -> list[str]:
+    """A sentence about genes that the model has several times, if the same values are to stand in each of their places."""
+    genes = np.array(card["genes"], dtype=object)
+    again = np.flatnonzero((resolution.first != np.arange(len(genes))) & resolution.filled)
+    if not len(again):
+        return []
+    named = listed(sorted(set(genes[again])), 3)
+    return [f"the model has {named} more than once: each of these places gets the query's values of that gene."]
 
 
 def read_id_table(path: Path, shown_as: str | None = None) -> list[tuple[str, str]]:

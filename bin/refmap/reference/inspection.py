@@ -38,6 +38,7 @@ def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = 
         card.fault = f"{shown} is damaged: its attributes are not those of a saved model ({error})."
     card.sha256 = folder.sha256()
     card.globals = folder.globals()
+    card.warnings += folder.left_out()
     card.trusted = trust_models
     if not trust_models:
         card.fault = folder.refusal() or card.fault

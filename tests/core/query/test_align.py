@@ -43,6 +43,27 @@ gene = st.one_of(
 )
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_gene_that_the_model_has_twice_is_filled_in_both_places(tmp_path, times):
+    """By the query's columns in their order if it has it twice as well, else by their sum."""
+    twice = [MODEL[1], *MODEL, MODEL[0]]
+    query = make_query([*MODEL, *[MODEL[1]] * (times - 1), "x"])
+    query.write_h5ad(tmp_path / "query")
+    aligned, alignment = run(tmp_path / "query", tmp_path / "out", card=make_card(genes=twice))
+    counts, n = query.X.toarray(), len(MODEL)
+    of_gene = counts[:, [1, *range(n, n + times - 1)]]
+    values = aligned.X.toarray()
+    np.testing.assert_array_equal(values[:, 0], of_gene[:, 0] if times == 2 else of_gene.sum(axis=1))
+    np.testing.assert_array_equal(values[:, 2], of_gene[:, 1] if times == 2 else of_gene.sum(axis=1))
+    np.testing.assert_array_equal(values[:, [1, -1]], counts[:, [0, 0]])
+    assert aligned.X.has_sorted_indices and aligned.var["found"].all()
+    assert (alignment["matched"], alignment["padded"], alignment["dropped"]) == (n + 2, 0, 1)
+    assert alignment["summed"] == {1: 0, 2: 0, 3: 2}[times] and alignment["ambiguous"] == 0
+    named = f"'{MODEL[0]}'" if times == 2 else ", ".join(f"'{gene}'" for gene in sorted(MODEL[:2]))
+    sentence = f"the model has {named} more than once: each of these places gets the query's values of that gene."
+    assert sentence in alignment["warnings"]
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     genes=st.lists(gene, min_size=2, max_size=30).filter(lambda genes: any(g.split(".")[0] in MODEL for g in genes)),

@@ -440,9 +440,9 @@ def test_a_model_that_would_run_code_is_refused(tmp_path, marker, where):
     attributes = {"registry_": registry(), "init_params_": READY}
     folder = tmp_path / "model"
     if where == "model.pt":
-        save(folder, attributes | {"history_": Attack(marker)})
+        save(folder, attributes | {"unlabeled_category_": Attack(marker)})
     elif where == "attr.pkl":
-        save_old(folder, attributes | {"history_": Attack(marker)})
+        save_old(folder, attributes | {"unlabeled_category_": Attack(marker)})
     elif where == "model_params.pt":
         save_old(folder, attributes)
         (folder / where).write_bytes(pickle.dumps(Attack(marker), 2))
@@ -458,8 +458,18 @@ def test_a_model_that_would_run_code_is_refused(tmp_path, marker, where):
     assert f"{os.system.__module__}.system" in card.globals and not card.trusted
 
 
+@pytest.mark.parametrize("key", ["history_", "notes_"])
+def test_what_no_mapping_needs_refuses_no_model(tmp_path, marker, key):
+    card = inspect_model(save(tmp_path / "m", {"registry_": registry(), "init_params_": READY, key: Attack(marker)}), "m")
+    assert (card.fault, card.genes, card.globals) == (None, GENES, inspect_model(save(tmp_path / "n", {"registry_": registry()})).globals)
+    assert card.warnings == [
+        "m/model.pt holds what no mapping needs and refmap does not load, and which is left out: "
+        f"{key} ({os.system.__module__}.system)."
+    ]
+
+
 def test_trust_lets_a_model_pass_and_still_runs_nothing(tmp_path, marker):
-    folder = save(tmp_path / "m", {"registry_": registry(), "init_params_": READY, "history_": Attack(marker)})
+    folder = save(tmp_path / "m", {"registry_": registry(), "init_params_": READY, "unlabeled_category_": Attack(marker)})
     card = inspect_model(folder, trust_models=True)
     assert (card.fault, card.trusted, card.genes) == (None, True, GENES)
     assert f"{os.system.__module__}.system" in card.globals
@@ -492,7 +502,7 @@ def test_the_command_writes_the_card(model, tmp_path):
 
 
 def test_a_bad_model_is_no_failure_of_the_command(tmp_path, marker):
-    folder = save(tmp_path / "m", {"registry_": registry(), "init_params_": READY, "history_": Attack(marker)})
+    folder = save(tmp_path / "m", {"registry_": registry(), "init_params_": READY, "unlabeled_category_": Attack(marker)})
     result = command("--model", folder, "--shown-as", "m", "--card", tmp_path / "card.json")
     card = json.loads((tmp_path / "card.json").read_text())
     assert result.exit_code == 0 and card["fault"].startswith("m/model.pt is not safe to load")

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .names import NUMPY_TYPES, STORAGES, pairs
-from .values import PARTIAL, PERSISTENT_ID, Inert, Named, Refused, Tensor
+from .names import FUNCTIONS, MISSING, NUMPY_TYPES, STORAGES, pairs
+from .values import PARTIAL, PERSISTENT_ID, Inert, Named, Refused, Tensor, hashable
+
+_LONGEST = 10_000_000  # of what a few bytes can claim to hold
 
 
 def _bytes(text: str, encoding: str) -> bytes:
@@ -26,7 +28,15 @@ def _dtype(code: Any, *_: Any) -> np.dtype:
 
 
 def _built_dtype(dtype: np.dtype, state: tuple) -> np.dtype:
-    """A dtype with its pickled state: version, byte order, subarray, names, fields, size, alignment, flags."""
+    """A dtype with its pickled state: version, byte order, subarray, names, fields, size, alignment, flags.
+
+    That of dates and times has a unit besides, with no other metadata: its name, and how many of it are one.
+    """
+    if dtype.kind in "mM" and len(state) == 9:
+        *state, (metadata, (unit, count, *ones)) = state
+        if metadata or ones != [1, 1] or not isinstance(count, int) or not isinstance(unit, bytes):
+            raise Refused
+        dtype = np.dtype(f"{dtype.kind}8[{count}{unit.decode('ascii')}]")
     _, order, *structure, size, alignment, flags = state
     plain = structure == [None] * 3 and (size, alignment) in ((-1, -1), (dtype.itemsize, dtype.alignment))
     if dtype.kind in "SU" and structure == [None] * 3:
@@ -41,6 +51,9 @@ def _array(shape: tuple, dtype: np.dtype, fortran: bool, data: bytes | list) -> 
     if not isinstance(dtype, np.dtype):
         raise Refused
     if dtype.hasobject != isinstance(data, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise Refused
+    # Of nothing, an array may have any length.
+    if any(n > len(data) + _LONGEST for n in shape):
         raise Refused
     if not isinstance(data, list):
         return np.ndarray(shape, dtype, bytes(data), order="F" if fortran else "C").copy()
@@ -64,9 +77,6 @@ def _tensor(storage: Inert, _offset: int, size: tuple, *_: Any) -> Tensor:
     return Tensor(kind.removesuffix("Storage").rpartition(".")[2], tuple(size))
 
 
-_NEW_INDEX = ("pandas.core.indexes.base", "_new_Index")
-
-
 def _called_never(*_: Any) -> None:
     raise Refused
 
@@ -82,11 +92,18 @@ def _without_arguments(function: Named) -> Any:
     return call
 
 
-def _new_index(index: Any, arguments: Any) -> Inert:
-    """`_new_Index` calls `index.__new__` with the arguments: of a dtype, it would make one that nobody checks."""
-    if not isinstance(index, Named) or index.module.split(".")[0] != "pandas" or not isinstance(arguments, dict):
-        raise Refused
-    return Inert(Named(*_NEW_INDEX), (index, arguments))
+_NEW_INDEX = {("pandas.core.indexes.base", "_new_Index"), ("pandas.core.indexes.datetimes", "_new_DatetimeIndex")}
+
+
+def _new_index(maker: Named) -> Any:
+    """They call `index.__new__` with the arguments: of a dtype, it would make one that nobody checks."""
+
+    def call(index: Any, arguments: Any) -> Inert:
+        if not isinstance(index, Named) or index.module.split(".")[0] != "pandas" or not isinstance(arguments, dict):
+            raise Refused
+        return Inert(maker, (index, arguments))
+
+    return call
 
 
 _NEW_BLOCK = ("pandas.core.internals.blocks", "new_block")
@@ -140,20 +157,32 @@ def _copy(kind: type) -> Any:
     def copy(items: Any = ()) -> Any:
         if not isinstance(items, (list, tuple, set, frozenset, dict)):
             raise Refused
-        return kind(items)
+        return kind(hashable(items))
 
     return copy
 
 
 def _dictionary(*args: Any) -> dict:
-    return dict(args[-1]) if args and isinstance(args[-1], (dict, list)) else {}
+    if not args or not isinstance(args[-1], (dict, list)):
+        return {}
+    if isinstance(args[-1], dict):
+        return dict(args[-1])
+    return {key: value for key, value in args[-1] if hashable((key,))}
+
+
+def _range(*bounds: Any) -> range:
+    """As of cells: what holds more would be written out for ever."""
+    numbers = range(*bounds)
+    if len(numbers) > _LONGEST:
+        raise Refused
+    return numbers
 
 
 _CALLS = {
     ("_codecs", "encode"): _bytes,
     ("numpy", "dtype"): _dtype,
-    **dict.fromkeys(NUMPY_TYPES | STORAGES, _called_never),
-    _NEW_INDEX: _new_index,
+    **dict.fromkeys(NUMPY_TYPES | STORAGES | FUNCTIONS | MISSING, _called_never),
+    **{maker: _new_index(Named(*maker)) for maker in _NEW_INDEX},
     ("functools", "partial"): _partial,
     ("collections", "OrderedDict"): _dictionary,
     ("collections", "defaultdict"): _dictionary,
@@ -176,12 +205,12 @@ for _builtins in ("builtins", "__builtin__"):
         (_builtins, "tuple"): _copy(tuple),
         (_builtins, "dict"): _dictionary,
         (_builtins, "slice"): slice,
-        (_builtins, "range"): range,
+        (_builtins, "range"): _range,
         (_builtins, "complex"): complex,
         (_builtins, "bytes"): lambda data=b"": bytes(memoryview(data)),
         (_builtins, "bytearray"): lambda data=b"", *codec: bytearray(_bytes(data, *codec) if codec else memoryview(data)),
     }
-_CALLS["__builtin__", "xrange"] = range
+_CALLS["__builtin__", "xrange"] = _range
 for _core in ("numpy.core", "numpy._core"):
     _CALLS[f"{_core}.multiarray", "scalar"] = _scalar
     _CALLS[f"{_core}.numeric", "_frombuffer"] = lambda data, dtype, shape, order: _array(shape, dtype, order == "F", data)

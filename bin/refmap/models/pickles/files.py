@@ -12,15 +12,18 @@ from typing import Any, BinaryIO
 from ...common.errors import RefmapError
 from .machine import Machine
 from .streams import TORCH_MAGIC, TORCH_PICKLES, Bounded
+from .unneeded import without_unneeded
 from .values import DAMAGED, Contents
 
 _ZIP_START, _ZIP_END, _ZIP64_END = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06"
 _ZIP64_LOCATOR = b"PK\x06\x07"
 
 
-def _load(machine: Machine, stream: BinaryIO | Bounded, shown: str) -> Any:
+def _load(machine: Machine, stream: BinaryIO, shown: str) -> Any:
+    stream, left_out = without_unneeded(stream)
+    machine.left_out += left_out
     try:
-        return machine.load(stream)
+        return machine.load(Bounded(stream))
     except DAMAGED as error:
         raise RefmapError(f"{shown} is damaged or no pickle at all ({error}): copy it again from where it came from.") from None
 
@@ -29,7 +32,7 @@ def read_pickle(path: Path, shown: str | None = None) -> Contents:
     """The contents of a file with one pickle (`attr.pkl`). Raises `RefmapError` where it is damaged."""
     machine, shown = Machine(), shown or str(path)
     with open(path, "rb") as stream:
-        return machine.contents(_load(machine, Bounded(stream), shown))
+        return machine.contents(_load(machine, stream, shown))
 
 
 def read_torch(path: Path, shown: str | None = None) -> Contents:
@@ -46,10 +49,11 @@ def read_torch(path: Path, shown: str | None = None) -> Contents:
             return _read_torch_zip(path, shown)
         if tarfile.is_tarfile(stream):
             raise RefmapError(f"{shown} is a tar file, which torch wrote before 2017 and refmap does not read.")
-        machine, pickles = Machine(), Bounded(stream)
-        value = _load(machine, pickles, shown)
+        stream.seek(0)
+        machine = Machine()
+        value = _load(machine, stream, shown)
         if isinstance(value, int) and value == TORCH_MAGIC:
-            _, _, value, _ = [_load(machine, pickles, shown) for _ in range(TORCH_PICKLES - 1)]
+            _, _, value, _ = [_load(machine, stream, shown) for _ in range(TORCH_PICKLES - 1)]
         return machine.contents(value)
 
 

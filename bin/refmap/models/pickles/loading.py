@@ -1,6 +1,6 @@
 """The second lock: an inspected file is loaded by what imports nothing beyond the allowed names.
 
-Files of any age are loaded by what takes the place of their names today.
+Files of any age are loaded by what takes the place of their names today, and without what no mapping needs.
 """
 
 from __future__ import annotations
@@ -8,15 +8,23 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 from .names import ALLOWED, LOAD_STORAGE, REPLACED, STORAGES
 from .streams import is_storage
+from .unneeded import without_unneeded
 
 
 class _Unpickler(pickle.Unpickler):
-    """Loads for real; what old files name is taken from where it is today."""
+    """Loads for real; what old files name is taken from where it is today, and what no mapping needs is not read."""
+
+    def __init__(self, file: BinaryIO, **options: Any) -> None:
+        super().__init__(without_unneeded(file)[0], **options)
+
+    def load(self) -> Any:
+        return _completed(super().load())
 
     def find_class(self, module: str, name: str) -> Any:
         *replacements, last = REPLACED.get((module, name), ((module, name),))
@@ -24,6 +32,28 @@ class _Unpickler(pickle.Unpickler):
             with contextlib.suppress(ImportError, AttributeError):
                 return super().find_class(*place)
         return super().find_class(*last)
+
+
+def _completed(value: Any) -> Any:
+    """Give the modules of torch in `value` the settings that their classes got since they were pickled, as they are by default.
+
+    Looked for in containers and in modules that hold others; of those that cannot be made without arguments nothing is known.
+    """
+    if torch := sys.modules.get("torch"):  # else there is none
+        left, seen = [value], set()
+        while left:
+            one = left.pop()
+            if id(one) in seen or not isinstance(one, (dict, list, tuple, torch.nn.Module)):
+                continue
+            seen.add(id(one))
+            if isinstance(one, torch.nn.Module):
+                if type(one).__module__.startswith("torch.nn.modules."):
+                    with contextlib.suppress(TypeError):
+                        vars(one).update(vars(type(one)()) | vars(one))
+                left += one.children()
+            else:
+                left += one.values() if isinstance(one, dict) else one
+    return value
 
 
 class _AllowedUnpickler(_Unpickler):

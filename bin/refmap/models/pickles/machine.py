@@ -11,7 +11,7 @@ import numpy as np
 from .decoding import built, called, is_plain_module
 from .names import ACTIVATIONS, ALLOWED, LOAD_STORAGE, STORAGES, Global
 from .streams import TORCH_PICKLES, Bounded, is_storage
-from .values import DAMAGED, PERSISTENT_ID, Contents, Inert, Named, Refused
+from .values import DAMAGED, PERSISTENT_ID, Contents, Inert, Named, Refused, check_size, hashable
 
 _ARGUMENT = {
     "BININT",
@@ -58,6 +58,7 @@ class Machine:
         self.names: set[Global] = set()
         self.odd: set[str] = set()  # allowed names used in a way that is not known to be harmless
         self.modules: list[Inert] = []
+        self.left_out: list[str] = []  # what was taken out before, and is not allowed
         self.nested = nested
         self.storages: dict[bytes, Inert] = {}
 
@@ -76,6 +77,7 @@ class Machine:
             elif name in _TUPLES:
                 self.stack.append(self.take(_TUPLES[name]))
             elif name == "STOP":
+                check_size(self.stack[-1])
                 return self.stack.pop()
             elif name not in ("PROTO", "FRAME"):
                 getattr(self, name)(argument)
@@ -169,10 +171,10 @@ class Machine:
 
     def DICT(self, _):
         values = self.marked()
-        self.stack.append(dict(zip(values[::2], values[1::2])))
+        self.stack.append(dict(zip(hashable(values[::2]), values[1::2])))
 
     def FROZENSET(self, _):
-        values = frozenset(self.marked())
+        values = frozenset(hashable(self.marked()))
         self.stack.append(values)
 
     def holder(self, kind: type) -> Any:
@@ -197,10 +199,10 @@ class Machine:
 
     def ADDITEMS(self, _):
         values, target = self.marked(), self.holder(set)
-        target.extend(values) if isinstance(target, list) else target.update(values)
+        target.extend(values) if isinstance(target, list) else target.update(hashable(values))
 
     def update(self, values: list) -> None:
-        pairs, target = zip(values[::2], values[1::2]), self.holder(dict)
+        pairs, target = zip(hashable(values[::2]), values[1::2]), self.holder(dict)
         target.extend(pairs) if isinstance(target, list) else target.update(pairs)
 
     def SETITEM(self, _):
@@ -281,4 +283,5 @@ class Machine:
         refused = {f"{module}.{name}" for module, name in self.names - ALLOWED}
         # How a name is used matters where the name itself may be.
         refused |= {use for use in self.odd if use.partition(" (")[0] not in refused}
-        return Contents(value, sorted(f"{module}.{name}" for module, name in self.names), sorted(refused))
+        names = sorted(f"{module}.{name}" for module, name in self.names)
+        return Contents(value, names, sorted(refused), self.left_out)

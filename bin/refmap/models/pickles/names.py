@@ -21,7 +21,16 @@ LOAD_STORAGE = ("torch.storage", "_load_from_bytes")
 
 # Types that files name and never call: an array comes of `_reconstruct`, a number of `scalar`, a storage of its id.
 NUMPY_TYPES = pairs("numpy", "ndarray bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 str_")
-ACTIVATIONS = pairs("torch.nn.modules.activation", "ReLU LeakyReLU ELU SELU GELU SiLU Mish Tanh Sigmoid Softplus")
+ACTIVATIONS = pairs(
+    "torch.nn.modules.activation",
+    "ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish Tanh Hardtanh Sigmoid LogSigmoid Softplus Softsign Softmax",
+) | pairs("torch.nn.modules.linear", "Identity")
+# The same as functions, which a model may have been given as a setting; no file calls them.
+FUNCTIONS = pairs("torch.nn.functional", "relu relu6 leaky_relu elu celu selu gelu silu mish tanh sigmoid softplus") | pairs(
+    "torch._C._nn", "gelu softplus"
+)
+# A missing value, which is no class.
+MISSING = pairs("pandas pandas._libs.missing", "NA")
 
 # The names that unpickling may really import and call, with arguments, state and items that an attacker chooses. A pair is
 # compared whole: ("numpy", "core.multiarray._reconstruct") is another name than ("numpy.core.multiarray", "_reconstruct").
@@ -57,6 +66,20 @@ ALLOWED: frozenset[Global] = frozenset(
     | pairs("pandas.core.arrays.categorical", "Categorical")
     | pairs("pandas.core.dtypes.dtypes", "CategoricalDtype")
     | pairs("pandas.core.arrays.string_", "StringDtype StringArray StringArrayNumpySemantics")
+    # Pandas 3 names by where users find them what older ones name by where they stand.
+    | pairs("pandas", "MultiIndex DatetimeIndex TimedeltaIndex BooleanDtype Float32Dtype Float64Dtype")
+    | pairs("pandas", "Int8Dtype Int16Dtype Int32Dtype Int64Dtype UInt8Dtype UInt16Dtype UInt32Dtype UInt64Dtype")
+    | pairs("pandas.arrays", "BooleanArray IntegerArray FloatingArray DatetimeArray TimedeltaArray")
+    # Dates and times, and what stands for one that is missing.
+    | MISSING
+    | pairs("datetime", "datetime date time timedelta timezone")
+    | pairs("pandas._libs.tslibs.nattype", "_nat_unpickle __nat_unpickle")
+    | pairs("pandas._libs.tslibs.timestamps", "_unpickle_timestamp")
+    | pairs("pandas._libs.tslibs.timedeltas", "_timedelta_unpickle")
+    | pairs("pandas.core.indexes.datetimes", "DatetimeIndex _new_DatetimeIndex")
+    | pairs("pandas.core.indexes.timedeltas", "TimedeltaIndex")
+    | pairs("pandas.core.arrays.datetimes", "DatetimeArray")
+    | pairs("pandas.core.arrays.timedeltas", "TimedeltaArray")
     # Numbers with missing values: two arrays, and a type without arguments.
     | pairs("pandas.core.arrays.boolean", "BooleanArray BooleanDtype")
     | pairs("pandas.core.arrays.integer", "IntegerArray Int8Dtype Int16Dtype Int32Dtype Int64Dtype")
@@ -81,8 +104,10 @@ ALLOWED: frozenset[Global] = frozenset(
     | {LOAD_STORAGE}
     # Activation functions that a model was given as a setting: modules without parameters or code of the file's.
     | ACTIVATIONS
+    | FUNCTIONS
 )
 
+_NO_TIME = (("pandas._libs.tslibs.nattype", "_nat_unpickle"), ("pandas._libs.tslibs.nattype", "__nat_unpickle"))
 _FROM_BUFFER = (("numpy._core.numeric", "_frombuffer"), ("numpy.core.numeric", "_frombuffer"))
 
 # Where an allowed name is found today, for those that moved, went away, or no longer take what their age gave them: the first of
@@ -103,4 +128,6 @@ REPLACED: dict[Global, tuple[Global, ...]] = {
     ("numpy", "bool"): (("numpy", "bool_"),),
     # numpy 2 moved it and warns of the old place; numpy 1 has no other.
     **dict.fromkeys(_FROM_BUFFER, _FROM_BUFFER),
+    # pandas 3 renamed it.
+    **dict.fromkeys(_NO_TIME, _NO_TIME),
 }

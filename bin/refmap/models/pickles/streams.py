@@ -12,8 +12,9 @@ class Bounded:
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
+        start = stream.tell()
         self.size = stream.seek(0, io.SEEK_END)
-        stream.seek(0)
+        stream.seek(start)
         self.readline, self.tell = stream.readline, stream.tell
 
     def read(self, count: int) -> bytes:
