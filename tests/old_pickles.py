@@ -286,7 +286,7 @@ if importlib.util.find_spec("torch"):
         ),
         # torch 1.12 gave the first a choice of approximations; the second had no `inplace` before 0.4.
         "an activation that has a setting more": (new("torch.nn.modules.activation GELU", _module), torch.nn.GELU()),
-        "an activation without its settings": (new("torch.nn.modules.activation ELU", _module | {"alpha": 0.5}), torch.nn.ELU(0.5)),
+        "an activation without one": (new("torch.nn.modules.activation ELU", _module | {"alpha": 0.5}), torch.nn.ELU(0.5)),
         "a function": (Name("torch.nn.functional relu"), torch.nn.functional.relu),
     }
 

@@ -28,3 +28,9 @@ def listed(names, most: int = 10) -> str:
         return "none"
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(f"'{name}'" for name in names[:most]) + more
+
+
+def brief(cause: object, most: int = 300) -> str:
+    """What a library, or a file, says of itself, for a sentence: on one line, and no longer than `most` letters."""
+    text = " ".join(str(cause)[: 10 * most].split())
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import RefmapError, nearest
+from ..common.errors import RefmapError, brief, nearest
 from .card import texts
 
 # Facts that the files of some families lack, and that a user, or refmap itself, puts beside them.
@@ -41,7 +41,7 @@ def read_facts(path: Path, shown: str) -> dict[str, Any]:
     try:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RefmapError(f"{shown} is not YAML that can be read ({' '.join(str(error).split())}).") from None
+        raise RefmapError(f"{shown} is not YAML that can be read ({brief(error)}).") from None
     if not isinstance(facts, dict):
         raise RefmapError(f"{shown} is no mapping: give facts of the model such as 'genes' or 'normalization', key by key.")
     for name, value in facts.items():

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import RefmapError
+from ..common.errors import RefmapError, brief
 from .facts import FACTS, LASTING_FACTS, read_facts, write_facts
 from .pickles import Contents, read_pickle, read_torch
 from .places import locate
@@ -101,7 +101,7 @@ class ModelFolder:
         """What the files read so far hold beyond what a mapping needs, and must not be unpickled: a sentence a file."""
         return [
             f"{self.show(name)} holds what no mapping needs and refmap does not load, and which is left out: "
-            f"{', '.join(contents.left_out)}."
+            f"{brief(', '.join(contents.left_out))}."
             for name, contents in self._contents.items()
             if contents.left_out
         ]
@@ -116,7 +116,7 @@ class ModelFolder:
                 )
         for name, contents in self._contents.items():
             if contents.refused:
-                wanted = ", ".join(contents.refused)
+                wanted = brief(", ".join(contents.refused))
                 return (
                     f"{self.show(name)} is not safe to load: unpickling it would run {wanted}, which no model needs; "
                     "if you know where the file comes from, allow it with --trust_models."

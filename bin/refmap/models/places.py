@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from ..common.errors import RefmapError
+from ..common.errors import RefmapError, brief
 
 # What tells a model, behind a prefix that scvi-tools lets the user choose; and the file that is a whole model by itself.
 _WHOLE = "model.pt"
@@ -78,7 +78,8 @@ def _in_folder(folder: Path, shown: str) -> Place:
         listed = [str(below.relative_to(folder) / prefix) for below, prefix in models]
         more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
         raise RefmapError(
-            f"{shown} holds {len(models)} models ({', '.join(listed[:5])}{more}): name the folder or the model.pt of the one to use."
+            f"{shown} holds {len(models)} models ({', '.join(listed[:5])}{more}): "
+            "name the folder or the model.pt of the one to use."
         )
     ((below, prefix),) = models
     shown = str(Path(shown) / below.relative_to(folder))
@@ -123,7 +124,9 @@ def _unpack(path: Path, shown: str, folder: Path) -> None:
             parts = PurePosixPath(name.replace("\\", "/")).parts
             total += size
             if stream is None or not parts or parts[0] == "/" or ".." in parts or ":" in parts[0] or parts in seen:
-                raise RefmapError(f"{shown} holds '{name}', which leads out of it or is no file of its own: pack the model's files alone.")
+                raise RefmapError(
+                    f"{shown} holds '{brief(name)}', which leads out of it or is no file of its own: pack the model's files alone."
+                )
             if total > most or len(seen) == _MOST_FILES:
                 raise RefmapError(f"{shown} would unpack to far more than a model is: unpack it by hand, and give the folder.")
             seen.add(parts)
@@ -132,7 +135,7 @@ def _unpack(path: Path, shown: str, folder: Path) -> None:
             with stream, open(target, "xb") as out:
                 shutil.copyfileobj(stream, out)
     except _UNREADABLE as error:
-        raise RefmapError(f"{shown} cannot be unpacked ({error}): copy it again, or give the model's folder.") from None
+        raise RefmapError(f"{shown} cannot be unpacked ({brief(error)}): copy it again, or give the model's folder.") from None
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, BinaryIO | None]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..common.errors import RefmapError
+from ..common.errors import RefmapError, brief
 from ..families import recognise
 from ..hierarchy import with_hierarchy
 from ..models.card import ModelCard
@@ -35,11 +35,13 @@ def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = 
     except RefmapError as error:
         card.fault = str(error)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # contents that no library writes
-        card.fault = f"{shown} is damaged: its attributes are not those of a saved model ({error})."
+        card.fault = f"{shown} is damaged: its attributes are not those of a saved model ({brief(error)})."
     card.sha256 = folder.sha256()
     card.globals = folder.globals()
     card.warnings += folder.left_out()
     card.trusted = trust_models
     if not trust_models:
         card.fault = folder.refusal() or card.fault
+    if card.fault:  # it may quote whatever the files hold
+        card.fault = brief(card.fault, 3000)
     return card

@@ -183,7 +183,7 @@ OTHER_WAYS = {
     "an extension": (b"\x80\x02\x84\x01\x00\x00\x00.", "copyreg extension.1"),
     "a persistent id": (b"\x80\x02" + CALL + b"Q.", "os.system"),
     "a factory": (b"ccollections\ndefaultdict\n(cos\nsystem\ntR.", "os.system"),
-    "a name of a class's attribute": (b"\x80\x04" + short("builtins") + short("str.__class__.__base__") + b"\x93.", "builtins.str"),
+    "a class's attribute": (b"\x80\x04" + short("builtins") + short("str.__class__.__base__") + b"\x93.", "builtins.str"),
     "partial": (b"cfunctools\npartial\n(cos\nsystem\nX\x04\x00\x00\x00truetR(tR.", "functools.partial (with arguments"),
     "a line's end within a name": (b"\x80\x04" + short("os\nsystem") + short("x") + b"\x93.", "os\nsystem.x"),
     "letters that look alike": (b"\x80\x04" + short("nump\u0443") + short("dtype") + b"\x93.", "nump\u0443.dtype"),
@@ -219,7 +219,8 @@ def zipped(data, **entry):
     size = entry.get("size", len(data))
     local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, entry.get("local_flags", 0), 0, 0, 33, crc, size, size, len(name), 0)
     local += entry.get("local_name", name) + data
-    central = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, flags, method, 0, 33, crc, size, size, len(name), 0, 0, 0, 0, 0, 0) + name
+    central = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, flags, method, 0, 33, crc, size, size, len(name), *bytes(6))
+    central += name
     return local + central + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(central), len(local), 0)
 
 

@@ -67,7 +67,8 @@ def test_what_a_mapping_reads_is_refused_as_ever(tmp_path, attributes, wants):
 
 
 def test_of_a_whole_file_only_what_is_read_can_refuse_it(tmp_path):
-    saved = {"optimizer": LOGGER, "model_state_dict": {"w": 1}, "attr_dict": {"registry_": REGISTRY, "history_": DATES, "x_": CALL}}
+    attributes = {"registry_": REGISTRY, "history_": DATES, "x_": CALL}
+    saved = {"optimizer": LOGGER, "model_state_dict": {"w": 1}, "attr_dict": attributes}
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("model/data.pkl", old_pickles.dumps(saved))
     contents = read_torch(tmp_path / "model.pt")
@@ -93,7 +94,8 @@ def test_what_is_shared_and_not_allowed_is_refused(tmp_path):
     assert read_pickle(path).refused == ["os.system"]
 
 
-shareable = st.lists(st.text(max_size=3), min_size=1) | st.binary() | st.integers() | st.dictionaries(st.text(max_size=2), st.floats())
+texts = st.text(max_size=3)
+shareable = st.lists(texts, min_size=1) | st.binary() | st.integers() | st.dictionaries(texts, st.floats())
 histories = st.recursive(shareable, lambda inner: st.lists(inner) | st.tuples(inner, inner), max_leaves=8)
 
 

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ...common.errors import RefmapError
+from ...common.errors import RefmapError, brief
 from .machine import Machine
 from .streams import TORCH_MAGIC, TORCH_PICKLES, Bounded
 from .unneeded import without_unneeded
@@ -25,7 +25,9 @@ def _load(machine: Machine, stream: BinaryIO, shown: str) -> Any:
     try:
         return machine.load(Bounded(stream))
     except DAMAGED as error:
-        raise RefmapError(f"{shown} is damaged or no pickle at all ({error}): copy it again from where it came from.") from None
+        raise RefmapError(
+            f"{shown} is damaged or no pickle at all ({brief(error)}): copy it again from where it came from."
+        ) from None
 
 
 def read_pickle(path: Path, shown: str | None = None) -> Contents:
@@ -66,7 +68,7 @@ def _read_torch_zip(path: Path, shown: str) -> Contents:
             data = archive.read(info)
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError, struct.error) as error:
         raise RefmapError(
-            f"{shown} is truncated or no file of torch.save ({error}): copy it again from where it came from."
+            f"{shown} is truncated or no file of torch.save ({brief(error)}): copy it again from where it came from."
         ) from None
     machine = Machine()
     return machine.contents(_load(machine, io.BytesIO(data), shown))

@@ -36,8 +36,8 @@ MISSING = pairs("pandas pandas._libs.missing", "NA")
 # compared whole: ("numpy", "core.multiarray._reconstruct") is another name than ("numpy.core.multiarray", "_reconstruct").
 # The list is closed: nothing in it looks up an attribute by name, imports, opens a file or calls a function that it is given
 # other than one that is itself in the list. So whatever is composed of it can fill memory, but not run code of its own.
-# That holds as long as numpy and Arrow are not made to take bytes for pointers: every call that could is checked in `decoding`, and so
-# an allowed name may be called by itself alone, and never through an attribute of an instance or by another allowed name.
+# That holds as long as numpy and Arrow are not made to take bytes for pointers: every call that could is checked in `decoding`,
+# and so an allowed name may be called by itself alone, and never through an attribute of an instance or by another allowed name.
 ALLOWED: frozenset[Global] = frozenset(
     # Plain values: they copy what they are given. Left out: getattr, eval, exec, type, map, object, ...
     pairs(
