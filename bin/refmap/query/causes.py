@@ -143,6 +143,8 @@ def cause(error: Exception) -> tuple[str, str]:
             f"it is compressed by a filter {name}, which neither HDF5 nor hdf5plugin has",
             "write it anew with gzip, as with h5repack -f GZIP=4 where that filter is installed",
         )
+    if "filter returned failure" in said:
+        return "a compressed block of it cannot be unpacked", f"it is damaged, so {AGAIN}"
     if found := CODEC.search(said):
         name = next(filter(None, found.groups()))
         return f"it is compressed by '{name}', which is not read here", "write it anew with anndata"

@@ -14,6 +14,7 @@ from ..common.strategies import refusals
 from ..families import by_name
 from ..families.gmt import read_gmt
 from ..families.options import Option, read_options
+from .contents import Contents, new_name
 from .columns import pair_covariates, pair_labels
 from .elements import as_text
 from .genes import Resolution, overlap_fault, overlap_warnings, read_id_table, resolve
@@ -25,8 +26,17 @@ MADE_OF_PREDICTIONS = ("predicted", "predicted_uncertainty", "predicted_probabil
 NOTHING_KNOWN = dict.fromkeys(("format", "n_cells", "n_genes", "n_values", "n_genes_found", "n_model_genes", "n_proteins_found"))
 
 
-def check(path: Path | None, row: dict, card: dict, table_path: Path | None = None, gmt_path: Path | None = None) -> dict:
-    """Check a mapping by its metadata alone and return its plan (see :class:`Check`).
+def check(
+    path: Path | None,
+    row: dict,
+    card: dict,
+    table_path: Path | None = None,
+    gmt_path: Path | None = None,
+    published: bool = True,
+) -> dict:
+    """Check a mapping by its metadata and a block of its matrix, and return its plan (see :class:`Check`).
+
+    Where the query is not `published` with its mapping, what cannot be is no matter.
 
     `path` is where the query lies, which the user calls `row['query']`; None if it does not exist. So are `table_path` and
     `gmt_path`, of `row['id_table']` and `row['gmt']`.
@@ -37,7 +47,7 @@ def check(path: Path | None, row: dict, card: dict, table_path: Path | None = No
         return _stopped(row, f"query file '{row['query']}' does not exist.")
     try:
         with Query(path, row["query"], row["modality"]) as query:
-            return Check(query, row, card, table_path, gmt_path).plan()
+            return Check(query, row, card, table_path, gmt_path).plan(published)
     except RefmapError as error:
         return _stopped(row, str(error))
 
@@ -45,15 +55,6 @@ def check(path: Path | None, row: dict, card: dict, table_path: Path | None = No
 def _stopped(row: dict, fault: str) -> dict:
     nothing = {"query": NOTHING_KNOWN, "batches": {}, "covariates": {}, "options": {}, "refused": {}}
     return {"row": row, **nothing, "faults": [fault], "warnings": []}
-
-
-def new_name(name: str, taken: set[str]) -> str:
-    """`name`, or with the first of -2, -3… that is not taken."""
-    candidate, number = name, 1
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate
 
 
 def name_batches(values: list[str], row: dict, card: dict) -> dict[str, str]:
@@ -87,7 +88,7 @@ class Check:
             "n_model_genes": len(card["genes"]),
         }
 
-    def plan(self) -> dict:
+    def plan(self, published: bool = False) -> dict:
         """The JSON of the plan.
 
         Row, query (its sizes), batches {value: {cells, name}}, covariates {column: {new}}, options (typed, with their
@@ -99,6 +100,8 @@ class Check:
             self.reference,
         ):  # fmt: skip
             self._attempt(look)
+        if published and not self.faults:
+            self.contents()
         plan = {
             "row": self.row,
             "query": self.summary,
@@ -130,7 +133,15 @@ class Check:
             )
 
     def layer(self) -> None:
-        self.summary["n_values"] = self.query.matrix(self.row["layer"]).most_values
+        matrix = self.query.matrix(self.row["layer"])
+        self.summary["n_values"] = matrix.most_values
+        matrix.try_block()
+
+    def contents(self) -> None:
+        """What of the query cannot be published as it is."""
+        contents = Contents(self.query)
+        contents.walk()
+        self.warnings += contents.said.sentences(self.query)
 
     def genes(self) -> None:
         if self.row["id_table"]:

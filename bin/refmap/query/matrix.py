@@ -112,9 +112,10 @@ class Matrix:
                 for start in {0, max(0, array.shape[0] - step)}:
                     block = array[start : start + step]
                     if part == "indices":
-                        self._check_indices(block)
+                        self.check_indices(block)
 
-    def _check_indices(self, indices: np.ndarray) -> None:
+    def check_indices(self, indices: np.ndarray) -> None:
+        """Raises ValueError if some of them lead out of a sparse matrix."""
         across = self.shape[1 if self.format == "csr" else 0]
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < across:
             raise ValueError("an index is out of range")
@@ -130,7 +131,7 @@ class Matrix:
             return sparse.vstack(blocks, format="csr") if blocks else sparse.csr_matrix((0, self.shape[1]), dtype=self.dtype)
         first, last = int(self.indptr[start]), int(self.indptr[stop])
         indices = np.asarray(self.elem["indices"][first:last])
-        self._check_indices(indices)
+        self.check_indices(indices)
         values = np.asarray(self.values[first:last]).astype(self.dtype, copy=False)
         return sparse.csr_matrix((values, indices, self.indptr[start : stop + 1] - first), shape=(stop - start, self.shape[1]))
 
@@ -144,7 +145,7 @@ class Matrix:
         counts = np.zeros(self.shape[0], dtype=np.int64)
         for start, stop in spans(indices.shape[0], SPILL_VALUES):
             block = indices[start:stop]
-            self._check_indices(block)
+            self.check_indices(block)
             counts += np.bincount(block, minlength=self.shape[0])
         bands = list(_bands(counts, rows, BLOCK_VALUES))
         sizes = [int(counts[first:last].sum()) for first, last in bands]

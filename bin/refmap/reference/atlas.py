@@ -63,7 +63,7 @@ def align_reference(atlas: Path, settings: dict, out: Path) -> dict:
     row = _row(settings, trained, shown_as)
     with Query(atlas, shown_as) as query:
         card = _card(query, row, trained, wants)
-        plan = check(atlas, row, card)
+        plan = check(atlas, row, card, published=False)
         if plan["faults"]:
             raise RefmapError("\n".join(plan["faults"]))
         trained["normalization"] = align(query, row, card, plan, out)["normalization"]
