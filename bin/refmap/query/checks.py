@@ -14,10 +14,10 @@ from ..common.strategies import refusals
 from ..families import by_name
 from ..families.gmt import read_gmt
 from ..families.options import Option, read_options
+from .categories import categories
+from .columns import batches, pair_covariates, pair_labels
 from .contents import Contents, new_name
-from .columns import pair_covariates, pair_labels
-from .elements import as_text
-from .genes import Resolution, overlap_fault, overlap_warnings, read_id_table, resolve
+from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, read_id_table, resolve
 from .proteins import find_proteins
 from .query import Query
 
@@ -148,7 +148,7 @@ class Check:
             self._attempt(self._read_table)
         if self.row["layer"] == "raw" and "raw" not in self.query.layers:
             return  # said by `layer`
-        ids = self.query.gene_ids(self.row["layer"], self.row["var_key"])
+        ids = gene_ids(self.query, self.row)
         self.summary["n_genes"] = len(ids)
         if not len(ids):
             self._fault("has no genes.")
@@ -183,13 +183,15 @@ class Check:
             else:
                 self._fault(f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key.")
             return
-        column = self.query.obs_column(key)
-        missing = int((as_text(column) == "").sum())
+        found = batches(self.query, key, self.card)
+        self.warnings += found.warnings(f"query '{row['query']}', batch column '{key}'")
+        names = found.values
+        missing = int((names == "").sum())
         if missing and not row["one_batch"]:
+            named = f" (or {listed(found.missing, 3)}, which says that none is known)" if found.missing else ""
             self._fault(
-                f"has {missing:,} of {len(column):,} cells without a value in batch column '{key}': fill them, remove these cells, or set one_batch: true."
+                f"has {missing:,} of {len(names):,} cells without a value{named} in batch column '{key}': fill them, remove these cells, or set one_batch: true."
             )
-        names = as_text(column)
         self._count_batches(names if row["one_batch"] else names[names != ""])
 
     def _count_batches(self, values: np.ndarray) -> None:
@@ -236,11 +238,13 @@ class Check:
                 self._known_labels(column, known[key])
 
     def _known_labels(self, key: str, known: list[str]) -> None:
-        labels = as_text(self.query.obs_column(key))
+        found = categories(self.query.obs_column(key), known)
+        labels = found.values
         given = (labels != "") & (labels != self.card["unlabeled_category"])
         unknown = Counter(labels[given & ~np.isin(labels, known)])
         usable = given if self.card["takes_new_labels"] else given & np.isin(labels, known)
         where = f"query '{self.row['query']}', labels column '{key}'"
+        self.warnings += found.warnings(where)
         if unknown:
             fate = "taken as new" if self.card["takes_new_labels"] else "taken as unlabeled"
             self.warnings.append(
@@ -253,8 +257,10 @@ class Check:
             self.warnings.append(f"{where}: every cell is labeled, so no prediction is independent of what was given.")
 
     def truth(self) -> None:
-        if self.row["truth_key"]:
-            self.query.obs_column(self.row["truth_key"])
+        if key := self.row["truth_key"]:
+            known = dict.fromkeys(label for labels in self.card["labels"].values() for label in labels)
+            found = categories(self.query.obs_column(key), known)
+            self.warnings += found.warnings(f"query '{self.row['query']}', truth column '{key}'")
 
     def _covariates(self, option: str, wanted: list[str]) -> dict[str, str]:
         """The query's column for each of the model's covariates; none, with a fault, if they cannot be paired."""
@@ -275,7 +281,10 @@ class Check:
             self._attempt(lambda key=key, column=column: self._levels(column, known[key]))
 
     def _levels(self, column: str, known: list[str]) -> None:
-        new = sorted(set(as_text(self._complete(column))) - {"", *known})
+        found = categories(self.query.obs_column(column), known)
+        self.warnings += found.warnings(f"query '{self.row['query']}', covariate column '{column}'")
+        self._complete(column, found.values == "")
+        new = sorted(set(found.values) - {"", *known})
         self.new_levels[column] = new
         if new and known:
             self.warnings.append(
@@ -283,17 +292,15 @@ class Check:
                 f"{'is' if len(new) == 1 else 'are'} new to the model, which knows {listed(known, 3)}, and learned in surgery."
             )
 
-    def _complete(self, column: str) -> pd.Series:
-        values = self.query.obs_column(column)
-        missing = int(values.isna().sum())
-        if missing:
+    def _complete(self, column: str, missing: np.ndarray) -> None:
+        if missing.any():
             self._fault(
-                f"has {missing:,} of {len(values):,} cells without a value in covariate column '{column}': fill them or remove these cells."
+                f"has {int(missing.sum()):,} of {len(missing):,} cells without a value in covariate column '{column}': fill them or remove these cells."
             )
-        return values
 
     def _numeric(self, column: str, positive: bool = False) -> None:
-        values = self._complete(column)
+        values = self.query.obs_column(column)
+        self._complete(column, values.isna().to_numpy())
         if not pd.api.types.is_numeric_dtype(values.dtype):
             self._fault(
                 f"has values in column '{column}' that are not numbers (such as {listed(values.unique(), 3)}): store it as numbers."

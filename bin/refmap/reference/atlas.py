@@ -9,8 +9,8 @@ from ..families import reference_options, trainable
 from ..hierarchy import base_parameters
 from ..models.card import ModelCard
 from ..query.align import align
+from ..query.categories import categories
 from ..query.checks import check
-from ..query.elements import as_text
 from ..query.query import Query
 
 # How counts are normalised for a reference that wants it, scanpy's usual way but for the genes: a query's total must not
@@ -87,6 +87,8 @@ def _row(settings: dict, trained: dict, shown_as: str) -> dict:
         "truth_key": None,
         "size_factor_key": None,
         "one_batch": False,
+        "round_counts": False,
+        "gene_prefix": None,
         "umap_colors": [],
         "gmt": None,
         "options": {},
@@ -100,7 +102,7 @@ def _row(settings: dict, trained: dict, shown_as: str) -> dict:
 def _card(query: Query, row: dict, trained: dict, wants: str) -> dict:
     """The card of a model that wants just what the atlas has."""
     labels = {
-        key: sorted(set(as_text(query.obs_column(key))) - {"", trained["unlabeled_category"]}) if key in query.obs_columns else []
+        key: sorted(set(categories(query.obs_column(key)).values) - {"", trained["unlabeled_category"]}) if key in query.obs_columns else []
         for key in row["labels_keys"]
     }
     card = ModelCard(

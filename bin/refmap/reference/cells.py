@@ -17,7 +17,8 @@ from ..common.storage import write_zarr
 from ..models.folder import DATA
 from ..query.align import align
 from ..query.checks import Check
-from ..query.elements import as_text, encoding
+from ..query.categories import categories
+from ..query.elements import encoding
 from ..query.query import Query
 
 # What scvi-tools calls the latent of a model's own cells once their counts are dropped (a minified model), behind the name of
@@ -75,10 +76,11 @@ def _prepare(cells: Query, request: dict, card: dict, folder: ReferenceFolder) -
     keys, warnings = _label_keys(cells, request["transfer_keys"], card)
     obs = pd.DataFrame(index=pd.Index(cells.obs_names, dtype=object))
     for key in keys:
-        obs[key] = _labels(cells, key, card["unlabeled_category"])
+        obs[key], spelt = _labels(cells, key, card)
+        warnings += spelt
     batch_key = card["batch_key"] if card["batch_key"] in cells.obs_columns else None
     if batch_key and batch_key not in keys:
-        obs[batch_key] = pd.Categorical(as_text(cells.obs_column(batch_key)))
+        obs[batch_key] = pd.Categorical(categories(cells.obs_column(batch_key), card["batches"]).values)
     latent, source = _embedding(cells, request["embedding"], card)
     if latent is None:
         warnings += _align(cells, request, card, folder)
@@ -111,10 +113,11 @@ def _label_keys(cells: Query, wanted: list[str], card: dict) -> tuple[list[str],
     ]
 
 
-def _labels(cells: Query, key: str, unlabeled: str | None) -> pd.Categorical:
-    """The labels of a column, sorted categories; missing where empty or called as the model calls cells without a label."""
-    labels = as_text(cells.obs_column(key))
-    return pd.Categorical(np.where((labels == "") | (labels == unlabeled), None, labels))
+def _labels(cells: Query, key: str, card: dict) -> tuple[pd.Categorical, list[str]]:
+    """The labels of a column, sorted categories, and warnings; missing where empty or called as the model calls cells without one."""
+    found = categories(cells.obs_column(key), card["labels"].get(key, ()))
+    without = (found.values == "") | (found.values == card["unlabeled_category"])
+    return pd.Categorical(np.where(without, None, found.values)), found.warnings(f"reference '{cells.shown_as}', column '{key}'")
 
 
 def _embedding(cells: Query, wanted: str | None, card: dict) -> tuple[np.ndarray | None, str]:
@@ -169,6 +172,8 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder) -> 
         "labels_keys": [],
         "truth_key": None,
         "one_batch": False,
+        "round_counts": False,
+        "gene_prefix": None,
         "categorical_covariate_keys": list(card["categorical_covariates"]),
         "continuous_covariate_keys": card["continuous_covariates"],
         "size_factor_key": card["size_factor_key"],
@@ -180,7 +185,7 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder) -> 
         "warn_gene_overlap": 1.0,
     }
     if card["batch_key"]:
-        names = as_text(cells.obs_column(card["batch_key"]))
+        names = categories(cells.obs_column(card["batch_key"]), card["batches"]).values
         if foreign := sorted(set(names) - set(card["batches"])):
             raise cells.fault(
                 f"has {listed(foreign, 3)} in batch column '{card['batch_key']}', which the model does not know: give the cells "
