@@ -18,7 +18,7 @@ from anndata.io import read_elem, sparse_dataset, write_elem
 
 from .. import __version__
 from ..common.errors import RefmapError
-from ..common.storage import COMPRESSOR
+from ..common.storage import COMPRESSOR, given_name
 from ..query.causes import cause
 from ..query.contents import ALIGNED, Contents, Table, fitting_name, fitting_names, is_numbers, through_memory
 from ..query.elements import encoding, is_group, read_whole, text
@@ -259,14 +259,16 @@ def copy_numbers(
 def add_results(query: Query, root: zarr.Group, result: zarr.Group, row: dict, said: list[str]) -> None:
     """Add the columns and arrays of the embedding; what the query had under their names stays as `<name>_query`."""
     for part in ("obsm", "obsp"):
-        for name in result[part] if part in result else ():
+        for stored in result[part] if part in result else ():
+            name = fitting_name(given_name(stored))
             _move_aside(root[part], name)
-            write_elem(root[part], name, read_elem(result[part][name]))
+            write_elem(root[part], name, read_elem(result[part][stored]))
     columns = [text(column) for column in root["obs"].attrs["column-order"]]
-    for name in result["obs"].attrs["column-order"]:
+    for stored in result["obs"].attrs["column-order"]:
+        name = fitting_name(given_name(stored))
         moved = _move_aside(root["obs"], name)
         columns = [moved if column == name else column for column in columns] + [name]
-        write_elem(root["obs"], name, read_elem(result["obs"][name]))
+        write_elem(root["obs"], name, read_elem(result["obs"][stored]))
     root["obs"].attrs["column-order"] = columns
     found = provenance(result, row)
     if said:
@@ -297,5 +299,5 @@ def provenance(result: zarr.Group, row: dict) -> dict:
     }
     for name, value in uns.items():
         if name.endswith("_classes"):
-            found.setdefault("classes", {})[name.removesuffix("_classes")] = np.asarray(value, dtype=object)
+            found.setdefault("classes", {})[fitting_name(given_name(name.removesuffix("_classes")))] = np.asarray(value, dtype=object)
     return found

@@ -17,7 +17,7 @@ from anndata.io import write_elem
 from scipy import sparse
 
 from ..common.errors import RefmapError
-from ..common.storage import COMPRESSOR
+from ..common.storage import COMPRESSOR, stored_name
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
 from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, resolve
@@ -108,7 +108,7 @@ def align(
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     # Plain strings: older environments cannot read pandas' nullable ones.
     with anndata.settings.override(allow_write_nullable_strings=False):
-        write_elem(root, "obs", model_obs(query, row, card, plan))
+        write_elem(root, "obs", model_obs(query, row, card, plan).rename(columns=stored_name))
         write_elem(root, "var", pd.DataFrame({"found": resolution.found}, index=pd.Index(card["genes"], dtype=object)))
         for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
             write_elem(root, empty, {})
@@ -157,7 +157,7 @@ def align(
 
 def _align_proteins(root: zarr.Group, query: Query, row: dict, card: dict) -> dict:
     proteins, match = find_proteins(query, row, card)
-    group = root["obsm"].create_group(card["protein_key"])
+    group = root["obsm"].create_group(stored_name(card["protein_key"]))
     write_proteins(group, query, proteins, match, card["proteins"])
     write_elem(root["uns"], "proteins_missing", np.array(match.missing, dtype=object))
     return {"matched": len(card["proteins"]) - len(match.missing), "missing": match.missing, "warnings": match.warnings}

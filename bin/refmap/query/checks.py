@@ -16,7 +16,7 @@ from ..families.gmt import read_gmt
 from ..families.options import Option, read_options
 from .categories import categories
 from .columns import batches, pair_covariates, pair_labels
-from .contents import Contents, new_name
+from .contents import Contents, fitting_name, new_name
 from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, read_id_table, resolve
 from .proteins import find_proteins
 from .query import Query
@@ -142,6 +142,9 @@ class Check:
         contents = Contents(self.query)
         contents.walk()
         self.warnings += contents.said.sentences(self.query)
+        for key in self.card["labels"]:
+            if (new := fitting_name(key)) != key:
+                self.warnings.append(f"In the result, the model's labels column '{key}' is called '{new}', as anndata opens no slashes.")
 
     def genes(self) -> None:
         if self.row["id_table"]:

@@ -11,6 +11,7 @@ import pandas as pd
 from ..common.cli import read_json
 from ..common.errors import RefmapError
 from ..common.folders import ReferenceFolder
+from ..common.storage import read_zarr
 from ..query.categories import categories
 from ..query.elements import as_text
 from ..query.query import Query
@@ -71,7 +72,7 @@ class Reference:
 
     @classmethod
     def read(cls, folder: ReferenceFolder) -> Reference:
-        return cls(ad.read_zarr(folder.cells), read_json(folder.record))
+        return cls(read_zarr(folder.cells), read_json(folder.record))
 
     @property
     def batches(self) -> pd.Series | None:
