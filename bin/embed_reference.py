@@ -4,10 +4,10 @@
 import warnings
 from pathlib import Path
 
-import anndata as ad
 import click
 import numpy as np
 from refmap.common.cli import INPUT, OUTPUT, command, read_json
+from refmap.common.storage import read_zarr
 from refmap.reference.training import embed_reference as embed
 
 
@@ -21,7 +21,7 @@ def embed_reference(aligned: Path, model: Path, card: Path, seed: int, output: P
     """Write the latent of cells whose batches the model knows; nothing is trained."""
     warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
     with open(output, "wb") as stream:
-        np.save(stream, embed(ad.read_zarr(aligned), model, read_json(card), seed))
+        np.save(stream, embed(read_zarr(aligned), model, read_json(card), seed))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Write a query with its embedding."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -20,7 +21,8 @@ def export_embedding(plan: Path, query: Path, embedding: Path, output: Path) -> 
     return_freed_memory()
     row = read_json(plan)["row"]
     with Query(query, row["query"], row["modality"]) as opened:
-        export(opened, row, embedding, output)
+        for sentence in export(opened, row, embedding, output):
+            print(sentence, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,11 @@ def exhaustion() -> Iterator[None]:
         raise
 
 
+def exhausted(error: BaseException) -> bool:
+    """Whether memory or disk space ran out, by what was raised or was wrapped on its way here."""
+    return any(_lacks_memory(cause) or _lacks_space(cause) for cause in _causes(error))
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error

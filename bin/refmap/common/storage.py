@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
@@ -12,8 +13,40 @@ import zarr
 COMPRESSOR = numcodecs.Blosc(cname="lz4", clevel=5, shuffle=numcodecs.Blosc.SHUFFLE)
 
 
+def stored_name(name: str) -> str:
+    """A name as it is stored: of a column or key of a model, which may hold a slash, which is none for zarr."""
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def given_name(name: str) -> str:
+    """The name that was stored so."""
+    return name.replace("%2F", "/").replace("%25", "%")
+
+
+def _renamed(adata: ad.AnnData, rename: Callable[[str], str]) -> ad.AnnData:
+    """The same data under other names of columns and keys; itself where no name changes."""
+    parts = ("obsm", "varm", "obsp", "varp", "layers", "uns")
+    names = [*adata.obs, *adata.var, *(name for part in parts for name in getattr(adata, part) if name is not None)]
+    if all(rename(str(name)) == name for name in names):
+        return adata
+    adata = adata.copy()
+    adata.obs, adata.var = adata.obs.rename(columns=rename), adata.var.rename(columns=rename)
+    for part in parts:
+        held = getattr(adata, part)
+        for name in [name for name in held if name is not None and rename(name) != name]:
+            held[rename(name)] = held[name]
+            del held[name]
+    return adata
+
+
+def read_zarr(path: Path) -> ad.AnnData:
+    """Read what :func:`write_zarr` wrote, under the names that it was given."""
+    return _renamed(ad.read_zarr(path), given_name)
+
+
 def write_zarr(adata: ad.AnnData, path: Path) -> None:
-    """Write zarr format 2 with plain strings, which anndata reads from 0.10 on."""
+    """Write zarr format 2 with plain strings, which anndata reads from 0.10 on. Names may hold slashes: see :func:`read_zarr`."""
+    adata = _renamed(adata, stored_name)
     if not hasattr(getattr(ad, "settings", None), "zarr_write_format"):  # before 0.12 there was no other form
         adata.write_zarr(path)
         return

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 
 from ..common.cli import remove
 from ..common.errors import RefmapError
+from ..common.storage import read_zarr
 from . import BASE, split_options
 from .classifier import ROOT_OF_QUERY, Classifier, Settings, merge
 from .files import Hierarchy, labelled_cells
@@ -40,7 +40,7 @@ def learn_hierarchy(model: Path, embedding: Path, parameters: dict, out: Path, l
     RefmapError
         If there is no label with enough cells, or the latent holds values that are no numbers.
     """
-    cells = ad.read_zarr(embedding)
+    cells = read_zarr(embedding)
     latent = np.asarray(cells.obsm["X_emb"], dtype=np.float32)
     options, _ = split_options(parameters["reference_options"])
     by_batch = options["by_batch"]

@@ -15,7 +15,7 @@ from anndata.experimental import read_elem
 
 from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder
-from ..common.storage import write_zarr
+from ..common.storage import read_zarr, write_zarr
 from ..families.base import Prediction, add_prediction
 from ..models.folder import ModelFolder
 from .classifier import Answers, Classifier, Settings
@@ -71,7 +71,7 @@ def update_hierarchy(
     folder.verify(card["sha256"])
     hierarchy = read_hierarchy(folder)
     cells = read_cells(model)
-    result, record = ad.read_zarr(mapped.embedding), read_json(mapped.record)
+    result, record = read_zarr(mapped.embedding), read_json(mapped.record)
     latent = np.asarray(result.obsm["X_emb"], dtype=np.float32)
     shutil.copytree(mapped.results, out.results)
     shutil.copyfile(mapped.history, out.history)

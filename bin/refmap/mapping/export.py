@@ -5,6 +5,7 @@ The stored elements are copied as they are stored, arrays by blocks: dtypes stay
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata
@@ -12,23 +13,30 @@ import h5py
 import numpy as np
 import pandas as pd
 import zarr
-from anndata.io import read_elem, write_elem
+from anndata.experimental import read_dispatched
+from anndata.io import read_elem, sparse_dataset, write_elem
 
 from .. import __version__
-from ..common.storage import COMPRESSOR
-from ..query.elements import MODERN_FRAME, encoding, is_group, text
-from ..query.matrix import BLOCK_VALUES, spans
+from ..common.errors import RefmapError
+from ..common.storage import COMPRESSOR, given_name
+from ..query.causes import cause
+from ..query.contents import ALIGNED, Contents, Table, fitting_name, fitting_names, is_numbers, through_memory
+from ..query.elements import encoding, is_group, read_whole, text
+from ..query.matrix import BLOCK_VALUES, Matrix, spans
 from ..query.query import Query
 
-MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp", "uns")
-PARTS = ("X", "obs", "var", *MAPPINGS, "raw")
+PARTS = ("X", "obs", "var", *ALIGNED, "uns", "raw")
 CHUNK_BYTES = 4 << 20
+# An array of more values is not read when the result is opened to see whether it can be.
+READ_WHOLE = 1 << 22
 
 
-def export(query: Query, row: dict, embedding: Path, out: Path) -> None:
+def export(query: Query, row: dict, embedding: Path, out: Path) -> list[str]:
     """Write the query with what its mapping gave to `out`; of an .h5mu, the modality that was mapped.
 
-    Raises RefmapError if the cells of the embedding are not the query's, in its order.
+    Return what is to be said of parts of the query that anndata could not open, which are renamed, mended or left out.
+
+    Raises RefmapError if the cells of the embedding are not the query's, in its order, or if the result cannot be opened.
     """
     result = zarr.open_group(embedding, mode="r")
     cells = np.asarray(read_elem(result["obs"]).index, dtype=object)
@@ -38,43 +46,148 @@ def export(query: Query, row: dict, embedding: Path, out: Path) -> None:
         )
     root = zarr.open_group(out, mode="w", zarr_format=2)
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    contents = Contents(query)
     with anndata.settings.override(allow_write_nullable_strings=False):
-        copy_query(query, root)
-        add_results(query, root, result, row)
+        copy_query(contents, root)
+        said = contents.said.sentences(query)
+        add_results(query, root, result, row, said)
     zarr.consolidate_metadata(root.store)
+    open_once(out)
+    return said
 
 
-def copy_query(query: Query, root: zarr.Group) -> None:
-    """Copy every part of the query; those it has not are written empty."""
+def open_once(path: Path) -> anndata.AnnData:
+    """Open a result as `anndata.read_zarr` does, all of it but the values of large arrays, which stay on disk.
+
+    Raises RefmapError if anndata cannot.
+    """
+
+    def read(function, _name, elem, iospec):
+        if iospec.encoding_type in ("csr_matrix", "csc_matrix") and elem["data"].shape[0] > READ_WHOLE:
+            return sparse_dataset(elem)
+        if iospec.encoding_type == "array" and elem.shape and np.prod(elem.shape, dtype=float) > READ_WHOLE:
+            return elem
+        return function(elem)
+
+    try:
+        return read_dispatched(zarr.open_group(path, mode="r"), read)
+    except Exception as error:  # whatever anndata stumbles over
+        found, _ = cause(error)
+        raise RefmapError(
+            f"The result cannot be opened with anndata ({found}): take out of the query what this names, and map it again."
+        ) from error
+
+
+def copy_query(contents: Contents, root: zarr.Group) -> None:
+    """Copy every part of the query that can be published; those it has not are written empty."""
+    query = contents.query
     if query.prehistoric:
         copy_prehistoric(query, root)
     else:
-        for part in PARTS:
-            if part in query.root:
-                copy(query, query.root[part], root, part)
-        if "raw" not in root and "raw.X" in query.root:
-            raw = root.create_group("raw")
-            raw.attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
-            for part in ("X", "var", "varm"):
-                if f"raw.{part}" in query.root:
-                    copy(query, query.root[f"raw.{part}"], raw, part)
-    for part in MAPPINGS:
+        for part in ("obs", "var"):
+            copy_table(contents, contents.table(part), root, part, part)
+        for part, matrix in contents.matrices():
+            if part == "X":
+                _copied(contents, "X", root, "X", lambda matrix=matrix: copy_matrix(query, matrix, root, "X"))
+            else:
+                _copied(contents, "raw", root, "raw", lambda matrix=matrix: copy_raw(contents, matrix, root))
+        for part in ALIGNED:
+            group = _mapping(root, part)
+            for name, new, elem in contents.aligned(part):
+                copy(contents, elem, group, new, f"{part} '{name}'")
+        uns = _mapping(root, "uns")
+        for name, path, elem in contents.unstructured():
+            group = uns
+            for above in path[:-1]:
+                group = group[above] if above in group else _mapping(group, above)
+            copy(contents, elem, group, path[-1], f"uns '{name}'")
+    for part in (*ALIGNED, "uns"):
         if part not in root:
             write_elem(root, part, {})
     add_shared_obs(query, root)
 
 
+def _mapping(parent: zarr.Group, name: str) -> zarr.Group:
+    group = parent.create_group(name)
+    group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+    return group
+
+
+def _copied(contents: Contents, what: str, parent: zarr.Group, name: str, work: Callable[[], object]) -> bool:
+    """Whether a part could be copied; what is left of one that could not is removed, and said."""
+    done = contents.attempt(what, work)
+    if not done and name in parent:
+        del parent[name]
+    return done
+
+
+def copy_raw(contents: Contents, matrix: Matrix, root: zarr.Group) -> None:
+    raw = root.create_group("raw")
+    raw.attrs.update({"encoding-type": "raw", "encoding-version": "0.1.0"})
+    copy_matrix(contents.query, matrix, raw, "X")
+    copy_table(contents, contents.raw_var(), raw, "var", "raw.var")
+    varm = _mapping(raw, "varm")
+    for name, new, elem in contents.raw_varm():
+        copy(contents, elem, varm, new, f"raw.varm '{name}'")
+
+
+def copy(contents: Contents, elem, parent: zarr.Group, name: str, what: str) -> None:
+    """Copy an element of the contents, or say why it is left out."""
+    query = contents.query
+    if isinstance(elem, Table):
+        copy_table(contents, elem, parent, name, what)
+    elif isinstance(elem, Matrix):
+        _copied(contents, what, parent, name, lambda: copy_matrix(query, elem, parent, name))
+    elif isinstance(elem, dict):
+        _mapping(parent, name)
+    elif is_numbers(elem):
+        _copied(contents, what, parent, name, lambda: copy_numbers(elem, parent, name))
+    else:
+        _copied(contents, what, parent, name, lambda: write_elem(parent, name, through_memory(elem)))
+
+
+def copy_table(contents: Contents, table: Table, parent: zarr.Group, name: str, what: str) -> None:
+    """Copy a table column by column: those that are stored as anndata stores them now, as they are."""
+    group = parent.create_group(name)
+    key = "_index" if table.frame.whole is not None else fitting_name(table.frame.index_key)
+    key = "_index" if key in table.columns.values() else key
+    write_elem(group, key, table.index)
+    columns = []
+    for column, new in table.columns.items():
+
+        def work(column=column, new=new) -> None:
+            values, stored = table.column(column), table.frame.stored(column)
+            if table.order is None and _as_today(stored, values):
+                copy_stored(stored, group, new)
+            else:
+                write_elem(group, new, _writable(values))
+
+        if _copied(contents, f"{what} '{column}'", group, new, work):
+            columns.append(new)
+    group.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": key, "column-order": columns})
+
+
+def _as_today(stored, values: pd.Series) -> bool:
+    """Whether a column is stored in a way that anndata opens now, and its categories needed no mending."""
+    if encoding(stored) == "categorical":
+        return "ordered" in stored.attrs and len(values.cat.categories) == stored["categories"].shape[0]
+    return encoding(stored).startswith("nullable-") or (is_numbers(stored) and len(stored.shape) == 1)
+
+
+def _writable(values: pd.Series):
+    # Text with gaps is written as categories.
+    values = values.astype("category") if values.dtype == object and values.isna().any() else values
+    return values.array if isinstance(values.dtype, pd.api.extensions.ExtensionDtype) else values.to_numpy()
+
+
 def add_shared_obs(query: Query, root: zarr.Group) -> None:
     """Of several modalities: the columns of obs that they share and that the one copied lacks."""
     columns = [text(column) for column in root["obs"].attrs["column-order"]]
-    for column in query.obs_columns:
-        if column not in columns:
-            values = query.obs_column(column)
-            # Text with gaps, which cells that another modality alone has leave, is written as categories.
-            values = values.astype("category") if values.dtype == object else values
-            extension = isinstance(values.dtype, pd.api.extensions.ExtensionDtype)
-            write_elem(root["obs"], column, values.array if extension else values.to_numpy())
-            columns.append(column)
+    shared = [column for column in query.obs_columns if column not in query.obs.columns]
+    for column, new in fitting_names(shared, ("_index", *columns)).items():
+        values = query.obs_column(column)
+        write_elem(root["obs"], new, _writable(values.astype("category") if values.dtype == object else values))
+        columns.append(new)
     root["obs"].attrs["column-order"] = columns
 
 
@@ -84,43 +197,23 @@ def copy_prehistoric(query: Query, root: zarr.Group) -> None:
         adata = anndata.read_h5ad(query.path) if query.format == "h5ad" else anndata.read_zarr(query.path)
     for part in PARTS:
         value = getattr(adata, part)
-        if part in MAPPINGS:
+        if part in (*ALIGNED, "uns"):
             value = {key: member for key, member in value.items() if key is not None}  # layers[None] is X
         if value is not None:
             write_elem(root, part, value)
 
 
-def copy(query: Query, source, parent: zarr.Group, name: str) -> None:
-    """Copy a stored element into a zarr group, with its encoding: groups member by member, numbers by blocks.
-
-    Raises RefmapError if the query cannot be read there.
-    """
-    if _through_anndata(source):
-        with query.reading(source.name):
-            value = read_elem(source)
-        write_elem(parent, name, value)
-    elif encoding(source) == "nullable-string-array" and parent.attrs.get("_index") == name:
-        # An index reads the same from plain strings, which older versions of anndata know too.
-        with query.reading(source.name):
-            value = read_elem(source["values"]).astype(object)
-        write_elem(parent, name, value)
-    elif is_group(source):
+def copy_stored(source, parent: zarr.Group, name: str) -> None:
+    """Copy a stored element as it is stored: groups member by member, numbers by blocks."""
+    if is_group(source):
         group = parent.create_group(name)
         group.attrs.update({key: jsonable(value) for key, value in source.attrs.items()})
-        if not encoding(source):
-            group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
         for member in source:
-            copy(query, source[member], group, member)
+            copy_stored(source[member], group, member)
+    elif is_numbers(source):
+        copy_numbers(source, parent, name)
     else:
-        copy_numbers(query, source, parent, name)
-
-
-def _through_anndata(source) -> bool:
-    """Whether only anndata knows how to read it: strings, scalars, records, and the encodings of old versions."""
-    if is_group(source):
-        old_frame = encoding(source) == "dataframe" and text(source.attrs["encoding-version"]) != MODERN_FRAME
-        return old_frame or "h5sparse_format" in source.attrs
-    return encoding(source) not in ("", "array") or source.shape in (None, ()) or source.dtype.kind not in "biufc"
+        write_elem(parent, name, read_whole(source))
 
 
 def jsonable(value: object) -> object:
@@ -132,41 +225,64 @@ def jsonable(value: object) -> object:
     return text(value) if isinstance(value, bytes) else value
 
 
-def copy_numbers(query: Query, source: h5py.Dataset | zarr.Array, parent: zarr.Group, name: str) -> None:
-    """Copy an array of numbers by blocks of rows, which are whole chunks of the copy."""
+def copy_matrix(query: Query, matrix: Matrix, parent: zarr.Group, name: str) -> None:
+    """Copy a matrix as it is stored; a sparse one, of a type that scipy knows."""
+    if matrix.format == "dense":
+        copy_numbers(matrix.elem, parent, name)
+        return
+    group = parent.create_group(name)
+    group.attrs.update({"encoding-type": f"{matrix.format}_matrix", "encoding-version": "0.1.0", "shape": list(matrix.shape)})
+    copy_numbers(matrix.values, group, "data", matrix.dtype)
+    copy_numbers(matrix.elem["indices"], group, "indices", check=matrix.check_indices)
+    copy_numbers(matrix.elem["indptr"], group, "indptr")
+
+
+def copy_numbers(
+    source: h5py.Dataset | zarr.Array,
+    parent: zarr.Group,
+    name: str,
+    dtype: np.dtype | None = None,
+    check: Callable[[np.ndarray], None] = lambda block: None,
+) -> None:
+    """Copy an array of numbers by blocks of rows, which are whole chunks of the copy; `check` may raise at one of them."""
     width = max(1, int(np.prod(source.shape[1:])))
     rows = max(1, CHUNK_BYTES // (width * source.dtype.itemsize))
     chunks = (min(rows, max(1, source.shape[0])), *(max(1, size) for size in source.shape[1:]))
-    array = parent.create_array(name, shape=source.shape, chunks=chunks, dtype=source.dtype, compressors=COMPRESSOR)
+    array = parent.create_array(name, shape=source.shape, chunks=chunks, dtype=dtype or source.dtype, compressors=COMPRESSOR)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     for start, stop in spans(source.shape[0], rows * max(1, BLOCK_VALUES // 4 // (rows * width))):
-        with query.reading(source.name):
-            block = source[start:stop]
-        array[start:stop] = block
+        block = source[start:stop]
+        check(block)
+        array[start:stop] = block.astype(array.dtype, copy=False)
 
 
-def add_results(query: Query, root: zarr.Group, result: zarr.Group, row: dict) -> None:
+def add_results(query: Query, root: zarr.Group, result: zarr.Group, row: dict, said: list[str]) -> None:
     """Add the columns and arrays of the embedding; what the query had under their names stays as `<name>_query`."""
     for part in ("obsm", "obsp"):
-        for name in result[part] if part in result else ():
-            _move_aside(query, root[part], name)
-            write_elem(root[part], name, read_elem(result[part][name]))
+        for stored in result[part] if part in result else ():
+            name = fitting_name(given_name(stored))
+            _move_aside(root[part], name)
+            write_elem(root[part], name, read_elem(result[part][stored]))
     columns = [text(column) for column in root["obs"].attrs["column-order"]]
-    for name in result["obs"].attrs["column-order"]:
-        moved = _move_aside(query, root["obs"], name)
+    for stored in result["obs"].attrs["column-order"]:
+        name = fitting_name(given_name(stored))
+        moved = _move_aside(root["obs"], name)
         columns = [moved if column == name else column for column in columns] + [name]
-        write_elem(root["obs"], name, read_elem(result["obs"][name]))
+        write_elem(root["obs"], name, read_elem(result["obs"][stored]))
     root["obs"].attrs["column-order"] = columns
-    write_elem(root["uns"], "refmap", provenance(result, row))
+    found = provenance(result, row)
+    if said:
+        found["parts_of_the_query"] = np.array(said, dtype=object)
+    write_elem(root["uns"], "refmap", found)
 
 
-def _move_aside(query: Query, group: zarr.Group, name: str) -> str | None:
+def _move_aside(group: zarr.Group, name: str) -> str | None:
     if name not in group:
         return None
     aside = f"{name}_query"
     while aside in group:
         aside += "_query"
-    copy(query, group[name], group, aside)
+    copy_stored(group[name], group, aside)
     del group[name]
     return aside
 
@@ -183,5 +299,5 @@ def provenance(result: zarr.Group, row: dict) -> dict:
     }
     for name, value in uns.items():
         if name.endswith("_classes"):
-            found.setdefault("classes", {})[name.removesuffix("_classes")] = np.asarray(value, dtype=object)
+            found.setdefault("classes", {})[fitting_name(given_name(name.removesuffix("_classes")))] = np.asarray(value, dtype=object)
     return found

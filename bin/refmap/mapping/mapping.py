@@ -17,7 +17,7 @@ from .. import __version__
 from ..common.cli import read_json, remove, write_json
 from ..common.errors import RefmapError
 from ..common.folders import MappedFolder, PreparedFolder
-from ..common.storage import write_zarr
+from ..common.storage import read_zarr, write_zarr
 from ..common.strategies import JOINT, PER_BATCH, SEQUENTIAL, in_order, same_as_joint
 from ..families import by_name
 from ..families.base import Settings
@@ -67,7 +67,7 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
     settings = Settings(training["freeze_dropout"], training["seed"], plan["options"], prepared.gmt if row["gmt"] else None)
 
     def read() -> tuple[ad.AnnData, dict]:
-        query = ad.read_zarr(prepared.aligned)
+        query = read_zarr(prepared.aligned)
         query.obs, model_card = below_hierarchy(query.obs, card)
         return query, model_card
 

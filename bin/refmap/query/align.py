@@ -17,10 +17,10 @@ from anndata.io import write_elem
 from scipy import sparse
 
 from ..common.errors import RefmapError
-from ..common.storage import COMPRESSOR
+from ..common.storage import COMPRESSOR, stored_name
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
-from .genes import Resolution, overlap_fault, overlap_warnings, repeat_warnings, resolve
+from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, repeat_warnings, resolve
 from .matrix import Matrix
 from .proteins import find_proteins, write_proteins
 from .query import Query
@@ -104,7 +104,7 @@ def align(
     Raises RefmapError if too few genes are found or if values are not what the model wants.
     """
     matrix = query.matrix(row["layer"])
-    resolution = resolve(query.gene_ids(row["layer"], row["var_key"]), card["genes"], table)
+    resolution = resolve(gene_ids(query, row), card["genes"], table)
     fault = overlap_fault(query, row, card, resolution, table)
     if fault:
         raise RefmapError(fault)
@@ -114,15 +114,16 @@ def align(
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     # Plain strings: older environments cannot read pandas' nullable ones.
     with anndata.settings.override(allow_write_nullable_strings=False):
-        write_elem(root, "obs", model_obs(query, row, card, plan))
+        write_elem(root, "obs", model_obs(query, row, card, plan).rename(columns=stored_name))
         write_elem(root, "var", pd.DataFrame({"found": resolution.filled}, index=pd.Index(card["genes"], dtype=object)))
         for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
             write_elem(root, empty, {})
         proteins = _align_proteins(root, query, row, card) if card["proteins"] else None
-    normalization = card["normalization"] if card["input"] == "lognorm" and looks_like_counts(matrix) else None
-    total, empty_cells = _align_matrix(
-        root.create_group("X"), matrix, query, row, card, normalization, resolution, chunk_rows, progress
-    )
+    normalization = card["normalization"] if card["input"] == "lognorm" and looks_like_counts(matrix, row["round_counts"]) else None
+    wants = "counts" if normalization else card["input"]
+    values = Values(query, matrix, row["layer"], wants, row["round_counts"])
+    total, empty_cells = _align_matrix(root.create_group("X"), matrix, query, card, values, normalization, resolution, chunk_rows, progress)
+    warnings += values.warnings
 
     if total == 0 and query.n_obs:
         raise query.fault(f"has no count in any of the model's genes in {matrix.name}; {counts_elsewhere(query, row['layer'])}.")
@@ -152,6 +153,7 @@ def align(
         "padded_genes": padded[:200],
         "versions_stripped": resolution.stripped,
         "translated": resolution.translated,
+        "taken_for": dict(list(resolution.guessed.items())[:200]),
         "total_counts": total,
         "normalization": normalization,
         "proteins": proteins,
@@ -161,7 +163,7 @@ def align(
 
 def _align_proteins(root: zarr.Group, query: Query, row: dict, card: dict) -> dict:
     proteins, match = find_proteins(query, row, card)
-    group = root["obsm"].create_group(card["protein_key"])
+    group = root["obsm"].create_group(stored_name(card["protein_key"]))
     write_proteins(group, query, proteins, match, card["proteins"])
     write_elem(root["uns"], "proteins_missing", np.array(match.missing, dtype=object))
     return {"matched": len(card["proteins"]) - len(match.missing), "missing": match.missing, "warnings": match.warnings}
@@ -171,8 +173,8 @@ def _align_matrix(
     group: zarr.Group,
     matrix: Matrix,
     query: Query,
-    row: dict,
     card: dict,
+    values: Values,
     normalization: dict | None,
     resolution: Resolution,
     chunk_rows: int,
@@ -182,13 +184,9 @@ def _align_matrix(
     shape = (query.n_obs, len(card["genes"]))
     most_values = matrix.most_values * int(np.bincount(resolution.first).max())
     writer = CsrWriter(group, shape, min(most_values, shape[0] * shape[1]))
-    wants = "counts" if normalization else card["input"]
-    values = Values(query, matrix, row["layer"], wants)
     total, empty_cells = 0.0, 0
     for start, chunk in matrix.chunks(chunk_rows):
         values.check(start, chunk)
-        if wants == "counts" and chunk.dtype.kind == "f":
-            np.rint(chunk.data, out=chunk.data)
         aligned = project(chunk, resolution)
         total += float(aligned.data.sum(dtype=np.float64))
         if normalization:

@@ -10,13 +10,16 @@ import numpy as np
 import pandas as pd
 
 from ..common.errors import RefmapError, listed
+from ..common.spelling import spell
 from ..common.strategies import refusals
 from ..families import by_name
 from ..families.gmt import read_gmt
 from ..families.options import Option, read_options
-from .columns import pair_covariates, pair_labels
+from ..models.card import unlabeled
+from .columns import batches, pair_covariates, pair_labels
+from .contents import Contents, fitting_name, new_name
 from .elements import as_text
-from .genes import Resolution, overlap_fault, overlap_warnings, read_id_table, resolve
+from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, read_id_table, resolve
 from .proteins import find_proteins
 from .query import Query
 
@@ -25,8 +28,17 @@ MADE_OF_PREDICTIONS = ("predicted", "predicted_uncertainty", "predicted_probabil
 NOTHING_KNOWN = dict.fromkeys(("format", "n_cells", "n_genes", "n_values", "n_genes_found", "n_model_genes", "n_proteins_found"))
 
 
-def check(path: Path | None, row: dict, card: dict, table_path: Path | None = None, gmt_path: Path | None = None) -> dict:
-    """Check a mapping by its metadata alone and return its plan (see :class:`Check`).
+def check(
+    path: Path | None,
+    row: dict,
+    card: dict,
+    table_path: Path | None = None,
+    gmt_path: Path | None = None,
+    published: bool = True,
+) -> dict:
+    """Check a mapping by its metadata and a block of its matrix, and return its plan (see :class:`Check`).
+
+    Where the query is not `published` with its mapping, what cannot be is no matter.
 
     `path` is where the query lies, which the user calls `row['query']`; None if it does not exist. So are `table_path` and
     `gmt_path`, of `row['id_table']` and `row['gmt']`.
@@ -37,7 +49,7 @@ def check(path: Path | None, row: dict, card: dict, table_path: Path | None = No
         return _stopped(row, f"query file '{row['query']}' does not exist.")
     try:
         with Query(path, row["query"], row["modality"]) as query:
-            return Check(query, row, card, table_path, gmt_path).plan()
+            return Check(query, row, card, table_path, gmt_path).plan(published)
     except RefmapError as error:
         return _stopped(row, str(error))
 
@@ -45,15 +57,6 @@ def check(path: Path | None, row: dict, card: dict, table_path: Path | None = No
 def _stopped(row: dict, fault: str) -> dict:
     nothing = {"query": NOTHING_KNOWN, "batches": {}, "covariates": {}, "options": {}, "refused": {}}
     return {"row": row, **nothing, "faults": [fault], "warnings": []}
-
-
-def new_name(name: str, taken: set[str]) -> str:
-    """`name`, or with the first of -2, -3… that is not taken."""
-    candidate, number = name, 1
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}-{number}"
-    return candidate
 
 
 def name_batches(values: list[str], row: dict, card: dict) -> dict[str, str]:
@@ -87,7 +90,7 @@ class Check:
             "n_model_genes": len(card["genes"]),
         }
 
-    def plan(self) -> dict:
+    def plan(self, published: bool = False) -> dict:
         """The JSON of the plan.
 
         Row, query (its sizes), batches {value: {cells, name}}, covariates {column: {new}}, options (typed, with their
@@ -99,6 +102,8 @@ class Check:
             self.colors, self.known,
         ):  # fmt: skip
             self._attempt(look)
+        if published and not self.faults:
+            self.contents()
         plan = {
             "row": self.row,
             "query": self.summary,
@@ -130,14 +135,25 @@ class Check:
             )
 
     def layer(self) -> None:
-        self.summary["n_values"] = self.query.matrix(self.row["layer"]).most_values
+        matrix = self.query.matrix(self.row["layer"])
+        self.summary["n_values"] = matrix.most_values
+        matrix.try_block()
+
+    def contents(self) -> None:
+        """What of the query cannot be published as it is."""
+        contents = Contents(self.query)
+        contents.walk()
+        self.warnings += contents.said.sentences(self.query)
+        for key in self.card["labels"]:
+            if (new := fitting_name(key)) != key:
+                self.warnings.append(f"In the result, the model's labels column '{key}' is called '{new}', as anndata opens no slashes.")
 
     def genes(self) -> None:
         if self.row["id_table"]:
             self._attempt(self._read_table)
         if self.row["layer"] == "raw" and "raw" not in self.query.layers:
             return  # said by `layer`
-        ids = self.query.gene_ids(self.row["layer"], self.row["var_key"])
+        ids = gene_ids(self.query, self.row)
         self.summary["n_genes"] = len(ids)
         if not len(ids):
             self._fault("has no genes.")
@@ -172,13 +188,15 @@ class Check:
             else:
                 self._fault(f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key.")
             return
-        column = self.query.obs_column(key)
-        missing = int((as_text(column) == "").sum())
+        found = batches(self.query, key, self.card)
+        self.warnings += found.notes(f"query '{row['query']}', batch column '{key}'")
+        names = found.values
+        missing = int((names == "").sum())
         if missing and not row["one_batch"]:
+            named = f" (or {listed(found.missing, 3)}, which says that none is known)" if found.missing else ""
             self._fault(
-                f"has {missing:,} of {len(column):,} cells without a value in batch column '{key}': fill them, remove these cells, or set one_batch: true."
+                f"has {missing:,} of {len(names):,} cells without a value{named} in batch column '{key}': fill them, remove these cells, or set one_batch: true."
             )
-        names = as_text(column)
         self._count_batches(names if row["one_batch"] else names[names != ""])
 
     def _count_batches(self, values: np.ndarray) -> None:
@@ -225,11 +243,13 @@ class Check:
                 self._known_labels(column, known[key])
 
     def _known_labels(self, key: str, known: list[str]) -> None:
-        labels = as_text(self.query.obs_column(key))
+        found = spell(as_text(self.query.obs_column(key)), [*known, unlabeled(self.card)])
+        labels = found.values
         given = (labels != "") & (labels != self.card["unlabeled_category"])
         unknown = Counter(labels[given & ~np.isin(labels, known)])
         usable = given if self.card["takes_new_labels"] else given & np.isin(labels, known)
         where = f"query '{self.row['query']}', labels column '{key}'"
+        self.warnings += found.notes(where)
         if unknown:
             fate = "taken as new" if self.card["takes_new_labels"] else "taken as unlabeled"
             self.warnings.append(
@@ -242,8 +262,10 @@ class Check:
             self.warnings.append(f"{where}: every cell is labeled, so no prediction is independent of what was given.")
 
     def truth(self) -> None:
-        if self.row["truth_key"]:
-            self.query.obs_column(self.row["truth_key"])
+        if key := self.row["truth_key"]:
+            known = dict.fromkeys(label for labels in self.card["labels"].values() for label in labels)
+            found = spell(as_text(self.query.obs_column(key)), known)
+            self.warnings += found.notes(f"query '{self.row['query']}', truth column '{key}'")
 
     def _covariates(self, option: str, wanted: list[str]) -> dict[str, str]:
         """The query's column for each of the model's covariates; none, with a fault, if they cannot be paired."""
@@ -264,7 +286,10 @@ class Check:
             self._attempt(lambda key=key, column=column: self._levels(column, known[key]))
 
     def _levels(self, column: str, known: list[str]) -> None:
-        new = sorted(set(as_text(self._complete(column))) - {"", *known})
+        found = spell(as_text(self.query.obs_column(column)), known)
+        self.warnings += found.notes(f"query '{self.row['query']}', covariate column '{column}'")
+        self._complete(column, found.values == "")
+        new = sorted(set(found.values) - {"", *known})
         self.new_levels[column] = new
         if new and known:
             self.warnings.append(
@@ -282,17 +307,15 @@ class Check:
                 "to learn, and its cells are embedded as the reference would."
             )
 
-    def _complete(self, column: str) -> pd.Series:
-        values = self.query.obs_column(column)
-        missing = int(values.isna().sum())
-        if missing:
+    def _complete(self, column: str, missing: np.ndarray) -> None:
+        if missing.any():
             self._fault(
-                f"has {missing:,} of {len(values):,} cells without a value in covariate column '{column}': fill them or remove these cells."
+                f"has {int(missing.sum()):,} of {len(missing):,} cells without a value in covariate column '{column}': fill them or remove these cells."
             )
-        return values
 
     def _numeric(self, column: str, positive: bool = False) -> None:
-        values = self._complete(column)
+        values = self.query.obs_column(column)
+        self._complete(column, values.isna().to_numpy())
         if not pd.api.types.is_numeric_dtype(values.dtype):
             self._fault(
                 f"has values in column '{column}' that are not numbers (such as {listed(values.unique(), 3)}): store it as numbers."

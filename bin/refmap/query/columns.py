@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from ..common.spelling import Spelled, spell
 from ..models.card import unlabeled
 from .elements import as_text
 from .query import Query
@@ -29,12 +30,12 @@ def model_obs(query: Query, row: dict, card: dict, plan: dict) -> pd.DataFrame:
     """The columns of obs that the model reads, under its own keys; the index holds the query's cells, in order."""
     obs = pd.DataFrame(index=pd.Index(query.obs_names, dtype=object))
     if card["batch_key"]:
-        obs[card["batch_key"]] = pd.Categorical(_batches(query, row, plan))
+        obs[card["batch_key"]] = pd.Categorical(_batches(query, row, card, plan))
     given = pair_labels(row["labels_keys"], list(card["labels"]))
     for key in card["labels"]:
         obs[key] = pd.Categorical(_labels(query, given.get(key), card["labels"][key], card))
     for key, column in pair_covariates(row["categorical_covariate_keys"], card["categorical_covariates"]).items():
-        obs[key] = pd.Categorical(as_text(query.obs_column(column)))
+        obs[key] = pd.Categorical(spell(as_text(query.obs_column(column)), card["categorical_covariates"][key]).values)
     for key, column in pair_covariates(row["continuous_covariate_keys"], card["continuous_covariates"]).items():
         obs[key] = query.obs_column(column).to_numpy(float)
     if card["size_factor_key"]:
@@ -42,18 +43,23 @@ def model_obs(query: Query, row: dict, card: dict, plan: dict) -> pd.DataFrame:
     return obs
 
 
-def _batches(query: Query, row: dict, plan: dict) -> np.ndarray:
+def _batches(query: Query, row: dict, card: dict, plan: dict) -> np.ndarray:
     names = {value: batch["name"] for value, batch in plan["batches"].items()}
     if row["one_batch"]:
         return np.full(query.n_obs, next(iter(names.values())), dtype=object)
-    return np.array([names[value] for value in as_text(query.obs_column(row["batch_key"]))], dtype=object)
+    return np.array([names[value] for value in batches(query, row["batch_key"], card).values], dtype=object)
+
+
+def batches(query: Query, column: str, card: dict) -> Spelled:
+    """The query's batches: the reference's own where surgery takes no others."""
+    return spell(as_text(query.obs_column(column)), card["batches"] if card["fixed_batches"] else ())
 
 
 def _labels(query: Query, column: str | None, known: list[str], card: dict) -> np.ndarray:
     """The query's labels. One that is missing, or that the model cannot make use of, is the unlabeled category."""
     if not column:
         return np.full(query.n_obs, unlabeled(card), dtype=object)
-    labels = as_text(query.obs_column(column))
+    labels = spell(as_text(query.obs_column(column)), [*known, unlabeled(card)]).values
     usable = labels != ""
     if card["unlabeled_category"] is not None and not card["takes_new_labels"]:
         usable &= np.isin(labels, known)

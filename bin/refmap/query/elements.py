@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -13,15 +13,33 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata.io import read_elem
+from numcodecs.registry import codec_registry
 
 from ..common.errors import RefmapError
+from .causes import cause
+
+# Reading an array of zarr must not run a pickle.
+codec_registry.pop("pickle", None)
 
 MODERN_FRAME = "0.2.0"
+SPARSE = ("csr_matrix", "csc_matrix")
+# What row names are called in a table that does not say it.
+INDEX_NAMES = ("_index", "index", "rownames", "row_names")
+OLD_CATEGORIES = "__categories"
+# What is read whole may claim more than this (values) only if the file stores enough to fill it.
+MOST_CLAIMED = 5 * 10**7
+# Deflate shrinks a thousandfold at most.
+MOST_SHRUNK = 1100
 
 
 def text(value: object) -> str:
-    """An attribute, which old files hold as bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    """A stored string, which old files hold as bytes."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def encoding(elem) -> str:
@@ -33,8 +51,32 @@ def is_group(elem) -> bool:
     return isinstance(elem, (h5py.Group, zarr.Group))
 
 
+def is_folder(elem) -> bool:
+    """Whether a stored element is a group that only parts the names of others at a slash, and is no element itself."""
+    return is_group(elem) and encoding(elem) in ("", "dict") and "h5sparse_format" not in elem.attrs
+
+
+def members(group, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The elements of layers, obsm and their like with their names, which may hold slashes: then groups lie in groups.
+
+    A link that leads nowhere comes with None.
+    """
+    for name in group:
+        elem = group.get(name)
+        if elem is not None and is_folder(elem):
+            yield from members(elem, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", elem
+
+
+def sparse_format(group) -> str:
+    """'csr' or 'csc'; empty for a group that is no sparse matrix."""
+    name = text(group.attrs.get("h5sparse_format", encoding(group)))
+    return name.removesuffix("_matrix") if name.removesuffix("_matrix") in ("csr", "csc") else ""
+
+
 def _strings(values) -> np.ndarray:
-    return np.array([str(value) for value in values], dtype=object)
+    return np.array([text(value) for value in values], dtype=object)
 
 
 def as_text(values: pd.Series) -> np.ndarray:
@@ -42,6 +84,27 @@ def as_text(values: pd.Series) -> np.ndarray:
     result = _strings(values)
     result[values.isna().to_numpy()] = ""
     return result
+
+
+def read_whole(elem):
+    """Read an element as anndata does, unless it claims more than its file can hold.
+
+    Raises ValueError if it does.
+    """
+    check_claim(elem)
+    return read_elem(elem)
+
+
+def check_claim(elem) -> None:
+    """Raises ValueError if an array, or one in a group, claims more values than what is stored of it can be."""
+    if is_group(elem):
+        for name in elem:
+            if (member := elem.get(name)) is not None:
+                check_claim(member)
+    elif elem.shape and (size := int(np.prod(elem.shape, dtype=np.float64))) > MOST_CLAIMED:
+        stored = elem.id.get_storage_size() if isinstance(elem, h5py.Dataset) else elem.nbytes_stored()
+        if size * elem.dtype.itemsize > MOST_SHRUNK * stored:
+            raise ValueError(f"it claims {size:,} values, of which {stored:,} bytes are stored")
 
 
 class Source:
@@ -55,7 +118,7 @@ class Source:
 
     @contextmanager
     def reading(self, what: str):
-        """Turn whatever the file libraries raise on a damaged file into one sentence."""
+        """Turn whatever the file libraries raise into one sentence that says the cause, and what to do."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", anndata.OldFormatWarning)
@@ -63,45 +126,59 @@ class Source:
         except (RefmapError, MemoryError):
             raise
         except Exception as error:  # h5py, zarr, numcodecs and anndata share no base class
-            if getattr(error, "errno", None) == errno.ENOSPC:
-                raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise self.fault(
-                f"cannot be read at {what} ({reason}): the file seems damaged, so copy it again or write it anew with anndata."
-            ) from error
+            found, advice = cause(error)
+            raise self.fault(f"cannot be read at {what} ({found}): {advice}.") from error
 
 
 class Frame:
-    """`obs` or `var`: a table whose columns are read one at a time."""
+    """`obs` or `var`: a table whose columns are read one at a time.
+
+    What writers other than anndata leave out or write twice is made up for: the name of the index, the order of the columns.
+    """
 
     def __init__(self, elem, query: Source):
         self._elem, self._query = elem, query
 
-    @cached_property
+    @property
     def whole(self) -> pd.DataFrame | None:
-        """The table of a file too old to be read by the column (before anndata 0.8); else None."""
-        if isinstance(self._elem, pd.DataFrame):
-            return self._elem
-        if text(self._elem.attrs.get("encoding-version", "")) == MODERN_FRAME:
-            return None
-        return read_elem(self._elem)
+        """The table of a file from before anndata 0.7, which is read whole; else None."""
+        return self._elem if isinstance(self._elem, pd.DataFrame) else None
+
+    @cached_property
+    def index_key(self) -> str:
+        """The member that holds the row names."""
+        if named := self._elem.attrs.get("_index"):
+            return text(named)
+        held = list(self._elem)
+        if named := next(filter(held.__contains__, INDEX_NAMES), None):
+            return named
+        columns = {text(column) for column in np.atleast_1d(self._elem.attrs.get("column-order", []))}
+        left = [name for name in held if name not in columns and not is_group(self._elem[name]) and name != OLD_CATEGORIES]
+        if len(left) == 1:
+            return left[0]
+        raise self._query.fault(
+            f"has no names in {self._elem.name.strip('/')}: its attribute '_index', which says where they are, is missing, and none of "
+            f"its members is called {' or '.join(INDEX_NAMES[:2])}: write it anew with anndata."
+        )
 
     @cached_property
     def columns(self) -> list[str]:
         with self._query.reading("the columns of obs and var"):
             if self.whole is not None:
                 return [str(column) for column in self.whole.columns]
-            return [text(column) for column in self._elem.attrs["column-order"]]
+            order = self._elem.attrs.get("column-order")
+            if order is None:
+                return [name for name in self._elem if name not in (self.index_key, OLD_CATEGORIES)]
+            return list(dict.fromkeys(text(column) for column in np.atleast_1d(order)))
 
     @cached_property
     def index(self) -> np.ndarray:
         """The row names: an object array of str."""
         with self._query.reading("the names of its cells and genes"):
             if self.whole is not None:
-                names = self.whole.index
-            else:
-                names = read_elem(self._elem[text(self._elem.attrs["_index"])])
-            return _strings(names)
+                return _strings(self.whole.index)
+            # Categories and numbers serve as names too.
+            return _strings(_read_column(self._elem[self.index_key]))
 
     def __contains__(self, column: str) -> bool:
         return column in self.columns
@@ -111,5 +188,48 @@ class Frame:
 
     def __getitem__(self, column: str) -> pd.Series:
         with self._query.reading(f"column '{column}'"):
-            values = self._elem[column] if self.whole is None else self.whole[column].array
-            return pd.Series(read_elem(values) if self.whole is None else values)
+            if self.whole is not None:
+                return pd.Series(self.whole[column].array)
+            values = _read_column(self._elem[column])
+            if len(values) != len(self):
+                raise ValueError(f"it has {len(values):,} values for {len(self):,} rows")
+            return pd.Series(values)
+
+    def stored(self, column: str):
+        """The stored element of a column; None where the table is read whole."""
+        return None if self.whole is not None else self._elem[column]
+
+
+def _read_column(elem):
+    """A column's values, one a row: an array, or an extension array of pandas."""
+    if is_group(elem) and {"codes", "categories"} <= set(elem):
+        check_claim(elem)
+        return _categories(elem["codes"][...], read_elem(elem["categories"]), elem.attrs.get("ordered", False))
+    if not is_group(elem) and "categories" in elem.attrs:  # before anndata 0.8
+        check_claim(elem)
+        where = elem.attrs["categories"]
+        parent = elem.parent if isinstance(elem, h5py.Dataset) else zarr.open_group(elem.store, path=elem.path.rpartition("/")[0], mode="r")
+        stored = parent[where]
+        return _categories(elem[...], read_elem(stored), stored.attrs.get("ordered", False))
+    values = read_whole(elem)
+    if isinstance(values, np.ndarray):
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        if values.dtype.kind == "S" or (values.dtype == object and any(isinstance(value, bytes) for value in values[:100])):
+            values = _strings(values)
+    if getattr(values, "ndim", 0) != 1 or getattr(getattr(values, "dtype", None), "names", None):
+        raise TypeError(f"{type(values).__name__} of no single column")
+    return values
+
+
+def _categories(codes: np.ndarray, categories, ordered) -> pd.Categorical:
+    """Categories of which some may be named twice, or be missing, as other writers than pandas leave them."""
+    codes, categories = np.asarray(codes).ravel(), pd.Index(np.asarray(categories))
+    if categories.dtype == object:
+        categories = pd.Index(_strings(categories), dtype=object)
+    if len(codes) and not -1 <= int(codes.min()) <= int(codes.max()) < len(categories):
+        raise ValueError("a code leads to none of its categories")
+    if categories.is_unique and not categories.hasnans:
+        return pd.Categorical.from_codes(codes, categories, ordered=bool(ordered))
+    values = categories.take(np.maximum(codes, 0)).to_series().reset_index(drop=True)
+    return pd.Categorical(values.where(codes >= 0), categories.dropna().unique(), ordered=bool(ordered))

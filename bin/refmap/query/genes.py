@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ class Resolution:
     stripped: int
     translated: int
     ambiguous: int
+    guessed: dict[str, str]  # ids of the query that are taken for another of the model
+    other_case: int  # genes of the model that the query has in another case, and that are not taken for its own
     first: np.ndarray  # (model genes,) int: whose values each gets: its own, or those of the same gene before it
 
     @property
@@ -62,8 +64,24 @@ def strip_version(gene: str) -> str:
     return match.group(1) if match else gene
 
 
+def gene_ids(query: Query, row: dict) -> np.ndarray:
+    """The ids of a query's genes as its row of the sheet gives them: without `gene_prefix`, for those that have it."""
+    ids = query.gene_ids(row["layer"], row["var_key"])
+    prefix = row["gene_prefix"]
+    return np.array([gene.removeprefix(prefix) for gene in ids], dtype=object) if prefix else ids
+
+
+def plain(gene: str) -> str:
+    """An id without what writers change of it: spaces around it, Ensembl versions, and the signs in it.
+
+    R writes HLA-A as HLA.A, and a name that starts with a digit, as 7SK, as X7SK.
+    """
+    changed = re.sub(r"[\W_]+", "-", strip_version(gene.strip()))
+    return re.sub(r"^X(?=\d)", "", changed)
+
+
 class _Genes:
-    """The model's genes by id: exactly, or else with the versions stripped on both sides."""
+    """The model's genes by id: exactly, or else with the versions stripped on both sides, or else loosely."""
 
     def __init__(self, genes: Sequence[str]):
         self.exact: dict[str, int] = {}
@@ -83,7 +101,9 @@ def resolve(query_ids: Sequence[str], model_genes: Sequence[str], table: Iterabl
 
     An id is looked up exactly; else with Ensembl versions stripped; else through the pairs of `table`, in either direction.
     An id that leads to several genes of the model is ambiguous and counts for none. A gene that the model has several times gets
-    the query's columns of it one by one where it has as many, else the same values in each place.
+    the query's columns of it one by one where it has as many, else the same values in each place. What is left on both sides is
+    then matched loosely where one id of the query and one gene of the model are alike: by :func:`plain`, then without regard to
+    case. Genes of which most differ by case are another species' (Cd4 of the mouse, CD4 of man), and stay apart.
     """
     genes = _Genes(model_genes)
     partners = defaultdict(set)
@@ -106,10 +126,21 @@ def resolve(query_ids: Sequence[str], model_genes: Sequence[str], table: Iterabl
     first = np.array([genes.exact[gene] for gene in model_genes], dtype=np.int64)
     for places, columns in _pairs(query_ids, model_genes):
         target[columns], first[places] = places, places
+    by_sign = _alike(query_ids, genes.exact, target, plain)
+    for column, index in by_sign.items():
+        target[column] = index
+    by_case = _alike(query_ids, genes.exact, target, lambda gene: plain(gene).casefold())
+    other_case = len(set(by_case.values()))
+    if other_case < len(set(target[target >= 0])):
+        for column, index in by_case.items():
+            target[column] = index
+        other_case = 0
+    else:
+        by_case = {}
     found = np.zeros(len(model_genes), dtype=bool)
     found[target[target >= 0]] = True
-    return Resolution(target, found, stripped, translated, ambiguous, first)
-
+    guessed = {str(query_ids[column]): str(model_genes[index]) for column, index in (by_sign | by_case).items()}
+    return Resolution(target, found, stripped, translated, ambiguous, guessed, other_case, first)
 
 def _pairs(query_ids: Sequence[str], model_genes: Sequence[str]) -> Iterator[tuple[list[int], list[int]]]:
     """The places of each gene that a model has several times, and its columns in a query that has it as often."""
@@ -130,6 +161,22 @@ def repeat_warnings(card: dict, resolution: Resolution) -> list[str]:
         return []
     named = listed(sorted(set(genes[again])), 3)
     return [f"the model has {named} more than once: each of these places gets the query's values of that gene."]
+
+
+def _alike(query_ids: Sequence[str], places: Mapping[str, int], target: np.ndarray, form: Callable[[str], str]) -> dict[int, int]:
+    """Columns of the query without a gene, and the one gene of the model, itself without a column, of the same form."""
+    taken = set(target[target >= 0].tolist())
+    genes, ids = defaultdict(list), defaultdict(list)
+    for gene, index in places.items():
+        genes[form(gene)].append(index)
+    for column in np.flatnonzero(target < 0):
+        ids[form(query_ids[column])].append(int(column))
+    return {
+        column: genes[like][0]
+        for like, columns in ids.items()
+        if like and len(genes.get(like, ())) == 1 and genes[like][0] not in taken and len({query_ids[c] for c in columns}) == 1
+        for column in columns
+    }
 
 
 def read_id_table(path: Path, shown_as: str | None = None) -> list[tuple[str, str]]:
@@ -159,7 +206,7 @@ def overlap_fault(query: Query, row: dict, card: dict, resolution: Resolution, t
     """
     if resolution.overlap >= row["min_gene_overlap"] and resolution.matched:
         return None
-    ids = query.gene_ids(row["layer"], row["var_key"])
+    ids = gene_ids(query, row)
     where = f"var column '{row['var_key']}'" if row["var_key"] else "the var index"
     if resolution.matched:
         found = (
@@ -173,11 +220,29 @@ def overlap_fault(query: Query, row: dict, card: dict, resolution: Resolution, t
         for key, gain in _gene_columns(query, row, card, table).items()
         if gain > resolution.matched and key != row["var_key"]
     }
-    if better:
+    prefix, gain = common_prefix(ids, card["genes"])
+    if gain > max([resolution.matched, *better.values()]):
+        fix = f"ids start with '{prefix}', which the model's do not: set gene_prefix: '{prefix}' (gives {gain:,} genes)"
+    elif resolution.other_case > max([resolution.matched, *better.values()]):
+        fix = (
+            f"{resolution.other_case:,} are there but for upper and lower case, as those of another species are (Cd4 of the mouse, CD4 of "
+            "man): use a model of the same species, or give an id_table"
+        )
+    elif better:
         fix = "set var_key: " + " or ".join(f"'{key}' (gives {gain:,} genes)" for key, gain in better.items())
     else:
         fix = "set var_key to a column of var with the model's kind of ids, give an id_table, or use a model of the same species and ids"
     return str(query.fault(f"{found}; {fix}."))
+
+
+def common_prefix(ids: Sequence[str], genes: Sequence[str]) -> tuple[str, int]:
+    """What stands before most of the model's genes in a query's ids, up to a sign such as `_`, and how many genes it would give."""
+    known, gains = set(genes), Counter()
+    for gene in ids:
+        for sign in re.finditer(r"[^0-9A-Za-z]+", gene):
+            if sign.start() and gene[sign.end() :] in known:
+                gains[gene[: sign.end()]] += 1
+    return max(gains.items(), key=lambda item: item[1], default=("", 0))
 
 
 def _gene_columns(query: Query, row: dict, card: dict, table) -> dict[str, int]:
@@ -194,11 +259,21 @@ def _gene_columns(query: Query, row: dict, card: dict, table) -> dict[str, int]:
 def overlap_warnings(query: Query, row: dict, card: dict, resolution: Resolution) -> list[str]:
     """Sentences about genes that are no reason to stop."""
     warnings = []
+    if resolution.guessed:
+        named = ", ".join(f"'{one}' for '{other}'" for one, other in list(resolution.guessed.items())[:3])
+        more = f" and {len(resolution.guessed) - 3:,} more" if len(resolution.guessed) > 3 else ""
+        warnings.append(
+            f"query '{query.shown_as}' has {len(resolution.guessed):,} gene ids that are spelt as no gene of the model, and are taken for "
+            f"the one that they are like: {named}{more}."
+        )
     if resolution.overlap < row["warn_gene_overlap"]:
         warnings.append(
             f"query '{query.shown_as}' has {resolution.matched:,} of the model's {len(card['genes']):,} genes "
             f"({resolution.overlap:.1%}, less than {row['warn_gene_overlap']:.0%}): the others are filled with zeros."
         )
+        prefix, gain = common_prefix(gene_ids(query, row), card["genes"])
+        if gain > resolution.matched:
+            warnings.append(f"query '{query.shown_as}' has {gain:,} of them behind '{prefix}': set gene_prefix: '{prefix}'.")
     if resolution.ambiguous:
         warnings.append(
             f"query '{query.shown_as}' has {resolution.ambiguous:,} gene ids that lead to several genes of the model: they are left out."

@@ -15,11 +15,11 @@ import h5py
 import numpy as np
 import pandas as pd
 import zarr
-from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
 from ..common.errors import RefmapError, listed, nearest
-from .elements import Frame, Source, as_text, encoding, is_group, text
+from .causes import is_zipped_zarr, what_holds, what_it_is
+from .elements import Frame, Source, as_text, encoding, is_group, members, read_whole, text
 from .matrix import Matrix
 
 
@@ -48,39 +48,76 @@ class Query(Source):
 
     def _open(self) -> tuple[h5py.Group | zarr.Group, str]:
         path = self.path
-        if not path.exists():
-            raise RefmapError(f"{self.called} file '{self.shown_as}' does not exist.")
-        if path.is_dir():
-            if not any((path / name).is_file() for name in (".zgroup", "zarr.json")):
-                raise self.fault("is a folder but no zarr store (no .zgroup or zarr.json in it): give an .h5ad, .zarr or .h5mu.")
+        with self.reading("its place"):
+            if not path.exists():
+                raise RefmapError(f"{self.called} file '{self.shown_as}' does not exist.")
+            if path.is_dir():
+                return self._open_folder(), "zarr"
+            if not path.is_file():
+                raise self.fault("is neither a file nor a folder: give an .h5ad, .zarr or .h5mu.")
+            if path.stat().st_size == 0:
+                raise self.fault("is empty (0 bytes): copy it again.")
+            with path.open("rb") as file:
+                file.read(1)
+        if h5py.is_hdf5(path):
             with self.reading("its top group"):
-                return zarr.open_group(path, mode="r"), "zarr"
-        if path.stat().st_size == 0:
-            raise self.fault("is empty (0 bytes): copy it again.")
-        if not h5py.is_hdf5(path):
-            raise self.fault("is neither an HDF5 file (.h5ad, .h5mu) nor a zarr store: give a file that anndata can read.")
-        with self.reading("its top group"):
-            file = h5py.File(path, "r")
-            return file, "h5mu" if "mod" in file and "obs" in file else "h5ad"
+                import hdf5plugin  # noqa: F401  the filters that it brings are found once it is imported
+
+                # Where only reading is done, a lock protects nothing, and some network disks know none.
+                file = h5py.File(path, "r", locking=False)
+                if isinstance(file.get("obs"), h5py.Dataset):  # which anndata opens again, and it must be in the same way
+                    file.close()
+                    file = h5py.File(path, "r")
+                return file, "h5mu" if "mod" in file and "obs" in file else "h5ad"
+        if is_zipped_zarr(path):
+            with self.reading("its top group"):
+                return zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r"), "zarr"
+        found, advice = what_it_is(path)
+        raise self.fault(f"is neither an HDF5 file (.h5ad, .h5mu) nor a zarr store, but {found}: {advice}.")
+
+    def _open_folder(self) -> zarr.Group:
+        path = self.path
+        if any((path / name).is_file() for name in (".zgroup", "zarr.json")):
+            with self.reading("its top group"):
+                return zarr.open_group(path, mode="r")
+        held = sorted(item.name for item in path.iterdir())
+        if any(name.startswith("matrix.mtx") for name in held):
+            raise self.fault("is a folder of Cell Ranger: read it with scanpy.read_10x_mtx and write it as .h5ad.")
+        if any(name.startswith("__tiledb") for name in held):
+            raise self.fault("is a TileDB-SOMA experiment: write it as .h5ad with tiledbsoma.io.to_h5ad.")
+        inside = [name for name in held if (path / name / ".zgroup").is_file() or name.endswith((".h5ad", ".zarr", ".h5mu"))]
+        hint = f"name one of the data in it, {listed(inside, 3)}" if inside else "give an .h5ad, .zarr or .h5mu"
+        raise self.fault(f"is a folder but no zarr store (no .zgroup or zarr.json in it): {hint}.")
 
     def _choose(self, modality: str | None) -> h5py.Group | zarr.Group:
-        """The group of the AnnData that holds the counts: the file itself or, of several modalities, the one asked for."""
+        """The group of the AnnData that holds the counts: the file itself, or the one asked for.
+
+        That is a modality of several, a table of SpatialData, or any other group of the file, by its path.
+        """
         root = self.container
-        if self.multimodal:
-            wanted = modality or "rna"
-            if wanted not in root["mod"]:
-                raise self.fault(
-                    f"has no modality '{wanted}': set modality to one of {listed(root['mod'])}.{nearest(wanted, root['mod'])}"
-                )
-            root = root["mod"][wanted]
-        if "obs" not in root or "var" not in root:
-            hint = " It looks like a Cell Ranger .h5: convert it with scanpy.read_10x_h5 first." if "matrix" in root else ""
-            raise self.fault(f"holds no AnnData (no obs or no var in it).{hint}")
+        with self.reading("its top group"):
+            folder = next((name for name in ("mod", "tables") if _holds_anndatas(root, name)), None)
+            held = sorted(root[folder]) if folder else []
+            if folder == "tables" and not modality and len(held) == 1:
+                root = root["tables"][held[0]]
+            elif folder and (modality or "rna") in held:
+                root = root[folder][modality or "rna"]
+            elif modality and _is_anndata(root.get(modality)):
+                root = root[modality]
+            elif folder:
+                wanted = modality or "rna"
+                raise self.fault(f"has no modality '{wanted}': set modality to one of {listed(held)}.{nearest(wanted, held)}")
+            if not _is_anndata(root):
+                if known := what_holds(list(root)):
+                    raise self.fault(f"holds no AnnData (no obs or no var in it), but {known[0]}: {known[1]}.")
+                inner = [name for name in root if _is_anndata(root.get(name))]
+                hint = f"set modality to one of {listed(inner)}" if inner else "write it with anndata"
+                raise self.fault(f"holds no AnnData (no obs or no var in it): {hint}.")
         return root
 
     @property
     def multimodal(self) -> bool:
-        return "mod" in self.container and "obs" in self.container
+        return _holds_anndatas(self.container, "mod")
 
     def close(self) -> None:
         if isinstance(self.container, h5py.File):
@@ -103,7 +140,7 @@ class Query(Source):
     def _backed(self) -> anndata.AnnData:
         with self.reading("obs and var"):
             if self.format == "zarr":
-                return anndata.read_zarr(self.path)
+                return anndata.read_zarr(self.container)
             return anndata.read_h5ad(self.path, backed="r")
 
     def _frame(self, key: str) -> Frame:
@@ -157,17 +194,20 @@ class Query(Source):
     @cached_property
     def _raw(self):
         """(X, var) of raw as stored elements, or None."""
-        if "raw" in self.root and is_group(self.root["raw"]) and "X" in self.root["raw"]:
-            return self.root["raw"]["X"], self.root["raw"]["var"]
-        if "raw.X" in self.root:
+        raw = self.root.get("raw")
+        if raw is not None and is_group(raw) and "X" in raw and "var" in raw:
+            return raw["X"], raw["var"]
+        if "raw.X" in self.root and "raw.var" in self.root:
             return self.root["raw.X"], self.root["raw.var"]
         return None
 
     @cached_property
     def layers(self) -> list[str]:
-        """What can be asked of :meth:`matrix`: 'X', the layers, 'raw'."""
-        names = ["X"] if "X" in self.root and encoding(self.root["X"]) != "null" else []
-        names += list(self.root["layers"]) if "layers" in self.root else []
+        """What can be asked of :meth:`matrix`: 'X', the layers (slashes may part their names), 'raw'."""
+        with self.reading("its layers"):
+            names = ["X"] if self.root.get("X") is not None and encoding(self.root["X"]) != "null" else []
+            layers = self.root.get("layers")
+            names += [name for name, elem in members(layers) if elem is not None] if layers is not None and is_group(layers) else []
         return names + (["raw"] if self._raw else [])
 
     def check_layer(self, layer: str) -> None:
@@ -183,11 +223,9 @@ class Query(Source):
         """
         self.check_layer(layer)
         elem = self._raw[0] if layer == "raw" else self.root["X"] if layer == "X" else self.root["layers"][layer]
-        with self.reading(layer_name(layer)):
-            matrix = Matrix(sparse_dataset(elem) if is_group(elem) else elem, layer_name(layer), self)
-            if is_group(elem) and int(elem["indptr"][-1]) != elem["data"].shape[0]:
-                raise ValueError("its indptr and data disagree")
         shape = (self.n_obs, len(self.gene_frame(layer)))
+        with self.reading(layer_name(layer)):
+            matrix = Matrix(elem, layer_name(layer), self, shape)
         if matrix.shape != shape:
             raise self.fault(
                 f"is damaged: {matrix.name} is {matrix.shape} but obs and var have {shape} rows: write it anew with anndata."
@@ -223,31 +261,42 @@ class Query(Source):
     # Proteins
 
     def proteins(self, key: str) -> Proteins:
-        """Protein counts: `key` is a modality of an .h5mu, or an obsm key holding a table, or an array whose names lie in uns.
+        """Protein counts.
+
+        `key` is a modality, whose X holds them, or `<modality>/<layer>`; or an obsm key that holds a table, or an array whose
+        names lie in uns.
 
         Raises RefmapError if there are none, or no names for them.
         """
-        if self.multimodal and key in self.container["mod"]:
-            return self._protein_modality(key)
-        found = list(self.root["obsm"]) if "obsm" in self.root else []
-        if key not in found:
-            known = [*found, *(self.container["mod"] if self.multimodal else [])]
+        modalities = list(self.container["mod"]) if self.multimodal else []
+        modality, _, layer = key.partition("/")
+        if key in modalities:
+            return self._protein_modality(key, "X")
+        obsm = self.root.get("obsm")
+        found = dict(members(obsm)) if obsm is not None else {}
+        if key not in found and modality in modalities:
+            return self._protein_modality(modality, layer.removeprefix("layers/"))
+        if found.get(key) is None:
+            known = [*found, *modalities]
             raise self.fault(
                 f"has no protein data '{key}' (protein_key): its obsm keys and modalities are {listed(known)}.{nearest(key, known)}"
             )
-        elem = self.root["obsm"][key]
+        elem = found[key]
         if encoding(elem) == "dataframe":
             return self._protein_frame(key, Frame(elem, self), elem)
-        stored = read_elem(elem) if is_group(elem) else elem
-        return Proteins(f"obsm '{key}'", self._protein_names(key, stored.shape[1]), self.n_obs, lambda a, b: _dense(stored[a:b]))
+        if not is_group(elem):
+            return Proteins(
+                f"obsm '{key}'", self._protein_names(key, elem.shape[1]), self.n_obs, lambda a, b: _dense(elem[a:b])
+            )
+        with self.reading(f"obsm '{key}'"):
+            matrix = Matrix(elem, f"obsm '{key}'", self, tuple(elem.attrs.get("shape", (self.n_obs, 0))))
+            stored = matrix if matrix.format == "csr" else sparse.vstack([chunk for _, chunk in matrix.chunks(4096)], format="csr")
+        read = matrix.rows if stored is matrix else lambda a, b: stored[a:b]
+        return Proteins(matrix.name, self._protein_names(key, matrix.shape[1]), self.n_obs, lambda a, b: _dense(read(a, b)))
 
     def _protein_frame(self, key: str, frame: Frame, elem) -> Proteins:
-        if frame.whole is not None:
-            whole = frame.whole
-            return Proteins(f"obsm '{key}'", frame.columns, self.n_obs, lambda a, b: whole.iloc[a:b].to_numpy(float))
-
         def rows(start: int, stop: int) -> np.ndarray:
-            return np.column_stack([np.asarray(elem[name][start:stop], dtype=float) for name in frame.columns])
+            return np.column_stack([np.asarray(_numbers(elem[name])[start:stop], dtype=float) for name in frame.columns])
 
         return Proteins(f"obsm '{key}'", frame.columns, self.n_obs, rows)
 
@@ -255,17 +304,22 @@ class Query(Source):
         """Names of the columns of an obsm array, from the uns entries that tools write them to."""
         for name in (f"{key}_names", "protein_names", f"{key}_columns"):
             if "uns" in self.root and name in self.root["uns"]:
-                names = np.asarray(read_elem(self.root["uns"][name]), dtype=object).ravel()
+                names = np.asarray(read_whole(self.root["uns"][name]), dtype=object).ravel()
                 if len(names) == width:
                     return [text(value) for value in names]
         raise self.fault(
             f"has no names for the {width} proteins of obsm '{key}': store it as a DataFrame, or put the names in uns['{key}_names']."
         )
 
-    def _protein_modality(self, key: str) -> Proteins:
-        """A modality's X in the order of the query's cells; cells that it lacks are all zero."""
+    def _protein_modality(self, key: str, layer: str) -> Proteins:
+        """A layer of a modality in the order of the query's cells; cells that it lacks are all zero."""
         other = Query(self.path, self.shown_as, key)
-        matrix = other.matrix("X")
+        if layer not in other.layers:
+            raise self.fault(
+                f"has no '{layer}' in modality '{key}' (protein_key): set protein_key to '{key}' for its X, or to "
+                f"{listed(f'{key}/{name}' for name in other.layers if name != 'X')}.{nearest(layer, other.layers)}"
+            )
+        matrix = other.matrix(layer)
         order = pd.Index(other.obs_names).get_indexer(self.obs_names)
         in_order = np.array_equal(order, np.arange(self.n_obs))
         # Only a modality stored by the column, or in another order than the counts, must be held whole.
@@ -277,13 +331,30 @@ class Query(Source):
 
         def rows(start: int, stop: int) -> np.ndarray:
             if whole is None:
-                return _dense(matrix.elem[start:stop])
+                return _dense(matrix.rows(start, stop))
             taken = order[start:stop]
             values = np.asarray(whole[np.maximum(taken, 0)].toarray(), dtype=float)
             values[taken < 0] = 0
             return values
 
-        return Proteins(f"modality '{key}'", list(other.gene_ids()), self.n_obs, rows)
+        where = f"modality '{key}'" + ("" if layer == "X" else f", {layer_name(layer)}")
+        return Proteins(where, list(other.gene_ids(layer)), self.n_obs, rows)
+
+
+def _is_anndata(elem) -> bool:
+    return elem is not None and is_group(elem) and "obs" in elem and "var" in elem
+
+
+def _holds_anndatas(root, folder: str) -> bool:
+    """Whether a file is one of several modalities (`mod`) or of SpatialData (`tables`)."""
+    if folder == "mod":
+        return "mod" in root and "obs" in root and is_group(root["mod"])
+    return folder in root and not _is_anndata(root) and is_group(root[folder])
+
+
+def _numbers(elem):
+    """A column of numbers, of which none may be missing, as it is stored."""
+    return elem["values"] if is_group(elem) and "values" in elem else elem
 
 
 def _dense(block) -> np.ndarray:

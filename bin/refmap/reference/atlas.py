@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..common.errors import RefmapError
+from ..common.spelling import spell
 from ..families import reference_options, trainable
 from ..hierarchy import base_parameters
 from ..models.card import ModelCard
@@ -63,7 +64,7 @@ def align_reference(atlas: Path, settings: dict, out: Path) -> dict:
     row = _row(settings, trained, shown_as)
     with Query(atlas, shown_as) as query:
         card = _card(query, row, trained, wants)
-        plan = check(atlas, row, card)
+        plan = check(atlas, row, card, published=False)
         if plan["faults"]:
             raise RefmapError("\n".join(plan["faults"]))
         trained["normalization"] = align(query, row, card, plan, out)["normalization"]
@@ -87,6 +88,8 @@ def _row(settings: dict, trained: dict, shown_as: str) -> dict:
         "truth_key": None,
         "size_factor_key": None,
         "one_batch": False,
+        "round_counts": False,
+        "gene_prefix": None,
         "umap_colors": [],
         "gmt": None,
         "options": {},
@@ -100,7 +103,7 @@ def _row(settings: dict, trained: dict, shown_as: str) -> dict:
 def _card(query: Query, row: dict, trained: dict, wants: str) -> dict:
     """The card of a model that wants just what the atlas has."""
     labels = {
-        key: sorted(set(as_text(query.obs_column(key))) - {"", trained["unlabeled_category"]}) if key in query.obs_columns else []
+        key: sorted(set(spell(as_text(query.obs_column(key))).values) - {"", trained["unlabeled_category"]}) if key in query.obs_columns else []
         for key in row["labels_keys"]
     }
     card = ModelCard(

@@ -240,6 +240,8 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder) -> 
         "labels_keys": [],
         "truth_key": None,
         "one_batch": False,
+        "round_counts": False,
+        "gene_prefix": None,
         "categorical_covariate_keys": list(card["categorical_covariates"]),
         "continuous_covariate_keys": card["continuous_covariates"],
         "size_factor_key": card["size_factor_key"],

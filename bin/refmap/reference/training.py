@@ -8,7 +8,7 @@ import anndata as ad
 import numpy as np
 
 from ..common.cli import remove
-from ..common.storage import write_zarr
+from ..common.storage import read_zarr, write_zarr
 from ..families import by_name, trainer_of
 from ..families.base import Settings
 from ..families.devices import check_gpu
@@ -39,9 +39,9 @@ def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path
     remove(folder)
     for warning in check_gpu():
         log(warning)
-    family.train_reference(ad.read_zarr(aligned), settings, folder, log)
+    family.train_reference(read_zarr(aligned), settings, folder, log)
     if embedding:
-        cells = ad.read_zarr(aligned)  # again, as training may have changed those that it was given
+        cells = read_zarr(aligned)  # again, as training may have changed those that it was given
         latent = embed_reference(cells, folder, inspect_model(folder).to_json(), settings["seed"])
         write_zarr(ad.AnnData(obs=cells.obs, obsm={"X_emb": latent}), embedding)
 

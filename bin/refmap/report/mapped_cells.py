@@ -11,6 +11,8 @@ import pandas as pd
 from ..common.cli import read_json
 from ..common.errors import RefmapError
 from ..common.folders import ReferenceFolder
+from ..common.spelling import spell
+from ..common.storage import read_zarr
 from ..query.elements import as_text
 from ..query.query import Query
 
@@ -70,7 +72,7 @@ class Reference:
 
     @classmethod
     def read(cls, folder: ReferenceFolder) -> Reference:
-        return cls(ad.read_zarr(folder.cells), read_json(folder.record))
+        return cls(read_zarr(folder.cells), read_json(folder.record))
 
     @property
     def batches(self) -> pd.Series | None:
@@ -95,7 +97,7 @@ def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference
     cells = Cells(names, np.asarray(embedded.obsm["X_emb"], dtype=np.float32))
     for key in dict.fromkeys(key for key in (row["batch_key"], *row["labels_keys"], row["truth_key"]) if key):
         if key != row["batch_key"] or key in source.obs_columns:
-            cells.columns[key] = _text(source.obs_column(key))
+            cells.columns[key] = _as_known(source.obs_column(key), embedded)
     for key in row["umap_colors"]:
         # A column that is not there was warned of before anything was trained.
         if key in cells.columns:
@@ -107,7 +109,7 @@ def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference
             values = source.obs_column(key)
         else:
             continue
-        cells.columns[key] = values if _is_number(values) else _text(values)
+        cells.columns[key] = values if _is_number(values) else _as_known(values, embedded)
     truth = cells.columns.get(row["truth_key"], pd.Series(dtype=object))
     cells.labels = [made for made in (_predicted(embedded, truth), around and _transferred(embedded, truth, around)) if made]
     if around:
@@ -146,6 +148,13 @@ def _most_known(classes: dict[str, list[str]], truth: pd.Series) -> str | None:
 def _made(embedded: ad.AnnData, made: str, key: str, uncertainty: str, classes: list[str]) -> Labels:
     values = _text(embedded.obs[f"{key}_{made}"])
     return Labels(made, key, values, embedded.obs[uncertainty].reset_index(drop=True), classes)
+
+
+def _as_known(values: pd.Series, embedded: ad.AnnData) -> pd.Series:
+    """The query's values as the labels that there are, in their spelling; missing ones as None."""
+    kinds = [names for key, names in embedded.uns.items() if key.endswith(("_classes", "_transferred_labels"))]
+    names = spell(as_text(values), dict.fromkeys(str(name) for names in kinds for name in names)).values
+    return pd.Series(np.where(names == "", None, names), dtype=object)
 
 
 def _is_number(values: pd.Series) -> bool:

@@ -14,6 +14,7 @@ from anndata.io import sparse_dataset
 from .. import trust
 from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
+from ..common.storage import read_zarr
 from ..query.counts import check_values
 from ..query.query import Query
 from ..transfer.calibration import calibrate
@@ -57,7 +58,7 @@ def describe_mapping(
     """
     row = plan["row"]
     record, alignment = read_json(mapped.record), read_json(prepared.alignment)
-    embedded = ad.read_zarr(mapped.embedding)
+    embedded = read_zarr(mapped.embedding)
     around = Reference.read(reference) if reference else None
     output.mkdir(parents=True)
     with Query(query, row["query"], row["modality"]) as source:

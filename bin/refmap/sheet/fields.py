@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ..common.strategies import STRATEGIES
 from ..families.options import parse_options
 
-QUERY_SUFFIXES = (".h5ad", ".zarr", ".h5mu")
+# What is in a file decides how it is read; these are the names that data which can be read have.
+QUERY_SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5", ".hdf5", ".zarr.zip")
 EXPANDED = "$*?[]{}"
 # A name becomes part of file names (`<dataset>~<file_id>…`), which file systems limit to 255 bytes.
 LONGEST_NAME = 100
@@ -45,9 +46,9 @@ def _printable(value: str) -> str:
 
 
 def _query(value: str) -> str:
-    """Accept a path or URI that ends as one of the readable formats does; the `?…` of a URI does not count."""
-    path = value.split("?")[0] if "://" in value else value
-    if not path.rstrip("/").endswith(QUERY_SUFFIXES):
+    """Accept a path or URI that ends as one of the readable formats does, or leads into a zarr store; a URI's `?…` does not count."""
+    path = (value.split("?")[0] if "://" in value else value).lower()
+    if not path.rstrip("/").endswith(QUERY_SUFFIXES) and ".zarr/" not in path:
         raise ValueError("not a format that can be read")
     return _path(value)
 
@@ -130,7 +131,10 @@ class Mapping(BaseModel):
     query: Annotated[
         str,
         AfterValidator(_query),
-        Must(f"a path or URI that ends in .h5ad, .zarr or .h5mu, without any of {' '.join(EXPANDED)}"),
+        Must(
+            f"a path or URI that ends in {', '.join(QUERY_SUFFIXES[:-1])} or {QUERY_SUFFIXES[-1]}, without any of {' '.join(EXPANDED)}; "
+            "unpack what is packed, and write other formats with anndata as .h5ad"
+        ),
         Field(description="The query's counts: a path or URI of an .h5ad, .zarr or .h5mu."),
     ]
     model: Annotated[Link, Field(description="The reference model, a folder or file; not needed when this run trains it.")] = None
@@ -148,9 +152,22 @@ class Mapping(BaseModel):
     ] = "X"
     var_key: Annotated[Key, Field(description="The column of `var` with the gene ids; none: its index.")] = None
     id_table: Annotated[Link, Field(description="A CSV or TSV of two columns that translates gene ids.")] = None
-    modality: Annotated[Key, Field(description="The modality of an .h5mu that holds the counts; none: `rna`.")] = None
+    gene_prefix: Annotated[
+        Key, Field(description="What stands before each gene id of the query and is taken off, such as `GRCh38_`; none: nothing.")
+    ] = None
+    round_counts: Annotated[
+        Choice,
+        Field(description="Whether counts that are no whole numbers (SoupX, alevin, RSEM) are rounded; none: `--round_counts`."),
+    ] = None
+    modality: Annotated[
+        Key,
+        Field(
+            description="The modality of an .h5mu that holds the counts, or the path of any AnnData in the file; none: `rna`, or "
+            "the only one."
+        ),
+    ] = None
     protein_key: Annotated[
-        Key, Field(description="Where the proteins are: a key of `obsm`, or the protein modality of an .h5mu.")
+        Key, Field(description="Where the proteins are: a key of `obsm`, the protein modality of an .h5mu, or `<modality>/<layer>`.")
     ] = None
     categorical_covariate_keys: Annotated[
         Keys, Field(description="Columns of `obs` for the model's categorical covariates, in its order.")

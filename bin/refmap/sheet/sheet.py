@@ -131,7 +131,7 @@ def _row(mapping: Mapping, defaults: dict[str, Any]) -> dict:
     names = {"labels_key": "labels_keys"}
     row = {names.get(name, name): given[name] for name in COLUMNS if name not in ("train", *TRAIN_KEYS, *REFERENCE_KEYS)}
     row["cells"] = _reference_cells(mapping, defaults)
-    row |= {name: value(name) for name in ("one_batch", "strategy", "min_gene_overlap")}
+    row |= {name: value(name) for name in ("one_batch", "round_counts", "strategy", "min_gene_overlap")}
     row["train"] = train if given["train"] and train["max_epochs"] > 0 else None
     return row | {name: defaults[name] for name in ("seed", "warn_gene_overlap")}
 

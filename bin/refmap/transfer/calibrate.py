@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 
@@ -12,7 +11,7 @@ from ..common.cli import read_json, write_json
 from ..common.errors import RefmapError
 from ..common.folders import ReferenceFolder
 from ..common.layout import FEWEST_FOR_UMAP, N_NEIGHBORS, first_two, umap
-from ..common.storage import write_zarr
+from ..common.storage import read_zarr, write_zarr
 from .calibration import calibrate
 from .held_out import HeldOut, hold_out
 from .labels import transfer_labels
@@ -44,7 +43,7 @@ def calibrate_reference(
 
     Raises RefmapError if the latent is not that of the cells.
     """
-    record, cells = read_json(prepared.record), ad.read_zarr(prepared.cells)
+    record, cells = read_json(prepared.record), read_zarr(prepared.cells)
     if latent:
         cells.obsm["X_emb"] = np.load(latent)
     embedding = cells.obsm["X_emb"]

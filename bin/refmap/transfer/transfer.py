@@ -12,7 +12,7 @@ from ..common.cli import read_json, write_json
 from ..common.errors import RefmapError
 from ..common.folders import MappedFolder, ReferenceFolder
 from ..common.layout import N_NEIGHBORS
-from ..common.storage import write_zarr
+from ..common.storage import read_zarr, write_zarr
 from .labels import UNKNOWN, Transfer, transfer_labels
 from .neighbors import Index, Neighbors
 from .novelty import distance_scores, p_values
@@ -44,8 +44,8 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
     RefmapError
         If the query's embedding is not in the reference's latent space.
     """
-    scale, cells = read_json(reference.record), ad.read_zarr(reference.cells)
-    embedding, record = ad.read_zarr(mapped.embedding), read_json(mapped.record)
+    scale, cells = read_json(reference.record), read_zarr(reference.cells)
+    embedding, record = read_zarr(mapped.embedding), read_json(mapped.record)
     latent = _shared(embedding.obsm["X_emb"], scale["n_latent"], record)
     neighbors = Index(cells.obsm["X_emb"]).search(latent, scale["neighbors"])
 

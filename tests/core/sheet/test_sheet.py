@@ -25,6 +25,7 @@ DEFAULTS = {
     "check_val_every_n_epoch": 5,
     "early_stopping_patience": 5,
     "one_batch": False,
+    "round_counts": False,
     "strategy": "joint",
     "seed": 7,
     "min_gene_overlap": 0.2,
@@ -233,6 +234,7 @@ KEYS = st.lists(WORDS, max_size=3)
             "options": st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), WORDS, max_size=3),
             "umap_colors": KEYS,
             "one_batch": st.booleans(),
+            "round_counts": st.booleans(),
             "strategy": st.sampled_from(STRATEGIES),
             "freeze_dropout": st.booleans(),
             "min_gene_overlap": st.floats(0, 1),
@@ -308,7 +310,9 @@ def test_refmaps_own_keys_may_stand_at_each_level(read, level):
         "id_table": "i.csv",
         "modality": "m",
         "protein_key": "p",
+        "gene_prefix": "GRCh38_",
         "one_batch": True,
+        "round_counts": True,
         "strategy": "sequential",
     }
     content = scarches()
@@ -431,7 +435,7 @@ NAME = "must be a name of at most 100 letters, digits, '.', '_' and '-' that doe
         (
             "query:data/x.loom",
             "row 2 (lung/donor_1): column 'query' is 'data/x.loom', "
-            "but must be a path or URI that ends in .h5ad, .zarr or .h5mu, without any of $ * ? [ ] { }.",
+            "but must be a path or URI that ends in .h5ad, .zarr, .h5mu, .h5, .hdf5 or .zarr.zip, without any of $ * ? [ ] { }; unpack what is packed, and write other formats with anndata as .h5ad.",
         ),
         (
             "max_epochs:-1",
@@ -594,7 +598,7 @@ def test_a_cell_may_not_hold_a_line_break(faults):
         (
             dataset({"donor_1": "preprocessing"}),
             [
-                "lung/donor_1: the path is 'preprocessing', but must be a path or URI that ends in .h5ad, .zarr or .h5mu, without any of $ * ? [ ] { }."
+                "lung/donor_1: the path is 'preprocessing', but must be a path or URI that ends in .h5ad, .zarr, .h5mu, .h5, .hdf5 or .zarr.zip, without any of $ * ? [ ] { }; unpack what is packed, and write other formats with anndata as .h5ad."
             ],
         ),
         (dataset({False: "x.h5ad"}), ["lung: a file_id is read as false; put it in quotes."]),
@@ -697,7 +701,7 @@ def test_what_all_files_of_a_dataset_share_is_told_once(faults):
     found = faults(DESIGN.replace("max_epochs: 100", "max_epochs: many").replace("donor_2.zarr", "donor_2"), ".yaml")
     assert found == [
         "lung/donor_1 and 1 more: key 'train_kwargs.max_epochs' is 'many', but must be a whole number of 0 or more.",
-        "lung/donor_2: the path is 'data/donor_2', but must be a path or URI that ends in .h5ad, .zarr or .h5mu, without any of $ * ? [ ] { }.",
+        "lung/donor_2: the path is 'data/donor_2', but must be a path or URI that ends in .h5ad, .zarr, .h5mu, .h5, .hdf5 or .zarr.zip, without any of $ * ? [ ] { }; unpack what is packed, and write other formats with anndata as .h5ad.",
     ]
 
 
