@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,8 @@ def read_saved(folder: Path, kind: type, trusted: bool) -> dict:
     else:
         with open(folder / "attr.pkl", "rb") as stream:
             attributes = unpickler.load(stream)
-        names = np.genfromtxt(folder / "var_names.csv", delimiter=",", dtype=str)
+        # A name may have a # in it, which begins no comment.
+        names = np.atleast_1d(np.genfromtxt(folder / "var_names.csv", delimiter=",", dtype=str, comments=None))
         saved = {"model_state_dict": load("model_params.pt"), "var_names": names, "attr_dict": attributes}
     _complete(saved, kind)
     return saved
@@ -99,6 +101,10 @@ def _complete(saved: dict, kind: type) -> None:
         attributes["registry_"] = registry_from_setup_dict(
             kind, attributes.pop("scvi_setup_dict_"), unlabeled_category=attributes.get("unlabeled_category_")
         )
+        # Before 0.14 data were set up for any class, with labels for those that take none today: these now have one of their own.
+        if "labels_key" not in inspect.signature(kind.setup_anndata).parameters:
+            labels = attributes["registry_"]["field_registries"].get("labels", {}).get("state_registry", {})
+            labels |= {"original_key": "_scvi_labels", "categorical_mapping": np.zeros(1, dtype=int)}
     registry = attributes["registry_"]
     registry.setdefault("setup_method_name", "setup_anndata")
     _categories_as_text(registry, attributes)

@@ -165,9 +165,9 @@ def _copy(kind: type) -> Any:
 def _dictionary(*args: Any) -> dict:
     if not args or not isinstance(args[-1], (dict, list)):
         return {}
-    if isinstance(args[-1], dict):
-        return dict(args[-1])
-    return {key: value for key, value in args[-1] if hashable((key,))}
+    pairs = args[-1].items() if isinstance(args[-1], dict) else args[-1]
+    hashable(key for key, _ in pairs)
+    return dict(pairs)
 
 
 def _range(*bounds: Any) -> range:
