@@ -155,10 +155,6 @@ class Mapping(BaseModel):
     gene_prefix: Annotated[
         Key, Field(description="What stands before each gene id of the query and is taken off, such as `GRCh38_`; none: nothing.")
     ] = None
-    round_counts: Annotated[
-        Choice,
-        Field(description="Whether counts that are no whole numbers (SoupX, alevin, RSEM) are rounded; none: `--round_counts`."),
-    ] = None
     modality: Annotated[
         Key,
         Field(
@@ -206,6 +202,10 @@ class Mapping(BaseModel):
         Field(description="Columns of the reference cells' `obs` whose labels are transferred; none: the model's label columns."),
     ] = []
     one_batch: Annotated[Choice, Field(description="Whether all cells count as one new batch; none: `--one_batch`.")] = None
+    round_counts: Annotated[
+        Choice,
+        Field(description="Whether counts that are no whole numbers (SoupX, alevin, RSEM) are rounded; none: `--round_counts`."),
+    ] = None
     strategy: Annotated[
         Literal[STRATEGIES] | None,
         Must(f"one of {', '.join(STRATEGIES)}"),
