@@ -92,7 +92,9 @@ class Said:
             named = [f"{old} as '{new}'" for old, new in self.renamed.items()]
             result.append(f"are renamed in the result, since anndata opens no such names: {_some(named)}.")
         if self.changed:
-            result.append(f"are changed in the result, so that anndata opens it: {_some([f'{what} ({how})' for what, how in self.changed.items()])}.")
+            result.append(
+                f"are changed in the result, so that anndata opens it: {_some([f'{what} ({how})' for what, how in self.changed.items()])}."
+            )
         if self.left_out:
             result.append(f"are left out of the result: {_some([f'{what} ({why})' for what, why in self.left_out.items()])}.")
         return [f"Parts of query '{query.shown_as}' {sentence}" for sentence in result]

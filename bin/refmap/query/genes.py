@@ -133,7 +133,9 @@ def resolve(query_ids: Sequence[str], model_genes: Sequence[str], table: Iterabl
     return Resolution(target, found, stripped, translated, ambiguous, guessed, other_case)
 
 
-def _alike(query_ids: Sequence[str], model_genes: Sequence[str], target: np.ndarray, form: Callable[[str], str]) -> dict[int, int]:
+def _alike(
+    query_ids: Sequence[str], model_genes: Sequence[str], target: np.ndarray, form: Callable[[str], str]
+) -> dict[int, int]:
     """Columns of the query without a gene, and the one gene of the model, itself without a column, of the same form."""
     taken = set(target[target >= 0].tolist())
     genes, ids = defaultdict(list), defaultdict(list)

@@ -16,8 +16,8 @@ from ..common.folders import ReferenceFolder
 from ..common.storage import write_zarr
 from ..models.folder import DATA
 from ..query.align import align
-from ..query.checks import Check
 from ..query.categories import categories
+from ..query.checks import Check
 from ..query.elements import encoding
 from ..query.query import Query
 

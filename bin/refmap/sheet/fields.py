@@ -163,7 +163,8 @@ class Mapping(BaseModel):
         ),
     ] = None
     protein_key: Annotated[
-        Key, Field(description="Where the proteins are: a key of `obsm`, the protein modality of an .h5mu, or `<modality>/<layer>`.")
+        Key,
+        Field(description="Where the proteins are: a key of `obsm`, the protein modality of an .h5mu, or `<modality>/<layer>`."),
     ] = None
     categorical_covariate_keys: Annotated[
         Keys, Field(description="Columns of `obs` for the model's categorical covariates, in its order.")

@@ -239,19 +239,34 @@ def odd_values(file, adata):
         ),
         (
             odd_keys,
-            ["layers 'a/b' as 'a_b-2'", "obsm 'x/y' as 'x_y'", "uns '.zattrs' as '.zattrs_query'", "obsm 'lost' (its link leads nowhere)"],
+            [
+                "layers 'a/b' as 'a_b-2'",
+                "obsm 'x/y' as 'x_y'",
+                "uns '.zattrs' as '.zattrs_query'",
+                "obsm 'lost' (its link leads nowhere)",
+            ],
             ["layers/a_b", "layers/a_b-2", "obsm/x_y", "uns/.zattrs_query", f"uns/{'n' * 200}"],
             ["obsm/lost"],
         ),
         (
             odd_tables,
-            ["obsm 'other' (its rows are not called as the cells, whose names they get)", "obsm 'turned' (its rows are put in the order", "obsm 'short' (30 rows for 40)"],
+            [
+                "obsm 'other' (its rows are not called as the cells, whose names they get)",
+                "obsm 'turned' (its rows are put in the order",
+                "obsm 'short' (30 rows for 40)",
+            ],
             ["obsm/other/x", "obsm/turned/x"],
             ["obsm/short"],
         ),
         (
             odd_values,
-            ["uns 'strange' (", "obsm 'flat' (", "layers 'csc' (an index is out of range)", "layers 'half' (its values, float16, become float32)", "raw ("],
+            [
+                "uns 'strange' (",
+                "obsm 'flat' (",
+                "layers 'csc' (an index is out of range)",
+                "layers 'half' (its values, float16, become float32)",
+                "raw (",
+            ],
             ["layers/half/data"],
             ["uns/strange", "obsm/flat", "layers/csc", "raw"],
         ),

@@ -56,7 +56,10 @@ def test_missing_batches_that_are_text_are_missing(tmp_path):
 
 def test_levels_of_covariates_and_labels_are_those_of_the_model(tmp_path):
     card = make_card(
-        categorical_covariates={"stage": ["1", "2"]}, labels={"type": ["B cell"]}, unlabeled_category="Unknown", learns_labels=True
+        categorical_covariates={"stage": ["1", "2"]},
+        labels={"type": ["B cell"]},
+        unlabeled_category="Unknown",
+        learns_labels=True,
     )
     adata = make_query(MODEL, stage=[1.0, 2.0, 3.0] * 3, type=["b cell"] * 5 + ["n/a"] * 4)
     plan = plan_of(adata, tmp_path, card, categorical_covariate_keys=["stage"], labels_keys=["type"])
@@ -107,7 +110,9 @@ def test_counts_are_rounded_where_told(tmp_path):
     row, card = make_row(), make_card()
     with Query(tmp_path / "q", "q.h5ad") as query:
         plan = check(tmp_path / "q", row, card)
-        with pytest.raises(RefmapError, match="3 fractional values .*; if these are counts that were corrected .*set round_counts: true."):
+        with pytest.raises(
+            RefmapError, match="3 fractional values .*; if these are counts that were corrected .*set round_counts: true."
+        ):
             align(query, row, card, plan, tmp_path / "o.zarr")
         alignment = align(query, row | {"round_counts": True}, card, plan, tmp_path / "o.zarr")
     assert alignment["warnings"][-1].startswith(

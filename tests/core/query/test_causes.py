@@ -44,7 +44,10 @@ def counts(path, layer="X"):
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS and not the file itself: fetch it with git lfs pull."),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+            "a pointer of Git LFS and not the file itself: fetch it with git lfs pull.",
+        ),
         (gzip.compress(b"anything"), "compressed with gzip: unpack it"),
         (gzip.compress(b"X\n\0\0\0\3"), "data of R .*zellkonverter"),
         (b"<!DOCTYPE html><html>", "a web page .*download the file itself"),
@@ -69,7 +72,11 @@ def test_places_that_cannot_be_opened(tmp_path):
     with h5py.File(tmp_path / "loom", "w") as file:
         for name in ("matrix", "row_attrs", "col_attrs"):
             file.create_group(name)
-    for name, found in (("pipe", "is neither a file nor a folder"), ("10x", "scanpy.read_10x_mtx"), ("loom", "but is a loom file: read it with")):
+    for name, found in (
+        ("pipe", "is neither a file nor a folder"),
+        ("10x", "scanpy.read_10x_mtx"),
+        ("loom", "but is a loom file: read it with"),
+    ):
         with pytest.raises(RefmapError, match=found):
             Query(tmp_path / name)
 
@@ -128,7 +135,10 @@ def test_sparse_half_precision_is_read_as_float32(path, form):
 
 def test_values_of_no_number_are_named(path):
     replace(path, "X/data", np.zeros(h5py.File(path)["X/data"].shape, complex))
-    with Query(path, "q") as query, pytest.raises(RefmapError, match="a type that is not read here: values of type complex128.*: convert it"):
+    with (
+        Query(path, "q") as query,
+        pytest.raises(RefmapError, match="a type that is not read here: values of type complex128.*: convert it"),
+    ):
         query.matrix()
 
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import resource
 import shutil
-import sys
 import traceback
 
 import anndata
@@ -28,7 +27,11 @@ from small_queries import MODEL, make_card, make_query, make_row
 
 TRIES = int(os.environ.get("REFMAP_FUZZ", 10))
 FUZZ = settings(
-    max_examples=TRIES, deadline=None, database=None, derandomize="REFMAP_FUZZ" not in os.environ, suppress_health_check=list(HealthCheck)
+    max_examples=TRIES,
+    deadline=None,
+    database=None,
+    derandomize="REFMAP_FUZZ" not in os.environ,
+    suppress_health_check=list(HealthCheck),
 )
 # The first takes the time of the imports.
 SECONDS, MEMORY = 120, 1 << 30
