@@ -299,5 +299,7 @@ def provenance(result: zarr.Group, row: dict) -> dict:
     }
     for name, value in uns.items():
         if name.endswith("_classes"):
-            found.setdefault("classes", {})[fitting_name(given_name(name.removesuffix("_classes")))] = np.asarray(value, dtype=object)
+            found.setdefault("classes", {})[fitting_name(given_name(name.removesuffix("_classes")))] = np.asarray(
+                value, dtype=object
+            )
     return found

@@ -119,10 +119,14 @@ def align(
         for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
             write_elem(root, empty, {})
         proteins = _align_proteins(root, query, row, card) if card["proteins"] else None
-    normalization = card["normalization"] if card["input"] == "lognorm" and looks_like_counts(matrix, row["round_counts"]) else None
+    normalization = (
+        card["normalization"] if card["input"] == "lognorm" and looks_like_counts(matrix, row["round_counts"]) else None
+    )
     wants = "counts" if normalization else card["input"]
     values = Values(query, matrix, row["layer"], wants, row["round_counts"])
-    total, empty_cells = _align_matrix(root.create_group("X"), matrix, query, card, values, normalization, resolution, chunk_rows, progress)
+    total, empty_cells = _align_matrix(
+        root.create_group("X"), matrix, query, card, values, normalization, resolution, chunk_rows, progress
+    )
     warnings += values.warnings
 
     if total == 0 and query.n_obs:

@@ -113,7 +113,9 @@ def is_zipped_zarr(path: Path) -> bool:
 
 def reason(error: BaseException) -> str:
     """The first line of what an error says, or its name."""
-    return (str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip().splitlines() or [type(error).__name__])[0]
+    return (
+        str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip().splitlines() or [type(error).__name__]
+    )[0]
 
 
 def cause(error: Exception) -> tuple[str, str]:
@@ -151,5 +153,8 @@ def cause(error: Exception) -> tuple[str, str]:
     if isinstance(error, KeyError) or "locate attribute" in said or "object 'X' doesn't exist" in said:
         return f"something is missing in it: {said}", "write it anew with anndata"
     if isinstance(error, TypeError) or "dtype" in said or "No conversion path" in said:
-        return f"it has a type that is not read here: {said}", "convert it, e.g. to float32 or text, and write it anew with anndata"
+        return (
+            f"it has a type that is not read here: {said}",
+            "convert it, e.g. to float32 or text, and write it anew with anndata",
+        )
     return said, f"the file seems damaged, so {AGAIN} or write it anew with anndata"

@@ -1,4 +1,4 @@
-"""What can be told of a mapping before any matrix is read: all its faults at once, its warnings, and its batches."""
+"""What can be told of a mapping before its matrix is read, but for a block of it: all its faults at once, its warnings, and its batches."""
 
 from __future__ import annotations
 
@@ -146,7 +146,9 @@ class Check:
         self.warnings += contents.said.sentences(self.query)
         for key in self.card["labels"]:
             if (new := fitting_name(key)) != key:
-                self.warnings.append(f"In the result, the model's labels column '{key}' is called '{new}', as anndata opens no slashes.")
+                self.warnings.append(
+                    f"In the result, the model's labels column '{key}' is called '{new}', as anndata opens no slashes."
+                )
 
     def genes(self) -> None:
         if self.row["id_table"]:

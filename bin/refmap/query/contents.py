@@ -92,7 +92,9 @@ class Said:
             named = [f"{old} as '{new}'" for old, new in self.renamed.items()]
             result.append(f"are renamed in the result, since anndata opens no such names: {_some(named)}.")
         if self.changed:
-            result.append(f"are changed in the result, so that anndata opens it: {_some([f'{what} ({how})' for what, how in self.changed.items()])}.")
+            result.append(
+                f"are changed in the result, so that anndata opens it: {_some([f'{what} ({how})' for what, how in self.changed.items()])}."
+            )
         if self.left_out:
             result.append(f"are left out of the result: {_some([f'{what} ({why})' for what, why in self.left_out.items()])}.")
         return [f"Parts of query '{query.shown_as}' {sentence}" for sentence in result]
@@ -148,6 +150,8 @@ class Contents:
 
     def try_element(self, elem) -> None:
         """Read an element as it is read when it is published: numbers in part, tables by the column, all else whole."""
+        if isinstance(elem, dict):
+            return
         if isinstance(elem, Table):
             for column in elem.columns:
                 elem.frame[column]
@@ -156,7 +160,7 @@ class Contents:
         elif is_numbers(elem):
             if elem.shape[0]:
                 elem[:1], elem[-1:]
-        elif not isinstance(elem, dict):
+        else:
             through_memory(elem)
 
     # Tables
@@ -255,9 +259,14 @@ class Contents:
         return elem, ""
 
     def _ask(self, part: str, value, rows: int | None) -> None:
+        """Raises ValueError, or what anndata raises, where it takes no such value in this part."""
+        n_obs, n_vars = self._shell.shape
+        ends = {"layers": (n_obs, n_vars), "obsm": (n_obs,), "obsp": (n_obs, n_obs), "varm": (n_vars,), "varp": (n_vars, n_vars)}
+        wanted = ends[part] if rows is None else (rows,)
+        shape = tuple(getattr(value, "shape", ()))
+        if shape[: len(wanted)] != wanted:
+            raise ValueError(f"its shape is {shape} where {wanted} is wanted")
         if rows is not None:
-            if value.shape[:1] != (rows,):
-                raise ValueError(f"it has {value.shape[0]:,} rows for {rows:,}")
             return
         held = getattr(self._shell, part)
         held["asked"] = value

@@ -22,7 +22,6 @@ from .causes import cause
 codec_registry.pop("pickle", None)
 
 MODERN_FRAME = "0.2.0"
-SPARSE = ("csr_matrix", "csc_matrix")
 # What row names are called in a table that does not say it.
 INDEX_NAMES = ("_index", "index", "rownames", "row_names")
 OLD_CATEGORIES = "__categories"
@@ -208,7 +207,11 @@ def _read_column(elem):
     if not is_group(elem) and "categories" in elem.attrs:  # before anndata 0.8
         check_claim(elem)
         where = elem.attrs["categories"]
-        parent = elem.parent if isinstance(elem, h5py.Dataset) else zarr.open_group(elem.store, path=elem.path.rpartition("/")[0], mode="r")
+        parent = (
+            elem.parent
+            if isinstance(elem, h5py.Dataset)
+            else zarr.open_group(elem.store, path=elem.path.rpartition("/")[0], mode="r")
+        )
         stored = parent[where]
         return _categories(elem[...], read_elem(stored), stored.attrs.get("ordered", False))
     values = read_whole(elem)

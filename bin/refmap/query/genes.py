@@ -142,6 +142,7 @@ def resolve(query_ids: Sequence[str], model_genes: Sequence[str], table: Iterabl
     guessed = {str(query_ids[column]): str(model_genes[index]) for column, index in (by_sign | by_case).items()}
     return Resolution(target, found, stripped, translated, ambiguous, guessed, other_case, first)
 
+
 def _pairs(query_ids: Sequence[str], model_genes: Sequence[str]) -> Iterator[tuple[list[int], list[int]]]:
     """The places of each gene that a model has several times, and its columns in a query that has it as often."""
     often = {gene for gene, count in Counter(model_genes).items() if count > 1}

@@ -42,7 +42,9 @@ class Matrix:
     `expected` is the shape that a sparse group has which does not say its own, as some writers leave it.
     """
 
-    def __init__(self, elem: h5py.Group | h5py.Dataset | zarr.Group | zarr.Array, name: str, query: Source, expected: tuple[int, int]):
+    def __init__(
+        self, elem: h5py.Group | h5py.Dataset | zarr.Group | zarr.Array, name: str, query: Source, expected: tuple[int, int]
+    ):
         self.elem, self.name, self.query = elem, name, query
         self.format = sparse_format(elem) if is_group(elem) else "dense"
         if is_group(elem):

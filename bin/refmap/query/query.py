@@ -207,7 +207,9 @@ class Query(Source):
         with self.reading("its layers"):
             names = ["X"] if self.root.get("X") is not None and encoding(self.root["X"]) != "null" else []
             layers = self.root.get("layers")
-            names += [name for name, elem in members(layers) if elem is not None] if layers is not None and is_group(layers) else []
+            names += (
+                [name for name, elem in members(layers) if elem is not None] if layers is not None and is_group(layers) else []
+            )
         return names + (["raw"] if self._raw else [])
 
     def check_layer(self, layer: str) -> None:
@@ -285,12 +287,12 @@ class Query(Source):
         if encoding(elem) == "dataframe":
             return self._protein_frame(key, Frame(elem, self), elem)
         if not is_group(elem):
-            return Proteins(
-                f"obsm '{key}'", self._protein_names(key, elem.shape[1]), self.n_obs, lambda a, b: _dense(elem[a:b])
-            )
+            return Proteins(f"obsm '{key}'", self._protein_names(key, elem.shape[1]), self.n_obs, lambda a, b: _dense(elem[a:b]))
         with self.reading(f"obsm '{key}'"):
             matrix = Matrix(elem, f"obsm '{key}'", self, tuple(elem.attrs.get("shape", (self.n_obs, 0))))
-            stored = matrix if matrix.format == "csr" else sparse.vstack([chunk for _, chunk in matrix.chunks(4096)], format="csr")
+            stored = (
+                matrix if matrix.format == "csr" else sparse.vstack([chunk for _, chunk in matrix.chunks(4096)], format="csr")
+            )
         read = matrix.rows if stored is matrix else lambda a, b: stored[a:b]
         return Proteins(matrix.name, self._protein_names(key, matrix.shape[1]), self.n_obs, lambda a, b: _dense(read(a, b)))
 

@@ -103,7 +103,9 @@ def _row(settings: dict, trained: dict, shown_as: str) -> dict:
 def _card(query: Query, row: dict, trained: dict, wants: str) -> dict:
     """The card of a model that wants just what the atlas has."""
     labels = {
-        key: sorted(set(spell(as_text(query.obs_column(key))).values) - {"", trained["unlabeled_category"]}) if key in query.obs_columns else []
+        key: sorted(set(spell(as_text(query.obs_column(key))).values) - {"", trained["unlabeled_category"]})
+        if key in query.obs_columns
+        else []
         for key in row["labels_keys"]
     }
     card = ModelCard(

@@ -155,10 +155,6 @@ class Mapping(BaseModel):
     gene_prefix: Annotated[
         Key, Field(description="What stands before each gene id of the query and is taken off, such as `GRCh38_`; none: nothing.")
     ] = None
-    round_counts: Annotated[
-        Choice,
-        Field(description="Whether counts that are no whole numbers (SoupX, alevin, RSEM) are rounded; none: `--round_counts`."),
-    ] = None
     modality: Annotated[
         Key,
         Field(
@@ -167,7 +163,8 @@ class Mapping(BaseModel):
         ),
     ] = None
     protein_key: Annotated[
-        Key, Field(description="Where the proteins are: a key of `obsm`, the protein modality of an .h5mu, or `<modality>/<layer>`.")
+        Key,
+        Field(description="Where the proteins are: a key of `obsm`, the protein modality of an .h5mu, or `<modality>/<layer>`."),
     ] = None
     categorical_covariate_keys: Annotated[
         Keys, Field(description="Columns of `obs` for the model's categorical covariates, in its order.")
@@ -206,6 +203,10 @@ class Mapping(BaseModel):
         Field(description="Columns of the reference cells' `obs` whose labels are transferred; none: the model's label columns."),
     ] = []
     one_batch: Annotated[Choice, Field(description="Whether all cells count as one new batch; none: `--one_batch`.")] = None
+    round_counts: Annotated[
+        Choice,
+        Field(description="Whether counts that are no whole numbers (SoupX, alevin, RSEM) are rounded; none: `--round_counts`."),
+    ] = None
     strategy: Annotated[
         Literal[STRATEGIES] | None,
         Must(f"one of {', '.join(STRATEGIES)}"),

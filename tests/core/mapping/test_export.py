@@ -14,6 +14,7 @@ from export_embedding import export_embedding
 from refmap.common.errors import RefmapError
 from refmap.mapping import export as export_module
 from refmap.mapping.export import export
+from refmap.query.contents import Contents
 from refmap.query.query import Query
 from scipy import sparse
 from small_queries import make_row
@@ -179,6 +180,126 @@ def test_a_modality_and_an_old_file(adata, embedding, tmp_path):
     assert list(got.obs["donor"]) == ["a", "b"] * 20
     # What the modalities share comes along, cell by cell.
     assert list(anndata.read_zarr(tmp_path / "m.zarr").obs["visit"]) == ["two", "one"] * 20
+
+
+STRING = h5py.string_dtype()
+
+
+def odd_columns(file, adata):
+    """SeuratDisk's reserved column, a slash, a column of other length, categories named twice, one that is not there."""
+    file["var"]["_index"] = np.array([f"s{i}" for i in range(15)], STRING)
+    file["var"].attrs["column-order"] = np.array(["symbol", "_index"], STRING)
+    obs = file["obs"]
+    obs.create_group("a")["b"] = np.arange(40)
+    obs["short"] = np.arange(39)
+    twice = obs.create_group("twice")
+    twice["codes"], twice["categories"] = np.arange(40) % 2, np.array(["a", "a"], STRING)
+    twice.attrs.update({"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": False})
+    obs.attrs["column-order"] = np.array(["text", "a/b", "short", "twice", "gone"], STRING)
+
+
+def odd_keys(file, adata):
+    file["layers"].create_group("a")
+    file.move("layers/dense", "layers/a/b")
+    file["layers/a_b"] = file["layers/int/data"][:1].repeat(600).reshape(40, 15)
+    file["obsm"].create_group("x")
+    file.copy("obsm/X_pca", "obsm/x/y")
+    file["uns/.zattrs"], file["uns/" + "n" * 300] = 1, 2
+    file["obsm/lost"] = h5py.SoftLink("/nowhere")
+
+
+def odd_tables(file, adata):
+    """Other row names, another order of the rows, another number of them."""
+    for name, index in (("other", np.arange(40).astype(str)), ("turned", CELLS[::-1]), ("short", CELLS[:30])):
+        write_elem(file["obsm"], name, pd.DataFrame({"x": np.arange(len(index))}, index=pd.Index(index, dtype=object)))
+
+
+def odd_values(file, adata):
+    """What anndata cannot open, or not in this place."""
+    file["uns/strange"] = 1
+    file["uns/strange"].attrs.update({"encoding-type": "of-tomorrow", "encoding-version": "9"})
+    file["obsm/flat"] = np.arange(39)
+    file["layers/csc/indices"][0] = 4000
+    half = file["layers/csc/data"][...].astype("f2")
+    file.copy("layers/csc", "layers/half")
+    del file["layers/half/data"]
+    file["layers/half/data"] = half
+    file["layers/half/indices"][0] = 0
+    del file["raw/X/indptr"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "there", "gone"),
+    [
+        (
+            odd_columns,
+            ["obs 'a/b' as 'a_b'", "var '_index' as '_index_query'", "obs 'short' (39 values for 40 rows)", "obs 'gone' ("],
+            ["obs/a_b", "var/_index_query", "obs/twice"],
+            ["obs/short", "obs/gone"],
+        ),
+        (
+            odd_keys,
+            [
+                "layers 'a/b' as 'a_b-2'",
+                "obsm 'x/y' as 'x_y'",
+                "uns '.zattrs' as '.zattrs_query'",
+                "obsm 'lost' (its link leads nowhere)",
+            ],
+            ["layers/a_b", "layers/a_b-2", "obsm/x_y", "uns/.zattrs_query", f"uns/{'n' * 200}"],
+            ["obsm/lost"],
+        ),
+        (
+            odd_tables,
+            [
+                "obsm 'other' (its rows are not called as the cells, whose names they get)",
+                "obsm 'turned' (its rows are put in the order",
+                "obsm 'short' (30 rows for 40)",
+            ],
+            ["obsm/other/x", "obsm/turned/x"],
+            ["obsm/short"],
+        ),
+        (
+            odd_values,
+            [
+                "uns 'strange' (",
+                "obsm 'flat' (",
+                "layers 'csc' (an index is out of range)",
+                "layers 'half' (its values, float16, become float32)",
+                "raw (",
+            ],
+            ["layers/half/data"],
+            ["uns/strange", "obsm/flat", "layers/csc", "raw"],
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_anndata_cannot_open_is_renamed_mended_or_left_out_and_said(adata, embedding, tmp_path, change, said, there, gone):
+    adata.write_h5ad(tmp_path / "q")
+    with h5py.File(tmp_path / "q", "r+") as file:
+        change(file, adata)
+    with Query(tmp_path / "q", "q.h5ad") as query:
+        contents = Contents(query)
+        contents.walk()  # as before any training
+        sentences = export(query, make_row(), embedding, tmp_path / "o.zarr")
+        assert contents.said.sentences(query) == sentences
+    told = " ".join(sentences)
+    assert [phrase for phrase in said if phrase not in told.replace("it has ", "")] == [], told
+    root, got = zarr.open_group(tmp_path / "o.zarr", mode="r"), anndata.read_zarr(tmp_path / "o.zarr")
+    assert [name for name in there if name not in root] == [name for name in gone if name in root] == []
+    assert_same(got.X, adata.X)
+    assert list(got.uns["refmap"]["parts_of_the_query"]) == sentences
+    if change is odd_tables:
+        assert list(got.obsm["turned"]["x"]) == list(range(40))[::-1] and list(got.obsm["other"]["x"]) == list(range(40))
+
+
+def test_a_block_that_is_lost_in_a_layer_costs_that_layer_alone(adata, embedding, tmp_path, monkeypatch):
+    write_elem(zarr.open_group(tmp_path / "q", mode="w", zarr_format=2), "/", adata)
+    monkeypatch.setattr(Contents, "try_element", lambda self, elem: None)  # as where only a block further on is lost
+    (tmp_path / "q/layers/dense/0.0").write_bytes(b"lost")
+    with Query(tmp_path / "q") as query:
+        (sentence,) = export(query, make_row(), embedding, tmp_path / "o.zarr")
+    assert "are left out of the result: layers 'dense' (" in sentence
+    assert sorted(name for name in anndata.read_zarr(tmp_path / "o.zarr").layers if name) == ["csc", "int"]
 
 
 def test_cells_must_be_those_of_the_embedding(adata, embedding, tmp_path):

@@ -99,7 +99,9 @@ def test_the_schemas_defaults_are_all_that_a_sheet_needs(tmp_path):
         "check_val_every_n_epoch": 5,
         "early_stopping_patience": 5,
     }
-    assert {key: row[key] for key in ("one_batch", "round_counts", "strategy", "seed", "min_gene_overlap", "warn_gene_overlap")} == {
+    assert {
+        key: row[key] for key in ("one_batch", "round_counts", "strategy", "seed", "min_gene_overlap", "warn_gene_overlap")
+    } == {
         "one_batch": False,
         "round_counts": False,
         "strategy": "joint",
@@ -134,7 +136,12 @@ def test_every_parameter_that_is_used_is_in_the_schema():
     sources += [*ROOT.glob("modules/**/*.nf"), *ROOT.glob("subworkflows/*.nf")]
     texts = [source.read_text() for source in sources]
     used = {name for text in texts for name in re.findall(r"(?<![\w.])(?:params|settings)\.(\w+)\b(?!\s*[({])", text)}
-    taken = {name for text in texts for names in re.findall(r"settings\.subMap\(\[(.*?)\]\)", text) for name in re.findall(r"\w+", names)}
+    taken = {
+        name
+        for text in texts
+        for names in re.findall(r"settings\.subMap\(\[(.*?)\]\)", text)
+        for name in re.findall(r"\w+", names)
+    }
     # `conf/params.config` and settings.json are no parameters.
     assert {"gpu", "outdir"} <= used and {"seed", "trust_models"} <= taken
     assert (used | taken) - {"config", "json"} <= set(properties(SCHEMA))
