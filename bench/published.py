@@ -58,10 +58,19 @@ def row(shown: str, card: dict, fault: str) -> list[str]:
         return f"{len(values):,}" if values else ""
 
     labels = next(iter(card.get("labels", {}).values()), [])
-    more = [f"{number(card[what])} {word}" for what, word in (("proteins", "proteins"), ("categorical_covariates", "covariates")) if card.get(what)]
+    more = [
+        f"{number(card[what])} {word}"
+        for what, word in (("proteins", "proteins"), ("categorical_covariates", "covariates"))
+        if card.get(what)
+    ]
     if card.get("class_name") and not fault and not card["surgery_ready"]:
         more.append("surgery cannot move a query")
-    known = [card.get("class_name") or "", card.get("version") or "", number(card.get("genes", [])), number(card.get("batches", []))]
+    known = [
+        card.get("class_name") or "",
+        card.get("version") or "",
+        number(card.get("genes", [])),
+        number(card.get("batches", [])),
+    ]
     return [shown, *known, number(labels), ", ".join(more), f"no: {fault}" if fault else "yes"]
 
 

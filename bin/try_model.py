@@ -13,7 +13,9 @@ from refmap.mapping.trial import try_model as attempt
 @click.option("--model", type=INPUT, required=True, help="The model's folder or file.")
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--seed", type=int, default=0, help="Of the random numbers.")
-@click.option("--output", type=OUTPUT, required=True, help="JSON to write: the card; its 'fault' says why it cannot be mapped onto.")
+@click.option(
+    "--output", type=OUTPUT, required=True, help="JSON to write: the card; its 'fault' says why it cannot be mapped onto."
+)
 def try_model(model: Path, card: Path, seed: int, output: Path) -> None:
     """Load a model, grow it, train it for a step, embed, predict, save it, and load what was saved."""
     tried = attempt(model, read_json(card), seed)

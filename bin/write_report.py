@@ -18,7 +18,9 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--faults", required=True, type=FOLDER, help="Folder of faults (JSON); may be absent.")
 @click.option("--qc", required=True, type=FOLDER, help="Folder of the mappings' QC folders, named by their ids; may be absent.")
 @click.option("--references", required=True, type=FOLDER, help="Folder of the references' records (JSON); may be absent.")
-@click.option("--passed", required=True, type=INPUT, help="Each stage that a mapping finished: JSON, pairs of its id and the stage's name.")
+@click.option(
+    "--passed", required=True, type=INPUT, help="Each stage that a mapping finished: JSON, pairs of its id and the stage's name."
+)
 @click.option("--config", required=True, type=INPUT, help="MultiQC's configuration.")
 @click.option("--title", default="refmap", help="Heading of the page.")
 @click.option("--outdir", default="the run's outdir", help="Where the run writes to, as the summary says it.")

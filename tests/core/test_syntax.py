@@ -74,7 +74,9 @@ def shadowed(script: str) -> set[str]:
 def untyped(text: str) -> Iterator[str]:
     """Uses of parameters that are no text, where the command line's text would be taken for what it is not."""
     for name, rest in re.findall(r"(?<![\w.])params\.(\w+)\b([^\n,\]]*)", code(text)):
-        if TYPES.get(name) in ("boolean", "integer", "number") and not re.match(r"\.toString\(\)\.toBoolean\(\)| as Integer| = ", rest):
+        if TYPES.get(name) in ("boolean", "integer", "number") and not re.match(
+            r"\.toString\(\)\.toBoolean\(\)| as Integer| = ", rest
+        ):
             yield name
 
 
@@ -132,7 +134,10 @@ def test_names_in_a_configuration_are_found(config, names):
         ("workflow MAP {\n    mapped = A.out.map { a -> a }\n    B(mapped.map { meta, mapped -> mapped })\n}\n", {"mapped"}),
         ("workflow MAP {\n    take:\n    rows\n\n    main:\n    A(rows.map { rows -> rows })\n}\n", {"rows"}),
         ("def stamp(path) {\n    path.each { path -> path }\n}\n", {"path"}),
-        ("workflow A {\n    B(rows.map { row ->\n        def size = 1\n        [row, size]\n    })\n    x = y.map { m, size -> m }\n}\n", set()),
+        (
+            "workflow A {\n    B(rows.map { row ->\n        def size = 1\n        [row, size]\n    })\n    x = y.map { m, size -> m }\n}\n",
+            set(),
+        ),
         ("workflow A {\n    x = B.out\n}\n\nworkflow C {\n    D(y.map { x -> x })\n}\n", set()),
     ],
 )

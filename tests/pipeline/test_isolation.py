@@ -107,7 +107,9 @@ workflow {
 def test_a_task_has_as_many_threads_as_cpus_and_what_a_configuration_says(tmp_path, other_python):
     (tmp_path / "main.nf").write_text(PIPELINE)
     (tmp_path / "containers").symlink_to(ROOT / "containers")
-    (tmp_path / "nextflow.config").write_text(f"includeConfig '{ROOT}/nextflow.config'\nenv.JAX_PLATFORMS = 'cpu'\nexecutor.cpus = 8\n")
+    (tmp_path / "nextflow.config").write_text(
+        f"includeConfig '{ROOT}/nextflow.config'\nenv.JAX_PLATFORMS = 'cpu'\nexecutor.cpus = 8\n"
+    )
     environment = {**ENVIRONMENT, **JOBS, **THREADS, **SETTINGS, **other_python, "OF_A_LIBRARY_TO_COME": "1"}
     ran = subprocess.run(["nextflow", "-q", "run", "main.nf", "--outdir", "out", "--max_cpus", "3"], env=environment,
                          cwd=tmp_path, text=True, capture_output=True, timeout=120)  # fmt: skip
@@ -117,7 +119,15 @@ def test_a_task_has_as_many_threads_as_cpus_and_what_a_configuration_says(tmp_pa
     assert sorted(task["OMP_NUM_THREADS"] for task in tasks) == ["1", "3"]
     for task in tasks:
         assert task["NUMBA_NUM_THREADS"] == task["OMP_NUM_THREADS"] and task["JAX_PLATFORMS"] == "cpu"
-        given = {"OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "JAX_PLATFORMS", "PATH", "VIRTUAL_ENV", "MPLCONFIGDIR", "NUMBA_CACHE_DIR"}
+        given = {
+            "OMP_NUM_THREADS",
+            "NUMBA_NUM_THREADS",
+            "JAX_PLATFORMS",
+            "PATH",
+            "VIRTUAL_ENV",
+            "MPLCONFIGDIR",
+            "NUMBA_CACHE_DIR",
+        }
         assert not {name for name in environment.keys() - ENVIRONMENT.keys() if name in task} - given
     (python,) = tmp_path.glob("work/*/*/python")
     assert Path(python.read_text().strip()).resolve() == Path(ENVIRONMENT["REFMAP_ENVS"], "core").resolve()

@@ -112,7 +112,8 @@ def run(tmp_path):
         assert ran.returncode == 0, ran.stdout + ran.stderr
         scripts = [path.read_text() for path in tmp_path.glob("work/*/*/.command.run")]
         return {
-            re.search(r"### name: '(\w+)", script).group(1) + " in an array" * ("### array:" in script): script for script in scripts
+            re.search(r"### name: '(\w+)", script).group(1) + " in an array" * ("### array:" in script): script
+            for script in scripts
         }
 
     return run_profile

@@ -287,7 +287,11 @@ def given(tmp_path_factory) -> dict[str, Run]:
         text = "dataset,file_id,query,model,batch_key\nlung,a,nowhere.h5ad,no_model,donor\n"
         arguments = ["--input", sheet(folder, text)]
         if way == "command line":
-            arguments += [word for name, value in GIVEN.items() for word in (f"--{name}", str(value).lower() if isinstance(value, bool) else str(value))]
+            arguments += [
+                word
+                for name, value in GIVEN.items()
+                for word in (f"--{name}", str(value).lower() if isinstance(value, bool) else str(value))
+            ]
         elif way == "file":
             (folder / "parameters.json").write_text(json.dumps(GIVEN))
             arguments += ["-params-file", "parameters.json"]
@@ -309,7 +313,9 @@ def test_parameters_are_the_same_however_they_are_given(given):
 
 def test_no_is_not_taken_for_yes(given):
     for way, run in given.items():
-        (command,) = [text for path in run.folder.glob("work/*/*/.command.sh") if "inspect_model.py" in (text := path.read_text())]
+        (command,) = [
+            text for path in run.folder.glob("work/*/*/.command.sh") if "inspect_model.py" in (text := path.read_text())
+        ]
         assert "--trust-models" not in command, way
 
 

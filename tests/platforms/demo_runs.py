@@ -32,7 +32,9 @@ def start(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "quick.config").write_text(QUICK + config)
     queues = ("--slurm_queue", "cpu", "--slurm_gpu_queue", "gpu")
-    return Head(folder, "-profile", profile, *queues, *more, options=("-c", "quick.config"), environment=cluster.environment, by=by)
+    return Head(
+        folder, "-profile", profile, *queues, *more, options=("-c", "quick.config"), environment=cluster.environment, by=by
+    )
 
 
 def onto_reference(folder: Path, reference: Published, data: Path, *names: str, **other: Path) -> tuple[str, ...]:

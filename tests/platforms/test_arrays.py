@@ -24,7 +24,7 @@ class InArrays:
     """The demo's mappings and copies of one of them in arrays of two, two to a task of training; one element is cancelled."""
 
     def __init__(self, cluster, demo, data, folder: Path):
-        sheet = onto_reference(folder, demo, data, *ROWS, **{name: data / ROWS["pbmc/donor_2"]["query"] for name in COPIES})
+        sheet = onto_reference(folder, demo, data, *ROWS, **dict.fromkeys(COPIES, data / ROWS["pbmc/donor_2"]["query"]))
         self.head = start(cluster, folder, *sheet, "--job_array", "2", "--mappings_per_task", "2", profile="test,slurm")
         running: list[Job] = []
 

@@ -44,9 +44,13 @@ def test_made_up_cells_are_of_the_form_of_an_aligned_query(name, query, tmp_path
     card, prepared = prepare(query, request.getfixturevalue(name), tmp_path / "prepared", row)
     aligned, made_up = ad.read_zarr(prepared.aligned), made_up_query(card)
     assert list(made_up.var_names) == list(aligned.var_names)
-    assert made_up.obs.dtypes.map(lambda dtype: dtype.kind).to_dict() == aligned.obs.dtypes.map(lambda dtype: dtype.kind).to_dict()
+    assert (
+        made_up.obs.dtypes.map(lambda dtype: dtype.kind).to_dict() == aligned.obs.dtypes.map(lambda dtype: dtype.kind).to_dict()
+    )
     assert (type(made_up.X), made_up.X.dtype) == (type(aligned.X), aligned.X.dtype)
-    assert {key: list(values) for key, values in made_up.obsm.items()} == {key: list(values) for key, values in aligned.obsm.items()}
+    assert {key: list(values) for key, values in made_up.obsm.items()} == {
+        key: list(values) for key, values in aligned.obsm.items()
+    }
     assert set(made_up.uns) == set(aligned.uns)
 
 
@@ -58,7 +62,9 @@ def test_weights_that_are_missing_are_the_models_fault(scvi_model, tmp_path):
 def test_what_a_library_raises_is_told_with_the_versions(scvi_model, monkeypatch):
     monkeypatch.setattr(scvi.model.SCVI, "get_latent_representation", lambda _model: np.linalg.inv(np.zeros((2, 2))))
     fault = tried(scvi_model)
-    assert fault.startswith("The SCVI 'atlas' cannot be mapped onto: tried with 8 made-up cells, it ended with LinAlgError: Singular matrix")
+    assert fault.startswith(
+        "The SCVI 'atlas' cannot be mapped onto: tried with 8 made-up cells, it ended with LinAlgError: Singular matrix"
+    )
     assert f"It was saved by version {scvi.__version__} and is read here by scvi-tools {scvi.__version__}" in fault
 
 

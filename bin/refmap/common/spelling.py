@@ -59,7 +59,9 @@ class Spelled:
             more = f" and {len(shown) - 5:,} more" if len(shown) > 5 else ""
             sentences.append(f"{where}: {cells_of(self.taken)} taken under the model's spelling: {', '.join(shown[:5])}{more}.")
         if self.missing:
-            sentences.append(f"{where}: {cells_of(self.missing)} taken for cells without a value, as they have {listed(self.missing, 5)}.")
+            sentences.append(
+                f"{where}: {cells_of(self.missing)} taken for cells without a value, as they have {listed(self.missing, 5)}."
+            )
         return sentences
 
 

@@ -45,7 +45,9 @@ class ModelCard:
     unlabeled_prototypes: int = 0  # how many it has, of cells that no label fits
     takes_gmt: bool = False  # its surgery can learn the gene programmes of a GMT file
     n_latent: int | None = None
-    minified_as: str | None = None  # what the latent of its own cells is called where their counts were dropped: <this>_latent_qzm
+    minified_as: str | None = (
+        None  # what the latent of its own cells is called where their counts were dropped: <this>_latent_qzm
+    )
     latent_names: list[str] = field(default_factory=list)  # where each latent dimension has a meaning
     options: dict[str, dict] = field(default_factory=dict)  # what a mapping may set: see `families.options.Option`
     hierarchy: dict | None = None  # of its labels, where one was learned on its latent: see `refmap.hierarchy`

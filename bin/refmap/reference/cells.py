@@ -122,7 +122,9 @@ def _prepare_saved(model: Path | None, request: dict, card: dict, folder: Refere
             remove(folder.cells)
     asked = [f"reference_{name}" for name in named] + ["transfer_keys"] * bool(request["transfer_keys"])
     if asked:
-        warnings.append(f"There are no reference cells, so {listed(asked)} mean nothing: name the cells of the reference with reference.")
+        warnings.append(
+            f"There are no reference cells, so {listed(asked)} mean nothing: name the cells of the reference with reference."
+        )
     return {"warnings": warnings}
 
 
@@ -215,7 +217,9 @@ def _layer(cells: Query, wanted: str | None, card: dict) -> tuple[str, list[str]
     others = [layer for layer in cells.layers if layer != own and _holds_counts(cells, layer)]
     if not others:
         return own, []
-    return others[0], [f"reference '{cells.shown_as}' holds no counts in {layer_name(own)}: those in {layer_name(others[0])} are embedded."]
+    return others[0], [
+        f"reference '{cells.shown_as}' holds no counts in {layer_name(own)}: those in {layer_name(others[0])} are embedded."
+    ]
 
 
 def _holds_counts(cells: Query, layer: str) -> bool:

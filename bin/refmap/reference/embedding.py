@@ -37,7 +37,11 @@ def find_embedding(cells: Query, request: dict, card: dict) -> tuple[np.ndarray 
     if key := request["embedding"]:
         if key not in obsm:
             raise AskedFor(
-                str(cells.fault(f"has no obsm '{key}', which reference_embedding names: it has {listed(obsm)}.{nearest(key, list(obsm))}"))
+                str(
+                    cells.fault(
+                        f"has no obsm '{key}', which reference_embedding names: it has {listed(obsm)}.{nearest(key, list(obsm))}"
+                    )
+                )
             )
         try:
             latent = _read(cells, obsm, key, card)
@@ -91,7 +95,9 @@ def _read(cells: Query, obsm, key: str, card: dict) -> np.ndarray:
         latent = np.asarray(latent.toarray() if sparse.issparse(latent) else latent, dtype=np.float32)
     size = card["n_latent"] or latent.shape[-1]
     if latent.shape != (cells.n_obs, size):
-        wanted = f"there are {cells.n_obs:,} cells" if latent.shape[1:] == (size,) else f"the model's latent has {size} dimensions"
+        wanted = (
+            f"there are {cells.n_obs:,} cells" if latent.shape[1:] == (size,) else f"the model's latent has {size} dimensions"
+        )
         raise cells.fault(
             f"has {' x '.join(map(str, latent.shape))} values in obsm '{key}', but {wanted}: name the embedding that this model gave, "
             "or none, and the counts are embedded."

@@ -190,7 +190,9 @@ class Mapping(BaseModel):
     reference_layer: Annotated[
         Layer | None,
         LAYER,
-        Field(description="Where the reference cells' counts are; none: where the model's were, or wherever else counts are found."),
+        Field(
+            description="Where the reference cells' counts are; none: where the model's were, or wherever else counts are found."
+        ),
     ] = None
     reference_var_key: Annotated[
         Key, Field(description="The column of the reference cells' `var` with the gene ids; none: its index.")

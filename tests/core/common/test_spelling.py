@@ -15,7 +15,9 @@ def test_what_programs_change_of_a_category_is_undone(found, known):
     assert spelled.taken == {(found, known): 2} and not spelled.missing
 
 
-@pytest.mark.parametrize(("found", "known"), [("10", "1"), ("1.5", "1"), ("01", "1"), ("1.10", "1.1"), ("B-cell", "B cell"), ("True", "1")])
+@pytest.mark.parametrize(
+    ("found", "known"), [("10", "1"), ("1.5", "1"), ("01", "1"), ("1.10", "1.1"), ("B-cell", "B cell"), ("True", "1")]
+)
 def test_what_may_be_another_category_stays_as_it_is(found, known):
     assert list(spell([found], [known]).values) == [found]
 
@@ -25,7 +27,9 @@ def test_what_could_be_several_stays_as_it_is():
     assert list(spelled.values) == ["t", "T", "Treg"]
 
 
-@pytest.mark.parametrize("text", ["", " ", "nan", "NaN", "NA", "N/A", "<NA>", "None", "null", "unknown", "Unknown ", "not  applicable", "NaT"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "nan", "NaN", "NA", "N/A", "<NA>", "None", "null", "unknown", "Unknown ", "not  applicable", "NaT"]
+)
 def test_the_spellings_of_missing(text):
     assert says_missing(text)
     assert list(spell([text]).values) == [""]

@@ -58,7 +58,13 @@ MODELS = {
     "three files": {"attr.pkl": dumps(ATTRIBUTES), **REST},
     "scPoli": {"attr.pkl": dumps(SCPOLI), **REST},
 }
-OTHERS = [*(data for files in MODELS.values() for data in files.values()), PLAIN, bytes(64), b"\xff" * 9, b"\x80\x04\x95" + b"\xff" * 8]
+OTHERS = [
+    *(data for files in MODELS.values() for data in files.values()),
+    PLAIN,
+    bytes(64),
+    b"\xff" * 9,
+    b"\x80\x04\x95" + b"\xff" * 8,
+]
 
 
 def test_what_is_spoiled_below_is_sound(tmp_path):

@@ -241,7 +241,9 @@ def test_a_zip_that_contradicts_itself_is_refused(tmp_path, entry):
     assert read_torch(path).refused == ["os.system"]
 
 
-@pytest.mark.parametrize("start", [b"7z\xbc\xaf\x27\x1c", b"\x89PNG\r\n\x1a\n", b"\x1f\x8b\x08", b"Rar!\x1a\x07", b"\x93NUMPY\x01\x00"])
+@pytest.mark.parametrize(
+    "start", [b"7z\xbc\xaf\x27\x1c", b"\x89PNG\r\n\x1a\n", b"\x1f\x8b\x08", b"Rar!\x1a\x07", b"\x93NUMPY\x01\x00"]
+)
 def test_other_formats_under_a_model_s_name(tmp_path, start):
     path = tmp_path / "model.pt"
     path.write_bytes(start + CALL + b"." + bytes(100))

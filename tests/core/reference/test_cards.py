@@ -461,7 +461,11 @@ def test_a_model_that_would_run_code_is_refused(tmp_path, marker, where):
 @pytest.mark.parametrize("key", ["history_", "notes_"])
 def test_what_no_mapping_needs_refuses_no_model(tmp_path, marker, key):
     card = inspect_model(save(tmp_path / "m", {"registry_": registry(), "init_params_": READY, key: Attack(marker)}), "m")
-    assert (card.fault, card.genes, card.globals) == (None, GENES, inspect_model(save(tmp_path / "n", {"registry_": registry()})).globals)
+    assert (card.fault, card.genes, card.globals) == (
+        None,
+        GENES,
+        inspect_model(save(tmp_path / "n", {"registry_": registry()})).globals,
+    )
     assert card.warnings == [
         "m/model.pt holds what no mapping needs and refmap does not load, and which is left out: "
         f"{key} ({os.system.__module__}.system)."

@@ -305,9 +305,10 @@ def test_of_several_files_the_first_that_can_be_used_is(beside):
 def test_counts_are_found_where_the_model_had_them_or_wherever_else(beside, layer, of_model, said):
     record, folder = beside(with_counts_in(layer), card=CARD | {"layer": of_model})
     assert record["source"] == "counts"
-    assert record["warnings"] == [
-        f"reference 'models/atlas/adata.h5ad' holds no counts in X: those in layers/{layer} are embedded."
-    ] * said
+    assert (
+        record["warnings"]
+        == [f"reference 'models/atlas/adata.h5ad' holds no counts in X: those in layers/{layer} are embedded."] * said
+    )
     np.testing.assert_array_equal(ad.read_zarr(folder.aligned).X.toarray(), atlas()[:, GENES].X.toarray())
 
 
