@@ -60,15 +60,23 @@ def check_values(values: np.ndarray, wants: str, rounded: bool = False) -> str |
     return None
 
 
-def counts_elsewhere(query: Query, layer: str) -> str:
-    """What to do when a layer holds no counts: the other layers that look like counts, by a sample of each."""
+def counts_elsewhere(query: Query, layer: str, fractional: bool = False) -> str:
+    """What to do when a layer holds no counts: the other layers that look like counts, by a sample of each.
+
+    Without those, values that are `fractional` may be counts all the same.
+    """
     fixes = []
     for other in query.layers:
         if other != layer:
             if looks_like_counts(query.matrix(other)):
                 setting = "layer" if query.called == "query" else f"{query.called}_layer"
                 fixes.append(f"{layer_name(other)} looks like counts: set {setting}: {other}")
-    return "; ".join(fixes) or f"no other layer looks like counts: give a {query.called} with raw counts"
+    if fixes:
+        return "; ".join(fixes)
+    switch = ""
+    if fractional and query.called == "query":
+        switch = ", or set round_counts: true if these are counts that were corrected (as by SoupX, alevin or RSEM)"
+    return f"no other layer looks like counts: give a {query.called} with raw counts{switch}"
 
 
 class Values:
@@ -87,12 +95,8 @@ class Values:
         if wrong:
             found = f"{wrong} in cells {start + 1:,} to {start + chunk.shape[0]:,}"
             if self.wants == "counts":
-                switch = ""
-                if "fractional" in wrong and self.query.called == "query":
-                    switch = "; if these are counts that were corrected (as by SoupX, alevin or RSEM), set round_counts: true"
-                raise self.query.fault(
-                    f"holds no counts in {self.matrix.name}: {found}; {counts_elsewhere(self.query, self.layer)}{switch}."
-                )
+                elsewhere = counts_elsewhere(self.query, self.layer, "fractional" in wrong)
+                raise self.query.fault(f"holds no counts in {self.matrix.name}: {found}; {elsewhere}.")
             raise self.query.fault(f"has {found} of {self.matrix.name}: remove or replace them.")
         if self.wants == "lognorm" and self.only_whole:
             self.only_whole = bool((chunk.data == np.rint(chunk.data)).all())

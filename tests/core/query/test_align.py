@@ -462,7 +462,7 @@ def test_values_that_only_begin_like_counts_are_refused(tmp_path, monkeypatch):
     adata = make_query(MODEL)
     adata.X.data[-1] = 0.5
     adata.write_h5ad(tmp_path / "query")
-    monkeypatch.setattr("refmap.query.align.looks_like_counts", lambda matrix: True)
+    monkeypatch.setattr("refmap.query.align.looks_like_counts", lambda *_: True)
     with pytest.raises(RefmapError, match="holds no counts in X: 1 fractional value"):
         run(tmp_path / "query", tmp_path / "out.zarr", card=make_card(input="lognorm", normalization={"target_sum": 1}))
 
