@@ -75,9 +75,9 @@ workflow MODELS {
     )
 
     // What fails there ends a mapping only if its row names the cells
-    scaled = prepared.filter { r -> r.source }.map { r -> [r.reference] }
+    scaled = prepared.filter { r -> r.source }.map { r -> [r.reference, r.source] }
         .join(CALIBRATE_REFERENCE.out.reference, remainder: true)
-        .map { reference, scale -> [reference, scale ?: []] }
+        .map { reference, _source, scale -> [reference, scale ?: []] }
     scaled.subscribe { reference, scale ->
         if (!scale) {
             log.warn("The reference cells of '${reference.model}' could not be embedded: see the logs of EMBED_REFERENCE and CALIBRATE_REFERENCE.")
