@@ -153,11 +153,11 @@ def test_an_empty_batch_is_no_batch(tmp_path):
 
 
 def test_new_levels_of_a_covariate_are_told(tmp_path):
-    adata = make_query(MODEL, chip=["v2", "V2", "v3"] * 3)
+    adata = make_query(MODEL, chip=["v2", "v4", "v3"] * 3)
     card = make_card(categorical_covariates={"chip": ["v2", "v3"]})
     plan = plan_of(adata, tmp_path, card, categorical_covariate_keys=["chip"])
-    assert plan["faults"] == [] and plan["covariates"] == {"chip": {"new": ["V2"]}}
-    assert any("covariate column 'chip': 'V2' is new to the model" in warning for warning in plan["warnings"])
+    assert plan["faults"] == [] and plan["covariates"] == {"chip": {"new": ["v4"]}}
+    assert any("covariate column 'chip': 'v4' is new to the model" in warning for warning in plan["warnings"])
 
 
 @pytest.mark.parametrize(("batch_key", "chips", "nothing"), [(None, "v2", True), (None, "v4", False), ("batch", "v2", False)])
