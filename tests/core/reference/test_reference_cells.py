@@ -247,7 +247,7 @@ FRACTIONAL.X.data[:5] += 0.3
         (None, lambda path: path.write_bytes(b""), r"is empty \(0 bytes\)"),
         (None, truncated, "cannot be read"),
         (None, no_anndata, "cannot be read"),
-        (None, no_columns, "cannot be read at the columns of obs"),
+        (None, no_columns, r"cannot be read at X \(something is missing in it: it has no indptr\)"),
         (None, lambda path: path.mkdir(), "is a folder but no zarr store"),
         (None, lambda path: path.symlink_to("nowhere"), "does not exist"),
         (FRACTIONAL, None, "holds no counts in X: 5 fractional values"),
