@@ -31,6 +31,7 @@ class Proteins:
     names: list[str]
     n_obs: int
     rows: Callable[[int, int], np.ndarray]
+    others: tuple[str, ...] = ()  # what else protein_key could name
 
 
 class Query(Source):
@@ -340,7 +341,8 @@ class Query(Source):
             return values
 
         where = f"modality '{key}'" + ("" if layer == "X" else f", {layer_name(layer)}")
-        return Proteins(where, list(other.gene_ids(layer)), self.n_obs, rows)
+        others = (f"{key}/{name}" if name != "X" else key for name in other.layers if name != layer)
+        return Proteins(where, list(other.gene_ids(layer)), self.n_obs, rows, tuple(others))
 
 
 def _is_anndata(elem) -> bool:
