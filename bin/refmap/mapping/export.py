@@ -20,7 +20,7 @@ from .. import __version__
 from ..common.errors import RefmapError
 from ..common.storage import COMPRESSOR, given_name
 from ..query.causes import cause
-from ..query.contents import ALIGNED, Contents, Table, fitting_name, fitting_names, is_numbers, through_memory
+from ..query.contents import ALIGNED, RESERVED, Contents, Table, fitting_name, fitting_names, is_numbers, through_memory
 from ..query.elements import encoding, is_group, read_whole, text
 from ..query.matrix import BLOCK_VALUES, Matrix, spans
 from ..query.query import Query
@@ -82,7 +82,7 @@ def copy_query(contents: Contents, root: zarr.Group) -> None:
     """Copy every part of the query that can be published; those it has not are written empty."""
     query = contents.query
     if query.prehistoric:
-        copy_prehistoric(query, root)
+        copy_prehistoric(contents, root)
     else:
         for part in ("obs", "var"):
             copy_table(contents, contents.table(part), root, part, part)
@@ -191,16 +191,29 @@ def add_shared_obs(query: Query, root: zarr.Group) -> None:
     root["obs"].attrs["column-order"] = columns
 
 
-def copy_prehistoric(query: Query, root: zarr.Group) -> None:
+def copy_prehistoric(contents: Contents, root: zarr.Group) -> None:
     """A file from before anndata 0.7 must pass through anndata as a whole."""
+    query, renamed = contents.query, contents.said.renamed
     with query.reading("its stored elements"):
-        adata = anndata.read_h5ad(query.path) if query.format == "h5ad" else anndata.read_zarr(query.path)
-    for part in PARTS:
-        value = getattr(adata, part)
-        if part in (*ALIGNED, "uns"):
-            value = {key: member for key, member in value.items() if key is not None}  # layers[None] is X
-        if value is not None:
-            write_elem(root, part, value)
+        adata = anndata.read_h5ad(query.path) if query.format == "h5ad" else anndata.read_zarr(query.container)
+    for part in ("obs", "var"):
+        table = getattr(adata, part)
+        names = fitting_names([str(column) for column in table], RESERVED)
+        renamed.update({f"{part} '{old}'": new for old, new in names.items() if old != new})
+        write_elem(root, part, table.set_axis(list(names.values()), axis=1))
+    for part in ("X", "raw"):
+        if getattr(adata, part) is not None:
+            _copied(contents, part, root, part, lambda part=part: write_elem(root, part, getattr(adata, part)))
+    for part in (*ALIGNED, "uns"):
+        held = {str(key): value for key, value in getattr(adata, part).items() if key is not None}  # layers[None] is X
+        group = _mapping(root, part)
+        for name, new in fitting_names(list(held)).items():
+            what = f"{part} '{name}'"
+            done = _copied(
+                contents, what, group, new, lambda held=held, group=group, name=name, new=new: write_elem(group, new, held[name])
+            )
+            if done and new != name:
+                renamed[what] = new
 
 
 def copy_stored(source, parent: zarr.Group, name: str) -> None:

@@ -19,7 +19,7 @@ from anndata.io import read_elem, write_elem
 from scipy import sparse
 
 from ..common.errors import RefmapError
-from .elements import Frame, encoding, is_folder, is_group, members, read_whole, sparse_format
+from .elements import Frame, check_claim, encoding, is_folder, is_group, members, read_whole, sparse_format
 from .matrix import Matrix
 from .query import Query
 
@@ -158,6 +158,7 @@ class Contents:
         elif isinstance(elem, Matrix):
             elem.try_block()
         elif is_numbers(elem):
+            check_claim(elem, by_chunk=True)
             if elem.shape[0]:
                 elem[:1], elem[-1:]
         else:

@@ -94,16 +94,22 @@ def read_whole(elem):
     return read_elem(elem)
 
 
-def check_claim(elem) -> None:
-    """Raises ValueError if an array, or one in a group, claims more values than what is stored of it can be."""
+def check_claim(elem, by_chunk: bool = False) -> None:
+    """Raises ValueError if an array, or one in a group, claims more values than what is stored of it can be.
+
+    Of one that is read `by_chunk`, a chunk must not.
+    """
     if is_group(elem):
         for name in elem:
             if (member := elem.get(name)) is not None:
-                check_claim(member)
-    elif elem.shape and (size := int(np.prod(elem.shape, dtype=np.float64))) > MOST_CLAIMED:
+                check_claim(member, by_chunk)
+        return
+    claims = [elem.chunks or ()] if by_chunk else [elem.chunks or (), elem.shape or ()]
+    size = max(int(np.prod(claim, dtype=np.float64)) for claim in claims)
+    if size > MOST_CLAIMED:
         stored = elem.id.get_storage_size() if isinstance(elem, h5py.Dataset) else elem.nbytes_stored()
         if size * elem.dtype.itemsize > MOST_SHRUNK * stored:
-            raise ValueError(f"it claims {size:,} values, of which {stored:,} bytes are stored")
+            raise ValueError(f"it claims {size:,} values{' a chunk' if by_chunk else ''}, of which {stored:,} bytes are stored")
 
 
 class Source:

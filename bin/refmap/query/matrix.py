@@ -59,6 +59,7 @@ class Matrix:
         self.shape: tuple[int, ...] = tuple(int(size) for size in said)
         if self.values.dtype.kind not in "biuf":
             raise TypeError(f"values of type {self.values.dtype}")
+        check_claim(elem, by_chunk=True)
         if is_group(elem):
             self._check_indptr()
 

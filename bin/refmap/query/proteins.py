@@ -106,8 +106,9 @@ def write_proteins(group: zarr.Group, query: Query, proteins: Proteins, match: P
         used[:, match.source >= 0] = block[:, match.source[match.source >= 0]]
         wrong = check_values(used.ravel(), "counts")
         if wrong:
+            others = f", perhaps {listed(proteins.others)}" if proteins.others else ""
             raise query.fault(
-                f"holds no protein counts in {proteins.name}: {wrong}; set protein_key to where the raw counts are."
+                f"holds no protein counts in {proteins.name}: {wrong}; set protein_key to where the raw counts are{others}."
             )
         for column, values in zip(columns, np.rint(used).T, strict=True):
             column[start:stop] = values.astype(np.float32)

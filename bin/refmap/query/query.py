@@ -6,6 +6,7 @@ Metadata are read when asked for; a matrix is only ever read in blocks of rows, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ class Proteins:
     names: list[str]
     n_obs: int
     rows: Callable[[int, int], np.ndarray]
+    others: tuple[str, ...] = ()  # what else protein_key could name
 
 
 class Query(Source):
@@ -61,7 +63,8 @@ class Query(Source):
                 file.read(1)
         if h5py.is_hdf5(path):
             with self.reading("its top group"):
-                import hdf5plugin  # noqa: F401  the filters that it brings are found once it is imported
+                with suppress(ImportError):  # where only tests read queries
+                    import hdf5plugin  # noqa: F401  the filters that it brings are found once it is imported
 
                 # Where only reading is done, a lock protects nothing, and some network disks know none.
                 file = h5py.File(path, "r", locking=False)
@@ -340,7 +343,8 @@ class Query(Source):
             return values
 
         where = f"modality '{key}'" + ("" if layer == "X" else f", {layer_name(layer)}")
-        return Proteins(where, list(other.gene_ids(layer)), self.n_obs, rows)
+        others = (f"{key}/{name}" if name != "X" else key for name in other.layers if name != layer)
+        return Proteins(where, list(other.gene_ids(layer)), self.n_obs, rows, tuple(others))
 
 
 def _is_anndata(elem) -> bool:

@@ -142,7 +142,7 @@ def _draw_categories(axis, side, position: np.ndarray, values: pd.Series, ranked
     colors = _spread(MANY_COLORS, len(ranked)) if numbered else FEW_COLORS
     shown = dict(zip(ranked, colors, strict=False)) | {UNKNOWN: UNKNOWN_COLOR}
     # One call for all, in the cells' random order: no category lies on top of another.
-    axis.scatter(*position.T, c=values.map(shown).fillna(GREY).tolist(), **dots)
+    axis.scatter(*position.T, c=values.astype(object).map(shown).fillna(GREY).tolist(), **dots)
     counts = values.value_counts()
     entries = []
     for number, (label, color) in enumerate(shown.items(), start=1):

@@ -166,6 +166,7 @@ def test_a_modality_and_an_old_file(adata, embedding, tmp_path):
     with h5py.File(tmp_path / "old", "w") as file:
         file["obs"] = np.rec.fromarrays([np.array(CELLS, dtype="S"), np.arange(40) % 2], names="index,donor")
         file["var"] = np.rec.fromarrays([adata.var_names.to_numpy().astype("S")], names="index")
+        file["uns/.zattrs"] = 3
         file["uns/donor_categories"] = np.array(["a", "b"], dtype=h5py.string_dtype())
         group = file.create_group("X")
         group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", x.shape
@@ -177,7 +178,7 @@ def test_a_modality_and_an_old_file(adata, embedding, tmp_path):
         got = anndata.read_zarr(tmp_path / f"{name}.zarr")
         assert_same(got.X, x)
         assert list(got.obs_names) == CELLS and got.obsm["X_emb"].shape == (40, 10)
-    assert list(got.obs["donor"]) == ["a", "b"] * 20
+    assert list(got.obs["donor"]) == ["a", "b"] * 20 and got.uns[".zattrs_query"] == 3
     # What the modalities share comes along, cell by cell.
     assert list(anndata.read_zarr(tmp_path / "m.zarr").obs["visit"]) == ["two", "one"] * 20
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import gzip
+import json
 import os
 import zipfile
 
@@ -208,6 +209,15 @@ def test_more_is_claimed_than_is_stored(path):
         file["X/indptr"].attrs.update(kept)
     with Query(path) as query, pytest.raises(RefmapError, match="it claims 10,000,000,000 values, of which 0 bytes are stored"):
         query.matrix()
+
+
+def test_a_chunk_of_zarr_claims_more_than_is_stored(path, tmp_path):
+    write_elem(zarr.open_group(tmp_path / "q.zarr", mode="w", zarr_format=2), "/", anndata.read_h5ad(path))
+    array = tmp_path / "q.zarr/X/data/.zarray"
+    held = json.loads(array.read_text())
+    array.write_text(json.dumps(held | {"chunks": [10**11]}))
+    (fault,) = check(tmp_path / "q.zarr", make_row(), make_card())["faults"]
+    assert "it claims 100,000,000,000 values a chunk" in fault
 
 
 def test_a_matrix_whose_parts_disagree(path):

@@ -363,3 +363,9 @@ def test_first_two_are_the_dimensions_that_vary_most():
     latent = np.random.default_rng(0).normal(size=(50, 4)) * [1, 5, 0.1, 3]
     np.testing.assert_array_equal(layout.first_two(latent), latent[:, [1, 3]])
     np.testing.assert_array_equal(layout.first_two(latent[:, :1])[:, 1], np.zeros(50))
+
+
+def test_cells_without_a_label_are_drawn_grey(tmp_path):
+    labels = pd.Series(pd.Categorical(["B", None, "T"]))
+    plots.draw_cells([plots.Panel("labels", labels, np.eye(3)[:, :2])], "title", tmp_path / "cells")
+    assert (tmp_path / "cells.png").stat().st_size
