@@ -131,7 +131,7 @@ process {
 
 @pytest.fixture(scope="session")
 def many(demo, demo_data, tmp_path_factory) -> Run:
-    """13 mappings of which 6 are bad; the good ones map onto the demo's reference and onto a model updated by the demo."""
+    """12 mappings of which 6 are bad; the good ones map onto the demo's reference and onto a model updated by the demo."""
     folder = tmp_path_factory.mktemp("many")
     reference = demo.out / "reference_model"
     updated = demo.out / "reference_mapping" / "model" / "dataset~pbmc" / "file_id~donor_1"
@@ -182,7 +182,7 @@ BAD = {
 def test_bad_mappings_hurt_only_themselves(many):
     assert many.status != 0
     index = many.index()
-    assert len(index) == 13
+    assert len(index) == 12
     assert {name for name, row in index.items() if row["status"] == "failed"} == set(BAD)
     for name, (stage, reason) in BAD.items():
         assert index[name]["stage"] == stage and reason in index[name]["reason"]
@@ -196,12 +196,12 @@ def test_bad_mappings_hurt_only_themselves(many):
 
 def test_faults_are_told_before_training_and_again_in_one_block_at_the_end(many):
     lines = many.printed.splitlines()
-    early = next(i for i, line in enumerate(lines) if "5 of 13 mappings cannot be done" in line)
+    early = next(i for i, line in enumerate(lines) if "5 of 12 mappings cannot be done" in line)
     told = "".join(lines[early : early + 11])
     assert all(name in told for name, (stage, _reason) in BAD.items() if stage == "CHECK_QUERY")
     training = [i for i, line in enumerate(lines) if "TRAIN_SURGERY" in line]
     assert early < min(training)
-    end = next(i for i, line in enumerate(lines) if "13 mappings: 7 mapped, 6 failed" in line)
+    end = next(i for i, line in enumerate(lines) if "12 mappings: 6 mapped, 6 failed" in line)
     assert max(training) < end
     block = "\n".join(lines[end:])
     assert all(name in block for name in BAD)

@@ -13,6 +13,7 @@ from mapping import map_cells, prepare, training_of
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder
 from refmap.mapping.mapping import map_query
+from refmap.mapping.trial import try_model
 from refmap.query.checks import check
 from refmap.reference.inspection import inspect_model
 from refmap.reference.training import train_reference
@@ -49,6 +50,8 @@ MORE_CLASSES = ["TOTALANVI", "PEAKVI", "POISSONVI", "DRVI", "JointEmbeddingSCVI"
 @pytest.mark.parametrize("name", [*CLASSES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_CLASSES)])
 def test_the_reference_stays_and_the_query_moves(name, cells, query, tmp_path):
     model = save_model(name, cells, tmp_path / "model")
+    card = inspect_model(model, "atlas").to_json()
+    assert try_model(model, card) == card
     options = {"protein_key": "protein_expression"} if name.startswith("TOTAL") else {}
     settings = {"max_epochs": 3, "early_stopping": False, "check_val_every_n_epoch": 1, "learning_rate": 0.01}
 
