@@ -21,8 +21,9 @@ def shell(script, cwd=ROOT, **env):
 
 
 @pytest.fixture
-def tree(tmp_path):
-    """A copy of tools/ and containers/ in a folder with a space, whose environments hold no package."""
+def tree(tmp_path, monkeypatch):
+    """A copy of tools/ and containers/ in a folder with a space, whose environments, its own, hold no package."""
+    monkeypatch.delenv("REFMAP_ENVS", raising=False)
     root = tmp_path / "a folder"
     for name in ("tools", "containers"):
         shutil.copytree(ROOT / name, root / name)
@@ -197,7 +198,8 @@ def test_images_are_built_by_the_same_uv():
 
 def test_a_second_setup_does_nothing():
     """These tests run after `make setup`: what it made is left as it was, and nothing is said."""
-    stamps = [ROOT / ".tools/envs" / env / "lock.sha256" for env in ("core", "scvi")]
+    envs = Path(os.environ.get("REFMAP_ENVS", ROOT / ".tools/envs"))
+    stamps = [envs / env / "lock.sha256" for env in ("core", "scvi")]
     before = [stamp.stat().st_mtime_ns for stamp in stamps]
     ran = shell("make --no-print-directory setup")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
