@@ -1,12 +1,11 @@
 #!/usr/bin/env python
 """Embed the cells of a reference by its model."""
 
-import warnings
 from pathlib import Path
 
 import click
 import numpy as np
-from refmap.common.cli import INPUT, OUTPUT, command, read_json
+from refmap.common.cli import INPUT, OUTPUT, command, hush_libraries, read_json
 from refmap.common.storage import read_zarr
 from refmap.reference.training import embed_reference as embed
 
@@ -19,7 +18,7 @@ from refmap.reference.training import embed_reference as embed
 @click.option("--output", type=OUTPUT, required=True, help="Write the latent, cells x dimensions, to this .npy.")
 def embed_reference(aligned: Path, model: Path, card: Path, seed: int, output: Path) -> None:
     """Write the latent of cells whose batches the model knows; nothing is trained."""
-    warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
+    hush_libraries()
     with open(output, "wb") as stream:
         np.save(stream, embed(read_zarr(aligned), model, read_json(card), seed))
 

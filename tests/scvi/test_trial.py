@@ -97,3 +97,13 @@ def test_a_machine_that_cannot_train_is_told_and_one_without_memory_tried_again(
     monkeypatch.setattr(surgery, "check_machine", ended(Exhausted("Too little memory.", NO_MEMORY)))
     with pytest.raises(Exhausted, match="Too little memory"):
         tried(scvi_model)
+
+
+def test_memory_that_runs_out_within_a_library_is_no_fault_of_the_model(scvi_model, monkeypatch):
+    def allocate(_model):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+
+    monkeypatch.setattr(scvi.model.SCVI, "get_latent_representation", allocate)
+    with pytest.raises(Exhausted) as raised:
+        tried(scvi_model)
+    assert raised.value.status == NO_MEMORY

@@ -8,6 +8,7 @@ import multiprocessing
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -65,6 +66,11 @@ def attempt(stage: str, outputs: dict[str, Path], fault: Path | None, row: dict,
         if fault is None or isinstance(error, MachineFault):
             sys.exit(getattr(error, "status", 1))
         write_json(fault, {"dataset": row.get("dataset"), "file_id": row.get("file_id"), "stage": stage, "message": str(error)})
+
+
+def hush_libraries() -> None:
+    """Keep the libraries' advice to programmers out of a log that says a line an epoch."""
+    warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
 
 
 def set_apart(work: Callable[[], object]) -> int:

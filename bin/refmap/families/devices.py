@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ..common.errors import brief
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,8 +28,8 @@ def check_gpu() -> tuple[str, ...]:
         # Each library asks torch for itself.
         torch.cuda.is_available = lambda: False
         torch.cuda.device_count = lambda: 0
-        said = " ".join(str(error).split("\n")[0].split())
-        return (f"The GPU cannot be used and the CPU was taken, which is slower: {said}",)
+        said, _, _advice = str(error).partition("\n")
+        return (f"The GPU cannot be used and the CPU was taken, which is slower: {brief(said)}",)
     return ()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import tempfile
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .. import __version__
-from ..common.cli import read_json, remove, write_json
+from ..common.cli import hush_libraries, read_json, remove, write_json
 from ..common.errors import RefmapError
 from ..common.folders import MappedFolder, PreparedFolder
 from ..common.storage import read_zarr, write_zarr
@@ -23,7 +22,6 @@ from ..families import by_name
 from ..families.base import Settings
 from ..hierarchy import below_hierarchy
 from ..models.folder import ModelFolder
-from ..reference.inspection import inspect_model
 from .surgery import Part, operate
 
 # In a warning about some of a query's batches.
@@ -62,8 +60,7 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
         raise RefmapError(refused)
     folder = ModelFolder(model, card["model"])
     folder.verify(card["sha256"])
-    # The libraries' advice to programmers would bury the line an epoch.
-    warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
+    hush_libraries()
     settings = Settings(training["freeze_dropout"], training["seed"], plan["options"], prepared.gmt if row["gmt"] else None)
 
     def read() -> tuple[ad.AnnData, dict]:
@@ -154,7 +151,7 @@ def _by_batch(
                 if number > 1:
                     remove(folder.path)
                 folder = ModelFolder(target, folder.shown)
-                card = inspect_model(target, folder.shown, card["trusted"]).to_json()
+                card = part.card
     return parts
 
 

@@ -39,6 +39,8 @@ class Part:
         What the record of the mapping says of it.
     warnings
         Sentences for the user.
+    card
+        That of the grown model, by its files.
     batch, cells
         Where there is one surgery a batch: which it is, and the places of its cells in the query.
     """
@@ -48,6 +50,7 @@ class Part:
     history: pd.DataFrame
     facts: dict
     warnings: list[str]
+    card: dict
     batch: str | None = None
     cells: np.ndarray | None = None
 
@@ -114,7 +117,7 @@ def operate(
     surgery.save(updated)
     if not surgery.holds_facts:
         carry_facts(folder, updated)
-    _reopen(ModelFolder(updated, folder.shown), trusted, few, settings, latent)
+    card = _reopen(updated, folder.shown, trusted, few, settings, latent)
     facts = {
         "model": None,
         "train": trained,
@@ -124,25 +127,26 @@ def operate(
         "frozen_sha256_before": before,
         "frozen_sha256_after": after,
     }
-    return Part(embedding, list(predictions), history, facts, surgery.warnings)
+    return Part(embedding, list(predictions), history, facts, surgery.warnings, card)
 
 
-def _reopen(updated: ModelFolder, trusted: bool, few: ad.AnnData, settings: Settings, latent: np.ndarray) -> None:
-    """Load the grown model from its files as the next mapping will: it has to embed its cells where they lie.
+def _reopen(updated: Path, shown: str, trusted: bool, few: ad.AnnData, settings: Settings, latent: np.ndarray) -> dict:
+    """Load the grown model from its files as the next mapping will, and return its card: it has to embed its cells where they lie.
 
     `few` are the query's first cells, aligned, and `latent` that of all. Raises RefmapError if the model does not open or embeds
     them elsewhere.
     """
-    card = inspect_model(updated.path, updated.shown, trusted).to_json()
+    card = inspect_model(updated, shown, trusted).to_json()
     if card["fault"]:
-        raise RefmapError(f"The model that '{updated.shown}' became cannot be opened again: {card['fault']}")
+        raise RefmapError(f"The model that '{shown}' became cannot be opened again: {card['fault']}")
     settings = replace(settings, options=option_defaults(card["options"]), gmt=None)
-    again = by_name(card["family"]).surgery().prepare(updated.path, few, card, settings).embed()
+    again = by_name(card["family"]).surgery().prepare(updated, few, card, settings).embed()
     if not np.allclose(again, latent[: len(again)], rtol=1e-3, atol=1e-3):
         raise RefmapError(
-            f"The {card['class_name']} that '{updated.shown}' became embeds cells elsewhere once it was saved and loaded again: it"
+            f"The {card['class_name']} that '{shown}' became embeds cells elsewhere once it was saved and loaded again: it"
             " is not to be used. This is a defect of refmap: please report it with the model's class and version."
         )
+    return card
 
 
 def _trained(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 import traceback
-import warnings
 from pathlib import Path
 
 import anndata as ad
@@ -16,8 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ..common.errors import RefmapError
-from ..common.exhaustion import MachineFault
+from ..common.cli import hush_libraries
+from ..common.errors import RefmapError, brief
+from ..common.exhaustion import MachineFault, exhaustion
 from ..families import by_name
 from ..families.base import Settings
 from ..families.options import defaults as option_defaults
@@ -52,15 +52,14 @@ def try_model(model: Path, card: dict, seed: int = 0) -> dict:
     MachineFault
         If memory or disk space ran out, which another attempt may have more of.
     """
-    warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
+    hush_libraries()
     try:
-        _try(model, card, seed)
+        with exhaustion():
+            _try(model, card, seed)
     except MachineFault as error:
         if error.status != 1:
             raise
         return card | {"fault": str(error)}
-    except MemoryError:
-        raise
     except RefmapError as error:
         return card | {"fault": str(error)}
     except Exception as error:  # whatever a library raises for a file that it did not write as it is
@@ -120,9 +119,10 @@ def _blamed(error: Exception, card: dict) -> str:
     model = f"The {card['class_name']} '{card['model']}'"
     if isinstance(error, torch.OutOfMemoryError):
         return f"{model} does not fit into the memory of this GPU ({torch.cuda.get_device_name()}): take a larger one, or none."
-    said = " ".join(str(error).split())[:300]
     where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    tried = f"{model} cannot be mapped onto: tried with {CELLS} made-up cells, it ended with {type(error).__name__}: {said}"
+    tried = (
+        f"{model} cannot be mapped onto: tried with {CELLS} made-up cells, it ended with {type(error).__name__}: {brief(error)}"
+    )
     if Path(__file__).parents[1] in where.parents:
         return f"{tried}. This is a defect of refmap: please report it with the model's class and version ({card['version']})."
     versions = ", ".join(f"{name} {version}" for name, version in by_name(card["family"]).surgery().versions().items())

@@ -19,7 +19,7 @@ from anndata.io import read_elem, write_elem
 from scipy import sparse
 
 from ..common.errors import RefmapError
-from .elements import Frame, check_claim, encoding, is_folder, is_group, members, read_whole, sparse_format
+from .elements import Frame, Unreadable, check_claim, encoding, is_folder, is_group, members, read_whole, sparse_format
 from .matrix import Matrix
 from .query import Query
 
@@ -140,7 +140,8 @@ class Contents:
             with self.query.reading(what):
                 work()
         except RefmapError as error:
-            self.said.left_out[what] = _cause_of(error)
+            # The sentence about the result says the rest
+            self.said.left_out[what] = error.cause if isinstance(error, Unreadable) else str(error)
         return what not in self.said.left_out
 
     def try_table(self, table: Table, part: str) -> None:
@@ -320,10 +321,3 @@ def through_memory(elem):
         write_elem(trial, "trial", value)
     read_elem(trial["trial"])
     return value
-
-
-def _cause_of(error: RefmapError) -> str:
-    """Of the sentence of :meth:`.elements.Source.reading` the cause alone, as the sentence about the result says the rest."""
-    said = str(error)
-    _, found, rest = said.partition(" cannot be read at ")
-    return rest.partition(" (")[2].rpartition("): ")[0] if found else said

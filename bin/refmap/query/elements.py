@@ -112,6 +112,14 @@ def check_claim(elem, by_chunk: bool = False) -> None:
             raise ValueError(f"it claims {size:,} values{' a chunk' if by_chunk else ''}, of which {stored:,} bytes are stored")
 
 
+class Unreadable(RefmapError):
+    """A part of a file that cannot be read; `cause` is the phrase that says why."""
+
+    def __init__(self, sentence: str, cause: str = ""):
+        super().__init__(sentence)
+        self.cause = cause
+
+
 class Source:
     """A file that is read: `called` is what messages call it, `shown_as` its path as the user wrote it."""
 
@@ -132,7 +140,7 @@ class Source:
             raise
         except Exception as error:  # h5py, zarr, numcodecs and anndata share no base class
             found, advice = cause(error)
-            raise self.fault(f"cannot be read at {what} ({found}): {advice}.") from error
+            raise Unreadable(str(self.fault(f"cannot be read at {what} ({found}): {advice}.")), found) from error
 
 
 class Frame:

@@ -55,11 +55,10 @@ class ReferenceCells(Query):
         return super()._choose(own if self.multimodal and own in self.container["mod"] else modality)
 
     def obs_column(self, column: str) -> pd.Series:
-        values = super().obs_column(column)
         if column not in self._known:
-            return values
+            return super().obs_column(column)
         if column not in self._columns:
-            spelled = spell(as_text(values), self._known[column])
+            spelled = spell(as_text(super().obs_column(column)), self._known[column])
             self.notes += spelled.notes(f"reference '{self.shown_as}', column '{column}'")
             self._columns[column] = pd.Series(np.where(spelled.values == "", None, spelled.values), dtype=object)
         return self._columns[column]
