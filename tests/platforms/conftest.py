@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,18 +36,37 @@ def data(tmp_path_factory) -> Path:
     return make_demo(tmp_path_factory.mktemp("data")).parent
 
 
-@pytest.fixture(scope="session")
-def engine(public):
-    """A Docker engine with the images of all environments; $REFMAP_DOCKER_ROOT names a folder that keeps them between runs."""
+def pytest_collection_modifyitems(items):
+    """What needs the images comes last: they are built meanwhile."""
+    items.sort(key=lambda item: "engine" in item.fixturenames)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def images_built(request, public):
+    """Waits for a Docker engine with the images of all environments, which is brought up from the start if a test asks for it;
+    $REFMAP_DOCKER_ROOT names a folder that keeps the images between runs."""
+    if not any("engine" in item.fixturenames for item in request.session.items):
+        yield None
+        return
     folder = Path(os.environ.get("REFMAP_DOCKER_ROOT", public / "docker"))
     subprocess.run([ROOT / "tools/docker_engine", "up", folder], check=True)
-    try:
-        engine = Engine(folder)
+    engine = Engine(folder)
+
+    def build() -> None:
         for tool in ("base_images", "images"):
             engine.call(ROOT / "tools" / tool)
-        yield engine
+
+    try:
+        with ThreadPoolExecutor() as beside:
+            built = beside.submit(build)
+            yield lambda: built.result() or engine
     finally:
         subprocess.run([ROOT / "tools/docker_engine", "down", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def engine(images_built) -> Engine:
+    return images_built()
 
 
 @pytest.fixture(scope="session")

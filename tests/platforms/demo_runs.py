@@ -17,6 +17,8 @@ executor {
     exitReadTimeout   = '10 sec'
 }
 """
+# The steps that run in the environment of the model's family, on a GPU where one is asked for
+BY_THE_MODEL = ("TRAIN_REFERENCE", "EMBED_REFERENCE", "TRY_MODEL", "TRAIN_SURGERY")
 # The mappings of the demo as rows of a CSV, without their paths
 ROWS = {
     "pbmc/donor_1": {"query": "donor_1.h5ad", "batch_key": "donor", "layer": "counts"},

@@ -6,7 +6,7 @@ import os
 import shutil
 
 import pytest
-from demo_runs import QUICK, assert_same_results, onto_reference
+from demo_runs import BY_THE_MODEL, QUICK, assert_same_results, onto_reference
 from engine import UserRun, assert_ran_as_jobs
 from refmap import __version__
 
@@ -31,7 +31,7 @@ def test_jobs_in_charliecloud(images, user, checkout, cluster, in_docker, public
     assert run.status == 0, run.printed
     assert_ran_as_jobs(cluster.ended()[before:], run, user)
     for name, script in run.scripts().items():
-        env = "scvi" if name.startswith("TRAIN_") else "core"
+        env = "scvi" if name.startswith(BY_THE_MODEL) else "core"
         (command,) = (line for line in script.splitlines() if line.strip().startswith("ch-run"))
         assert f" {images}/img/refmap%{env}+{__version__} -- " in command
     assert_same_results(run, demo, "pbmc/donor_2", "clinic/patient_1")

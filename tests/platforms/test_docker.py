@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from demo_runs import QUICK, assert_same_results, onto_reference
+from demo_runs import BY_THE_MODEL, QUICK, assert_same_results, onto_reference
 from engine import UserRun, assert_ran_as_jobs
 from refmap import __version__
 from runs import ROOT
@@ -83,7 +83,7 @@ def test_an_image_is_not_run_as_root_unless_told(engine, env):
 def assert_ran_in_containers(events: list[dict], run: UserRun) -> None:
     """Each task ran in the image of its environment, and no container had a network."""
     started = {event["Actor"]["ID"]: event["Actor"]["Attributes"]["image"] for event in events if event["Type"] == "container"}
-    by_the_model = [name for name in run.scripts() if name.startswith(("TRAIN_REFERENCE", "EMBED_REFERENCE", "TRAIN_SURGERY"))]
+    by_the_model = [name for name in run.scripts() if name.startswith(BY_THE_MODEL)]
     assert sorted(started.values()) == sorted(
         [image_name("scvi")] * len(by_the_model) + [image_name("core")] * (len(run.scripts()) - len(by_the_model))
     )

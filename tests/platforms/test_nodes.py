@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, Job
-from demo_runs import assert_same_results, start
+from demo_runs import ROWS, assert_same_results, onto_reference, start
 
 LOST = "n2"
 
@@ -20,9 +20,10 @@ def nodes(public):
 
 
 @pytest.fixture(scope="module")
-def run(nodes, tmp_path_factory):
-    """The demo, which loses a node while that trains; and the job that was lost with it."""
-    head = start(nodes, tmp_path_factory.mktemp("nodes"))
+def run(nodes, demo, data, tmp_path_factory):
+    """The demo's mappings, which lose a node while it trains; and the job that was lost with it."""
+    folder = tmp_path_factory.mktemp("nodes")
+    head = start(nodes, folder, *onto_reference(folder, demo, data, *ROWS))
     found: list[Job] = []
 
     def trains() -> list[Job]:
