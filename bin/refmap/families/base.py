@@ -187,6 +187,10 @@ class Family(Protocol):
     def card(self, folder: ModelFolder) -> ModelCard:
         """Describe the model. Raises `RefmapError` where it cannot be described or mapped onto."""
 
+    def options_of(self, card: ModelCard) -> dict[str, Option]:
+        """Those of the options that mean something to this model."""
+        return self.options
+
     def faults(self, row: dict, card: dict, options: dict, programs: dict[str, list[str]]) -> list[str]:
         """What of a mapping the family cannot do, a sentence each, beyond what the card tells.
 

@@ -185,7 +185,7 @@ def _joined(parts: list[Part]) -> ad.AnnData:
     joined = ad.concat([part.embedding for part in parts])
     order = np.argsort(np.concatenate([part.cells for part in parts]))
     # Not `joined[order].copy()`, which drops the labels that no cell has.
-    obsm = {key: values[order] for key, values in joined.obsm.items()}
+    obsm = {key: values.iloc[order] if isinstance(values, pd.DataFrame) else values[order] for key, values in joined.obsm.items()}
     return ad.AnnData(obs=joined.obs.iloc[order], obsm=obsm, uns=parts[0].embedding.uns)
 
 

@@ -91,9 +91,11 @@ def made_up_query(card: dict, cells: int = CELLS, seed: int = 0) -> ad.AnnData:
         obs[card["size_factor_key"]] = 1.0
     query = ad.AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=pd.Index(card["genes"], dtype=object)))
     if card["proteins"]:
+        # The last one is missing, as some are in most queries
         proteins = rng.poisson(1, (cells, len(card["proteins"]))).astype(np.float32)
+        proteins[:, -1] = 0
         query.obsm[card["protein_key"]] = pd.DataFrame(proteins, index=query.obs_names, columns=card["proteins"])
-        query.uns["proteins_missing"] = np.array([], dtype=object)
+        query.uns |= dict.fromkeys(("proteins_missing", "proteins_incomplete"), np.array(card["proteins"][-1:], dtype=object))
     return query
 
 

@@ -16,7 +16,7 @@ import zarr
 from anndata.io import write_elem
 from scipy import sparse
 
-from ..common.errors import RefmapError
+from ..common.errors import RefmapError, listed
 from ..common.storage import COMPRESSOR, stored_name
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
@@ -114,11 +114,12 @@ def align(
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     # Plain strings: older environments cannot read pandas' nullable ones.
     with anndata.settings.override(allow_write_nullable_strings=False):
-        write_elem(root, "obs", model_obs(query, row, card, plan).rename(columns=stored_name))
+        obs = model_obs(query, row, card, plan)
+        write_elem(root, "obs", obs.rename(columns=stored_name))
         write_elem(root, "var", pd.DataFrame({"found": resolution.filled}, index=pd.Index(card["genes"], dtype=object)))
         for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
             write_elem(root, empty, {})
-        proteins = _align_proteins(root, query, row, card) if card["proteins"] else None
+        proteins = _align_proteins(root, query, row, card, obs) if card["proteins"] else None
     normalization = (
         card["normalization"] if card["input"] == "lognorm" and looks_like_counts(matrix, row["round_counts"]) else None
     )
@@ -165,11 +166,22 @@ def align(
     }
 
 
-def _align_proteins(root: zarr.Group, query: Query, row: dict, card: dict) -> dict:
+def _align_proteins(root: zarr.Group, query: Query, row: dict, card: dict, obs: pd.DataFrame) -> dict:
     proteins, match = find_proteins(query, row, card)
     group = root["obsm"].create_group(stored_name(card["protein_key"]))
-    write_proteins(group, query, proteins, match, card["proteins"])
+    batches = obs[card["batch_key"]] if card["batch_key"] else pd.Series("all", index=obs.index, dtype="category")
+    uncounted = write_proteins(group, query, proteins, match, card["proteins"], batches.array)
+    if uncounted:
+        match.warnings.append(
+            f"query '{query.shown_as}' has no count of {len(uncounted)} of the model's proteins in a whole batch ("
+            + ", ".join(f"{name} in {listed(where, 2)}" for name, where in list(uncounted.items())[:3])
+            + (f" and {len(uncounted) - 3} more" if len(uncounted) > 3 else "")
+            + "): there they are treated as missing, not as zero."
+        )
+    # In the model's order: what the query lacks altogether, and what it lacks in a batch at least.
+    incomplete = [name for name in card["proteins"] if name in match.missing or name in uncounted]
     write_elem(root["uns"], "proteins_missing", np.array(match.missing, dtype=object))
+    write_elem(root["uns"], "proteins_incomplete", np.array(incomplete, dtype=object))
     return {"matched": len(card["proteins"]) - len(match.missing), "missing": match.missing, "warnings": match.warnings}
 
 

@@ -61,7 +61,7 @@ def match_proteins(query: Query, names: Sequence[str], wanted: Sequence[str]) ->
     if len(missing) == len(wanted):
         raise query.fault(
             f"has none of the model's {len(wanted)} proteins: it has {listed(names[:3])}, the model has {listed(wanted[:3])}; "
-            "rename them to the model's names."
+            "rename them to the model's names, or take them out of the query to map it by its genes alone."
         )
     warnings = []
     if guessed:
@@ -72,21 +72,30 @@ def match_proteins(query: Query, names: Sequence[str], wanted: Sequence[str]) ->
 
 
 def find_proteins(query: Query, row: dict, card: dict) -> tuple[Proteins, ProteinMatch]:
-    """The query's proteins and how they match the model's.
+    """The query's proteins and how they match the model's: none of them where the query has none, and the row names no place.
 
-    Raises RefmapError if the query has none.
+    Raises RefmapError if there are none where the row says they are, or none of the model's.
     """
-    key = row["protein_key"] or card["protein_key"]
-    if not key:
-        raise query.fault(
-            f"needs proteins, for the model has {len(card['proteins'])}: set protein_key to where the query holds them."
-        )
-    proteins = query.proteins(key)
-    return proteins, match_proteins(query, proteins.names, card["proteins"])
+    key, places = row["protein_key"] or card["protein_key"], query.protein_places()
+    if row["protein_key"] or key in places:
+        proteins = query.proteins(key)
+        return proteins, match_proteins(query, proteins.names, card["proteins"])
+    none = Proteins("nothing", [], query.n_obs, lambda start, stop: np.zeros((stop - start, 0)))
+    wanted = card["proteins"]
+    warning = (
+        f"query '{query.shown_as}' has no proteins{f' at {key!r}' if key else ''}: all {len(wanted)} of the model are treated as "
+        f"missing. If it has proteins, set protein_key to where (its obsm keys and modalities are {listed(places)})."
+    )
+    return none, ProteinMatch(np.full(len(wanted), -1, dtype=np.int64), list(wanted), [warning])
 
 
-def write_proteins(group: zarr.Group, query: Query, proteins: Proteins, match: ProteinMatch, names: Sequence[str]) -> None:
-    """Write a table (cells x the model's proteins, float32) by blocks of cells; a missing protein is zero in every cell.
+def write_proteins(
+    group: zarr.Group, query: Query, proteins: Proteins, match: ProteinMatch, names: Sequence[str], batches: pd.Categorical
+) -> dict[str, list[str]]:
+    """Write a table (cells x the model's proteins, float32) by blocks of cells; what is missing is zero.
+
+    A protein may be missing in a whole batch, where all of its values are zero or NaN, as joining two panels leaves them. Returned
+    are the batches in which each such protein is missing, without those that are missing in all.
 
     Raises RefmapError if the values are no counts.
     """
@@ -99,16 +108,35 @@ def write_proteins(group: zarr.Group, query: Query, proteins: Proteins, match: P
     for name in names:
         columns.append(group.create_array(name, shape=(size,), chunks=(rows,), dtype=np.float32, compressors=COMPRESSOR))
         columns[-1].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    counted, gaps = (np.zeros((len(batches.categories), len(names))) for _ in range(2))
     for start, stop in spans(size, rows):
         with query.reading(proteins.name):
             block = proteins.rows(start, stop)
         used = np.zeros((stop - start, len(names)))
         used[:, match.source >= 0] = block[:, match.source[match.source >= 0]]
+        np.add.at(gaps, batches.codes[start:stop], np.isnan(used))
+        used = np.nan_to_num(used, nan=0, posinf=np.inf, neginf=-np.inf)
         wrong = check_values(used.ravel(), "counts")
         if wrong:
             others = f", perhaps {listed(proteins.others)}" if proteins.others else ""
             raise query.fault(
                 f"holds no protein counts in {proteins.name}: {wrong}; set protein_key to where the raw counts are{others}."
             )
-        for column, values in zip(columns, np.rint(used).T, strict=True):
+        used = np.rint(used)
+        np.add.at(counted, batches.codes[start:stop], used)
+        for column, values in zip(columns, used.T, strict=True):
             column[start:stop] = values.astype(np.float32)
+    cells = np.bincount(batches.codes, minlength=len(batches.categories))[:, None]
+    if (partly := (gaps > 0) & (gaps < cells)).any():
+        batch, protein = np.argwhere(partly)[0]
+        raise query.fault(
+            f"has no number in {proteins.name} for protein '{names[protein]}' in {int(gaps[batch, protein]):,} of the "
+            f"{int(cells[batch, 0]):,} cells of batch '{batches.categories[batch]}': a protein is measured in a whole batch or not "
+            "at all, so fill them in, or take these cells out."
+        )
+    nowhere = (counted == 0) & (cells > 0)
+    return {
+        name: [str(batch) for batch in batches.categories[nowhere[:, index]]]
+        for index, name in enumerate(names)
+        if nowhere[:, index].any() and match.source[index] >= 0
+    }

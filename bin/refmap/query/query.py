@@ -265,6 +265,17 @@ class Query(Source):
 
     # Proteins
 
+    def protein_places(self) -> list[str]:
+        """Where proteins may be: the keys of obsm and the modalities."""
+        return [*self._obsm(), *self._modalities()]
+
+    def _modalities(self) -> list[str]:
+        return list(self.container["mod"]) if self.multimodal else []
+
+    def _obsm(self) -> dict:
+        obsm = self.root.get("obsm")
+        return dict(members(obsm)) if obsm is not None else {}
+
     def proteins(self, key: str) -> Proteins:
         """Protein counts.
 
@@ -273,16 +284,15 @@ class Query(Source):
 
         Raises RefmapError if there are none, or no names for them.
         """
-        modalities = list(self.container["mod"]) if self.multimodal else []
+        modalities = self._modalities()
         modality, _, layer = key.partition("/")
         if key in modalities:
             return self._protein_modality(key, "X")
-        obsm = self.root.get("obsm")
-        found = dict(members(obsm)) if obsm is not None else {}
+        found = self._obsm()
         if key not in found and modality in modalities:
             return self._protein_modality(modality, layer.removeprefix("layers/"))
         if found.get(key) is None:
-            known = [*found, *modalities]
+            known = self.protein_places()
             raise self.fault(
                 f"has no protein data '{key}' (protein_key): its obsm keys and modalities are {listed(known)}.{nearest(key, known)}"
             )

@@ -28,7 +28,7 @@ def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = 
         card.family, card.env = family.name, family.env
         card = family.card(folder)
         card.model, card.family, card.env = shown, family.name, family.env
-        card.options = {name: option.to_json() for name, option in family.options.items()}
+        card.options = {name: option.to_json() for name, option in family.options_of(card).items()}
         for fact, value in folder.facts.items():
             setattr(card, fact, value)
         with_hierarchy(card, folder)

@@ -370,6 +370,40 @@ def test_similar_protein_names_that_leave_a_doubt_do_not_match(cite, tmp_path):
     assert alignment["proteins"]["missing"] == ["CD4", "Cd4"]
 
 
+def test_proteins_that_a_query_lacks_altogether_or_in_a_batch(tmp_path):
+    """As joining a batch with one panel and a batch with another leaves them, one without proteins beside."""
+    adata = make_query(MODEL, donor=["d1", "d2", "d3"] * 3)
+    values = np.arange(1.0, 10)
+    gone = {
+        name: np.where(adata.obs["donor"] == donor, fill, values)
+        for name, donor, fill in (("CD3", "d1", 0), ("CD4", "d2", np.nan))
+    }
+    adata.obsm["adt"] = pd.DataFrame(gone | {"CD8": values}, index=adata.obs_names)
+    adata.write_h5ad(tmp_path / "query")
+    card = make_card(proteins=["CD19", "CD8", "CD4", "CD3"], protein_key="adt")
+    aligned, alignment = run(tmp_path / "query", tmp_path / "a.zarr", card=card)
+    assert (aligned.obsm["adt"].to_numpy().T == [[0] * 9, values, np.nan_to_num(gone["CD4"]), gone["CD3"]]).all()
+    assert list(aligned.uns["proteins_missing"]) == ["CD19"]
+    assert list(aligned.uns["proteins_incomplete"]) == ["CD19", "CD4", "CD3"]
+    assert (
+        "query 'data/q.h5ad' has no count of 2 of the model's proteins in a whole batch (CD4 in 'd2', CD3 in 'd1'): there they are "
+        "treated as missing, not as zero."
+    ) in alignment["warnings"]
+
+    bare, alignment = run(tmp_path / "query", tmp_path / "b.zarr", card=card | {"protein_key": "prot"})
+    assert list(bare.obsm["prot"].columns) == card["proteins"] and (bare.obsm["prot"] == 0).all(axis=None)
+    assert list(bare.uns["proteins_missing"]) == list(bare.uns["proteins_incomplete"]) == card["proteins"]
+    assert alignment["proteins"]["matched"] == 0
+
+
+def test_a_protein_that_some_cells_of_a_batch_lack_is_refused(tmp_path):
+    adata = make_query(MODEL, donor=["d1", "d2", "d3"] * 3)
+    adata.obsm["adt"] = pd.DataFrame({"CD3": [np.nan, 2, 3, 4, 5, 6, 7, 8, 9]}, index=adata.obs_names)
+    adata.write_h5ad(tmp_path / "query")
+    with pytest.raises(RefmapError, match="no number in obsm 'adt' for protein 'CD3' in 1 of the 3 cells of batch 'd1'"):
+        run(tmp_path / "query", tmp_path / "a.zarr", card=make_card(proteins=["CD3"], protein_key="adt"))
+
+
 def test_proteins_must_be_counts(tmp_path):
     adata = make_query(MODEL)
     adata.obsm["adt"] = pd.DataFrame({"CD8": np.linspace(0, 1, 9)}, index=adata.obs_names)

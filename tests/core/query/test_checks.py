@@ -9,6 +9,7 @@ from check_query import check_query
 from click.testing import CliRunner
 from refmap.common.strategies import STRATEGIES, faults_of
 from refmap.families.options import Option
+from refmap.families.scvi.options import PROTEIN_OPTIONS
 from refmap.query.checks import check, name_batches
 from refmap.query.matrix import Matrix
 from small_queries import MODEL, make_card, make_query, make_row
@@ -134,7 +135,7 @@ PROTEINS = make_card(proteins=["CD3", "CD4"], protein_key="adt")
         ),
         (same, {"size_factor_key": "sf"}, make_card(size_factor_key="size"), "has no obs column 'sf': its columns are 'donor'."),
         (same, {}, make_card(size_factor_key="size"), "needs size factors, as the model was trained with 'size': set size_factor_key."),
-        (same, {}, PROTEINS, "has no protein data 'adt' (protein_key): its obsm keys and modalities are none."),
+        (same, {"protein_key": "adt"}, PROTEINS, "has no protein data 'adt' (protein_key): its obsm keys and modalities are none."),
     ],
 )  # fmt: skip
 def test_each_fault(tmp_path, change, row, card, fault):
@@ -178,6 +179,24 @@ def test_no_protein_of_the_model(tmp_path):
     adata.obsm["adt"] = pd.DataFrame({"IgG": np.zeros(9)}, index=adata.obs_names)
     (fault,) = plan_of(adata, tmp_path, PROTEINS)["faults"]
     assert "has none of the model's 2 proteins: it has 'IgG', the model has 'CD3', 'CD4'" in fault
+
+
+def test_a_batch_to_impute_proteins_for_must_be_the_models(tmp_path):
+    card = PROTEINS | {"options": {name: option.to_json() for name, option in PROTEIN_OPTIONS.items()}}
+    for given, fault in (("lab_1", []), ("lab_1, lab_2", []), ("lab1", ["lab1"]), ("lab_1,x", ["x"])):
+        plan = plan_of(make_query(MODEL), tmp_path, card | {"batches": ["lab_1", "lab_2"]}, options={"protein_batches": given})
+        assert [told.split("'")[1] for told in plan["faults"]] == fault
+
+
+def test_a_query_without_proteins_is_mapped_by_its_genes(tmp_path):
+    adata = make_query(MODEL)
+    adata.obsm["prot"] = pd.DataFrame({"CD3": np.ones(9)}, index=adata.obs_names)
+    plan = plan_of(adata, tmp_path, PROTEINS)
+    assert plan["faults"] == [] and plan["query"]["n_proteins_found"] == 0
+    assert (
+        "query 'data/q.h5ad' has no proteins at 'adt': all 2 of the model are treated as missing. If it has proteins, set "
+        "protein_key to where (its obsm keys and modalities are 'prot')."
+    ) in plan["warnings"]
 
 
 def test_all_faults_at_once(tmp_path):

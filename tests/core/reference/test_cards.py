@@ -310,7 +310,8 @@ def test_a_setup_dictionary_from_before_the_registry(tmp_path):
     assert (card.batch_key, card.batches) == ("dataset", ["a", "b"])
     assert (card.labels, card.unlabeled_category) == ({"ann": ["T"]}, "unlabeled")
     assert (card.categorical_covariates, card.continuous_covariates) == ({"sex": ["f", "m"]}, ["age"])
-    assert (card.protein_key, card.proteins) == ("adt", ["CD3", "CD19"])
+    # They were set up with the data, and a SCANVI makes no use of them
+    assert (card.protein_key, card.proteins) == (None, [])
 
 
 @pytest.mark.parametrize("missing", ["model_params.pt", "var_names.csv"])

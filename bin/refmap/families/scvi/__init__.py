@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...common.errors import listed, nearest
 from ...models.card import ModelCard
 from ...models.folder import ModelFolder
 from ..base import Family, Trainable
+from ..options import Option
 from .card import is_scvi, scvi_card
+from .options import PROTEIN_OPTIONS, chosen_batches, options_of
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -21,6 +24,7 @@ class ScviFamily(Family):
     name = "scvi"
     env = "scvi"
     library = "scvi.external"
+    options = PROTEIN_OPTIONS
     trains = {
         "scvi": Trainable(),
         "scanvi": Trainable(needs=("reference_batch_key", "reference_labels_key")),
@@ -32,6 +36,18 @@ class ScviFamily(Family):
 
     def card(self, folder: ModelFolder) -> ModelCard:
         return scvi_card(folder)
+
+    def options_of(self, card: ModelCard) -> dict[str, Option]:
+        return options_of(card)
+
+    def faults(self, row: dict, card: dict, options: dict, programs: dict[str, list[str]]) -> list[str]:
+        chosen = chosen_batches(options.get("protein_batches"), card["batches"])
+        return [
+            f"option protein_batches names '{name}', which is no batch of the model: it has {listed(card['batches'])}."
+            + nearest(name, card["batches"])
+            for name in chosen
+            if name not in card["batches"]
+        ]
 
     def surgery(self) -> type[Surgery]:
         from .surgery import Surgery

@@ -27,6 +27,7 @@ class Class:
     predicts: bool = False
     fixed_batches: bool = False  # surgery takes the reference's batches alone, and learns new covariate categories
     minified_as: str | None = None  # whose name the latent of a minified model has; none where there are no minified models
+    proteins: bool = False  # it models proteins: others may have been set up with some, and make no use of them
     serves_mudata: bool = False  # refmap can make the MuData that it may have been set up from: genes and proteins
     unfit: str | None = None  # why refmap cannot map onto it
 
@@ -37,8 +38,8 @@ _SPATIAL = "it needs where each cell lies in its tissue, which refmap does not g
 CLASSES = {
     "SCVI": Class(minified_as="scvi"),
     "SCANVI": Class(minified_as="scanvi", predicts=True),
-    "TOTALVI": Class(minified_as="totalvi", encodes_by_default=True, serves_mudata=True),
-    "TOTALANVI": Class(minified_as="totalvi", encodes_by_default=True, predicts=True, serves_mudata=True),
+    "TOTALVI": Class(minified_as="totalvi", encodes_by_default=True, proteins=True, serves_mudata=True),
+    "TOTALANVI": Class(minified_as="totalvi", encodes_by_default=True, predicts=True, proteins=True, serves_mudata=True),
     "PEAKVI": Class(),
     "POISSONVI": Class(),
     "DRVI": Class(minified_as="scvi"),
@@ -100,7 +101,7 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     card.n_latent = _n_latent(weights, settings)
     card.layer = _text(setup.get("layer"))
     card.size_factor_key = _text(setup.get("size_factor_key"))
-    _describe_fields(card, registry, setup)
+    _describe_fields(card, kind, registry, setup)
     if isinstance(genes, dict):  # a model of a MuData has genes by modality
         modalities = setup.get("modalities") or {}
         card.protein_key, card.layer = _text(modalities.get("protein_layer")), _text(setup.get("rna_layer"))
@@ -169,7 +170,7 @@ def _n_latent(weights: dict, settings: dict) -> int | None:
     return None if n_latent is None else int(n_latent)
 
 
-def _describe_fields(card: ModelCard, registry: dict, setup: dict) -> None:
+def _describe_fields(card: ModelCard, kind: Class, registry: dict, setup: dict) -> None:
     """Batches, labels, covariates and proteins from the registry's fields."""
 
     def state(field: str) -> dict:
@@ -190,8 +191,9 @@ def _describe_fields(card: ModelCard, registry: dict, setup: dict) -> None:
     mappings = state("extra_categorical_covs").get("mappings") or {}
     card.categorical_covariates = {str(key): texts(values) for key, values in mappings.items()}
     card.continuous_covariates = texts(state("extra_continuous_covs").get("columns"))
-    card.protein_key = _text(setup.get("protein_expression_obsm_key"))
-    card.proteins = texts(state("proteins").get("column_names"))
+    if kind.proteins:
+        card.protein_key = _text(setup.get("protein_expression_obsm_key"))
+        card.proteins = texts(state("proteins").get("column_names"))
 
 
 def _unfit(kind: Class, registry: dict, setup: dict) -> str | None:

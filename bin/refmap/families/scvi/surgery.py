@@ -22,6 +22,8 @@ from ..devices import device_of
 from ..freezing import mask_gradients, sha256, versions
 from .growth import Growth, category_sizes, growth_of
 from .loading import as_mudata, model_class, read_saved
+from .options import chosen_batches
+from .proteins import impute, incomplete, mask_missing, read_masks
 from .training import check_machine, run_training, training_arguments
 
 if TYPE_CHECKING:
@@ -32,6 +34,29 @@ if TYPE_CHECKING:
 LIBRARY_ENCODER = "l_encoder"
 # Counts its calls and nothing else.
 COUNTERS = "num_batches_tracked"
+
+
+@dataclass
+class Imputation:
+    """What is imputed after surgery.
+
+    Attributes
+    ----------
+    names, places
+        The proteins, and where each is among the model's.
+    batches
+        The batches of the reference, by code, as measured in which; with each of the model's proteins that was measured there.
+    samples
+        How many of each cell's latent.
+    seed
+        Of the mapping.
+    """
+
+    names: list[str]
+    places: np.ndarray
+    batches: dict[int, np.ndarray]
+    samples: int
+    seed: int
 
 
 @dataclass
@@ -50,6 +75,8 @@ class Surgery(base.Surgery):
         Column of the labels that the model predicts, None if it predicts none.
     retrained
         Name of the one part that surgery may train whole, None if there is none.
+    imputation
+        The proteins to be imputed, None where there are none.
     warnings
         Sentences for the user.
     """
@@ -59,6 +86,7 @@ class Surgery(base.Surgery):
     growths: dict[str, Growth]
     label_key: str | None = None
     retrained: str | None = None
+    imputation: Imputation | None = None
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -74,7 +102,7 @@ class Surgery(base.Surgery):
         card
             The model's card.
         settings
-            Of the mapping; scvi-tools has no options of its own.
+            Of the mapping.
 
         Raises
         ------
@@ -87,13 +115,14 @@ class Surgery(base.Surgery):
         kind = model_class(card["class_name"])
         saved = read_saved(path, kind, card["trusted"])
         registry = saved["attr_dict"]["registry_"]
-        old_sizes = category_sizes(registry)
+        old_sizes, reference_masks = category_sizes(registry), read_masks(registry)
         reference = {k: v.clone() for k, v in saved["model_state_dict"].items() if hasattr(v, "shape")}
         if card["layer"]:
             query.layers[card["layer"]] = query.X
         names_key = registry["setup_args"].get("protein_names_uns_key")
         if names_key:
             query.uns[names_key] = np.array(card["proteins"])
+        missing, lacking = query.uns.get("proteins_missing", ()), incomplete(query)
         if registry["setup_method_name"] == "setup_mudata":
             query = as_mudata(query, registry["setup_args"], card["protein_key"])
         import torch
@@ -125,7 +154,23 @@ class Surgery(base.Surgery):
         )
         surgery._lay_out()
         surgery._freeze()
+        if card["proteins"]:
+            measured = mask_missing(model, reference_masks, old_sizes[0], missing)
+            surgery._plan_imputation(card, lacking, measured, settings)
         return surgery
+
+    def _plan_imputation(self, card: dict, lacking: list[str], measured: dict[int, np.ndarray], settings: Settings) -> None:
+        """Settle what is to be imputed; `lacking` are the names of the proteins that the query lacks."""
+        wanted = settings.options["impute_proteins"]
+        names = {"missing": lacking, "all": card["proteins"], "none": []}[wanted]
+        if not names:
+            return
+        batches = card["batches"] or [None]  # a model without a column of batches has one
+        chosen = [batches.index(name) for name in chosen_batches(settings.options["protein_batches"], batches)]
+        places = np.array([card["proteins"].index(name) for name in names])
+        self.imputation = Imputation(
+            list(names), places, {code: measured[code] for code in chosen}, settings.options["protein_samples"], settings.seed
+        )
 
     def _lay_out(self) -> None:
         """Put the reference's values where they belong in the grown model."""
@@ -215,6 +260,16 @@ class Surgery(base.Surgery):
         # TOTALANVI and others give (probabilities, attributions).
         table = probabilities[0] if isinstance(probabilities, tuple) else probabilities
         return {self.label_key: Prediction.of_probabilities(table.columns, table.to_numpy())}
+
+    def annotate(self, result: ad.AnnData) -> None:
+        """Add the imputed proteins, tables of cells x proteins: denoised values, and the probability that a cell is not background."""
+        if not self.imputation:
+            return
+        found = self.imputation
+        self.seed(found.seed)
+        tables = impute(self.model, found.places, found.batches, found.samples)
+        for key, table in zip(("protein_imputed", "protein_foreground_probability"), tables, strict=True):
+            result.obsm[key] = pd.DataFrame(table, index=result.obs_names, columns=pd.Index(found.names, dtype=object))
 
     def save(self, folder: Path) -> None:
         """Write the grown model: a reference for the next mapping."""
