@@ -12,6 +12,9 @@ import pytest
 import torch
 from mapping import in_a_fresh_process, inspect_and_check, map_cells, train
 from refmap.common.errors import RefmapError
+from refmap.families.base import Settings
+from refmap.families.scatlasvae.network import Cells, losses
+from refmap.families.scatlasvae.surgery import ScatlasvaeSurgery
 from refmap.mapping.trial import try_model
 from refmap.models.folder import ModelFolder
 from refmap.reference.inspection import inspect_model
@@ -27,7 +30,9 @@ def atlas(cells):
     """The reference with a second label column, ``lineage``, some of it unlabeled, and a second batch column, ``site``."""
     atlas = cells.copy()
     labels = atlas.obs["bulk_labels"].astype(str)
-    atlas.obs["lineage"] = np.where(labels.str.contains("T|CD4|CD8|NK"), "lymphoid", np.where(labels.str.contains("CD19"), "B", "myeloid"))
+    atlas.obs["lineage"] = np.where(
+        labels.str.contains("T|CD4|CD8|NK"), "lymphoid", np.where(labels.str.contains("CD19"), "B", "myeloid")
+    )
     atlas.obs.loc[atlas.obs_names[:30], "lineage"] = "Unknown"
     # The library takes no text in its second label column, and no category of unlabeled cells before others.
     atlas.obs["lineage"] = pd.Categorical(atlas.obs["lineage"], ["B", "lymphoid", "myeloid", "Unknown"])
@@ -98,6 +103,16 @@ def latent_of(path: Path, adata: ad.AnnData) -> np.ndarray:
     return load(path, adata).get_latent_embedding(show_progress=False)
 
 
+def misfit_of(path: Path, cells: ad.AnnData) -> float:
+    """How badly a model's decoder tells the counts of cells whose batches it knows, for the same draws of the posterior."""
+    surgery = ScatlasvaeSurgery.prepare(path, cells, {"trusted": False}, Settings())
+    known = Cells.of(cells.X, cells.obs, surgery.model.batches)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = losses(surgery.network, surgery.model, known.take(surgery.network, slice(None)))
+    return float(found.reconstruction.mean())
+
+
 def test_the_card_says_what_the_file_holds(librarys, atlas):
     card, found = inspect_model(librarys), saved(librarys)
     assert (card.fault, card.family, card.class_name, card.env) == (None, "scatlasvae", "scAtlasVAE", "scarches")
@@ -110,7 +125,11 @@ def test_the_card_says_what_the_file_holds(librarys, atlas):
     }
     assert (card.n_latent, card.input, card.predicts, card.learns_labels) == (5, "counts", True, False)
     assert card.unlabeled_category == found["model_config"]["unlabel_key"] and card.unlabeled_category.endswith("Unknown")
-    assert not card.surgery_ready and "its encoder" not in card.warnings[0] and "whose encoder never sees the batch" in card.warnings[0]
+    assert (
+        not card.surgery_ready
+        and "its encoder" not in card.warnings[0]
+        and "whose encoder never sees the batch" in card.warnings[0]
+    )
 
 
 def test_a_reference_that_refmap_trained_says_the_same_of_itself(model, atlas):
@@ -132,7 +151,9 @@ def test_a_file_of_any_name_alone_or_in_a_folder(librarys, tmp_path):
     assert inspect_model(tmp_path / "folder").family == "scatlasvae"
     assert try_model(tmp_path / "folder", inspect_model(tmp_path / "folder").to_json())["fault"] is None
     shutil.copyfile(librarys, tmp_path / "folder/other.pt")
-    assert "holds 2 models of scAtlasVAE (other.pt, reference.pt): name the file to use" in inspect_model(tmp_path / "folder").fault
+    assert (
+        "holds 2 models of scAtlasVAE (other.pt, reference.pt): name the file to use" in inspect_model(tmp_path / "folder").fault
+    )
 
 
 class Evil:
@@ -146,7 +167,10 @@ class Evil:
         ({"model_var_index": pd.Index(["A", "B"], dtype=object)}, "names 2 genes, but the model has 200"),
         ({"model_var_index": pd.Index(["A"] * 200, dtype=object)}, "names the gene 'A' twice"),
         ({"label_category": pd.Categorical(["x"])}, "names 1 labels of 'bulk_labels', but its classifier tells 10 apart"),
-        ({"label_category": pd.Categorical([], ["x", "Unknown", "y"])}, "has 'Unknown', the category of cells without a label, among"),
+        (
+            {"label_category": pd.Categorical([], ["x", "Unknown", "y"])},
+            "has 'Unknown', the category of cells without a label, among",
+        ),
         ({"label_category": 3}, "is damaged: its attributes are not those of a saved model"),
         ({"more": Evil()}, "is not safe to load"),
     ],
@@ -183,6 +207,7 @@ def test_the_reference_and_the_query_stay_and_the_decoder_learns(model, mapped, 
         assert torch.equal(new[name][: len(tensor)] if tensor.dim() else new[name], tensor), name
     assert torch.equal(start[EMBEDDING][2:], old[EMBEDDING].mean(dim=0).expand(2, -1))
     assert (new[EMBEDDING][2:] - start[EMBEDDING][2:]).abs().max() > 0.01
+    assert misfit_of(mapped.model, aligned) < misfit_of(untrained.model, aligned)
     assert mapped.record["parameters_trainable"] == 2 * 8
     assert mapped.record["frozen_sha256_before"] == mapped.record["frozen_sha256_after"]
 
@@ -196,10 +221,10 @@ def test_the_reference_and_the_query_stay_and_the_decoder_learns(model, mapped, 
     assert saved(second.model)["batch_category_summary"]["d1"] == 100
 
 
-def test_the_history_has_a_row_an_epoch_and_the_loss_falls(mapped):
+def test_the_history_has_a_row_an_epoch(mapped):
     assert list(mapped.history.index) == [1, 2, 3]
     assert {"elbo_train", "elbo_validation", "reconstruction_loss_train", "kl_local_train"} <= set(mapped.history)
-    assert mapped.history["reconstruction_loss_train"].is_monotonic_decreasing
+    assert mapped.history.notna().all(axis=None)
     assert mapped.record["train"]["epochs"] == 3
 
 
@@ -341,7 +366,9 @@ def test_a_decoder_of_other_batches_than_the_file_names_is_left_alone(model, map
     assert again.record["parameters_trainable"] == 0 and again.card["labels"] == mapped.card["labels"]
 
 
-@pytest.mark.parametrize("settings", [{"hidden_stacks": [32, 16], "reconstruction_method": "nb", "rna_dropout": "cell"}, {}, {"tabnet": True}])
+@pytest.mark.parametrize(
+    "settings", [{"hidden_stacks": [32, 16], "reconstruction_method": "nb", "rna_dropout": "cell"}, {}, {"tabnet": True}]
+)
 def test_other_networks(settings, atlas, query, tmp_path):
     if settings.pop("tabnet", False):
         from scatlasvae.model._primitives import EncoderType
@@ -350,7 +377,9 @@ def test_other_networks(settings, atlas, query, tmp_path):
     settings |= {"batch_key": "batch"} if settings else {"label_key": "bulk_labels"}
     trained_by_library(atlas, tmp_path / "atlas.pt", **settings)
     mapped = map_cells(query, tmp_path / "atlas.pt", tmp_path / "m", train=QUICK)
-    before, after = (embed_reference(atlas, path, inspect_model(path).to_json(), 0) for path in (tmp_path / "atlas.pt", mapped.model))
+    before, after = (
+        embed_reference(atlas, path, inspect_model(path).to_json(), 0) for path in (tmp_path / "atlas.pt", mapped.model)
+    )
     np.testing.assert_array_equal(before, after)
 
 

@@ -23,7 +23,9 @@ REFERENCE_OPTIONS = {
     "n_hidden": n_hidden(128),
     "dropout": Option("float", 0.1, "Rate of dropout in training.", least=0, most=1),
     "batch_dims": Option("int", 8, "Numbers in the embedding of a batch.", least=1),
-    "label_weight": Option("float", 10.0, "Weight of the labels' classifiers in the loss, in which rare labels count as much as others.", least=0),
+    "label_weight": Option(
+        "float", 10.0, "Weight of the labels' classifiers in the loss, in which rare labels count as much as others.", least=0
+    ),
     "batch_size": Option("int", 128, "Cells in one step of training.", least=1),
 }
 

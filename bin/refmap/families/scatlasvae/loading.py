@@ -51,36 +51,39 @@ def _without_dummies(weights: dict[str, torch.Tensor], model: Description) -> di
 
     Nothing trains it, and what it holds is random.
     """
-    sizes = [len(model.batches[key]) if key else model.label_sizes[0] for key in model.injected]
+    sizes = [len(model.batches[key]) if key else model.label_sizes[0] for key in model.injected if model.fits]
     first = weights[FIRST_LAYER]
-    if first.shape[1] - sum(sizes) - len(sizes) == len(weights["z_mean_fc.bias"]) and not _embeds(model):
+    if _in_one_hots(model) and first.shape[1] - sum(sizes) - len(sizes) == len(weights["z_mean_fc.bias"]):
         kept = list(range(len(weights["z_mean_fc.bias"])))
         start = len(kept)
         for size in sizes:
             kept += range(start, start + size)
             start += size + 1
         weights[FIRST_LAYER] = first[:, kept]
-    for number, size in enumerate(sizes if _embeds(model) else ()):
+    for number, size in enumerate(() if _in_one_hots(model) else sizes):
         rows = weights[EMBEDDING.format(number)]
         weights[EMBEDDING.format(number)] = rows[:size] if len(rows) == size + 1 else rows
     return weights
 
 
-def _embeds(model: Description) -> bool:
-    return model.config["batch_embedding"] == "embedding"
+def _in_one_hots(model: Description) -> bool:
+    """Whether batches stand in columns of the decoder's first layer, and not in embeddings; and which are known."""
+    return model.fits and model.config["batch_embedding"] == "onehot"
 
 
 def grown(model: Description, obs: pd.DataFrame) -> Description:
     """The model with the categories of a query's batch columns behind the reference's own."""
     batches = dict(model.batches)
-    for key in model.seen:
+    for key in [key for key in model.seen if key in obs]:
         new = dict.fromkeys(obs[key].astype(str))
         batches[key] = [*batches[key], *sorted(set(new) - set(batches[key]))]
     sizes = [len(values) for values in batches.values()] if model.fits else model.batch_sizes
     return replace(model, config=model.config | settings_of("batch", batches, sizes), batches=batches)
 
 
-def growths_of(network: torch.nn.Module, reference: dict[str, torch.Tensor], old: Description, new: Description) -> dict[str, Growth]:
+def growths_of(
+    network: torch.nn.Module, reference: dict[str, torch.Tensor], old: Description, new: Description
+) -> dict[str, Growth]:
     """Where each tensor of the reference lies in the grown network, which is made to start there.
 
     A new category starts as the mean of the reference's, so that nothing hangs on random numbers before training.
@@ -94,18 +97,18 @@ def growths_of(network: torch.nn.Module, reference: dict[str, torch.Tensor], old
     if odd := sorted(set(state) ^ set(reference)):
         raise RefmapError(f"The weights of this scAtlasVAE do not fit its settings: they differ in {', '.join(odd[:3])}.")
     for name, tensor in reference.items():
-        positions, blocks = _first_layer(tensor, old, new) if name == FIRST_LAYER and not _embeds(old) else (None, [])
+        positions, blocks = _first_layer(tensor, old, new) if name == FIRST_LAYER and _in_one_hots(old) else (None, [])
         if positions is None and tensor.shape != state[name].shape and not _by_batch(name):
             raise RefmapError(
                 f"The weights of this scAtlasVAE do not fit its settings: {name} is of {tuple(tensor.shape)} and not {tuple(state[name].shape)}."
             )
         growths[name] = growth_of(tensor.shape, state[name].shape, None if positions is None else {1: positions})
         if name == DISPERSION and tensor.dim() == 2:
-            state[name][:, tensor.shape[1] :] = tensor.mean(dim=1, keepdim=True)
+            state[name][:, tensor.shape[1] :] = tensor.mean(dim=1, keepdim=True).to(state[name])
         elif name.startswith("decoder.cat_embedding."):
-            state[name][len(tensor) :] = tensor.mean(dim=0)
+            state[name][len(tensor) :] = tensor.mean(dim=0).to(state[name])
         for columns, held in blocks:
-            state[name][:, columns] = tensor[:, held].mean(dim=1, keepdim=True)
+            state[name][:, columns] = tensor[:, held].mean(dim=1, keepdim=True).to(state[name])
     return growths
 
 

@@ -162,7 +162,9 @@ def losses(network: torch.nn.Module, model: Description, cells: Minibatch) -> Lo
     # A cell without counts has an expected count of 0, whose logarithm is no number.
     total = cells.x.sum(dim=1).clamp(min=1)
     decoded = network.decode(encoded, total, *(batches[:1] or [None]), label, batches[1:] or None)
-    return Losses(_reconstruction(network, cells.x, decoded), kl, torch.sigmoid(decoded["px_rna_dropout"]).sum(dim=1), encoded["z"])
+    return Losses(
+        _reconstruction(network, cells.x, decoded), kl, torch.sigmoid(decoded["px_rna_dropout"]).sum(dim=1), encoded["z"]
+    )
 
 
 def _reconstruction(network: torch.nn.Module, x: torch.Tensor, decoded: dict[str, torch.Tensor]) -> torch.Tensor:

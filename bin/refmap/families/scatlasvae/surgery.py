@@ -7,6 +7,7 @@ the reference's and is trained on the query's counts. The encoder never sees it:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,8 @@ class ScatlasvaeSurgery(Surgery):
 
     untrained = None
 
-    def __init__(self, saved: dict[str, Any], old: Description, query: ad.AnnData, card: dict, settings: Settings) -> None:
-        self.query, self.card, self.settings = query, card, settings
+    def __init__(self, saved: dict[str, Any], old: Description, query: ad.AnnData, settings: Settings) -> None:
+        self.query, self.settings = query, settings
         self.reference: Mapping[str, torch.Tensor] = saved["model_state_dict"]
         self.model = grown(old, query.obs)
         self.counts = counts_of(saved, old)
@@ -59,7 +60,7 @@ class ScatlasvaeSurgery(Surgery):
     def prepare(cls, path: Path, query: ad.AnnData, card: dict, settings: Settings) -> ScatlasvaeSurgery:
         """Raises `RefmapError` where the model's weights do not fit its settings."""
         saved, model = read_saved(path, card["trusted"])
-        return cls(saved, model, query, card, settings)
+        return cls(saved, model, query, settings)
 
     @property
     def parameters_total(self) -> int:
@@ -74,14 +75,18 @@ class ScatlasvaeSurgery(Surgery):
         cells = Cells.of(self.query.X, self.query.obs, self.model.batches)
         return train_batches(self.network, self.model, cells, settings, self.settings, self.warnings, log)
 
-    def embed(self) -> np.ndarray:
+    @cached_property
+    def latent(self) -> np.ndarray:
+        """The means of the latent posterior, which no training moves: float32, cells x latent dimensions."""
         return encode(self.network, self.query.X)
+
+    def embed(self) -> np.ndarray:
+        return self.latent
 
     def predict(self) -> dict[str, Prediction]:
         """What each column's classifier says of the posterior's mean: the same for every seed."""
-        probabilities = classify(self.network, self.embed())
-        found = {key: values for key, values in zip(self.model.labels, probabilities) if values.shape[1]}
-        return {key: Prediction.of_probabilities(self.card["labels"][key], values) for key, values in found.items()}
+        found = zip(self.model.labels.items(), classify(self.network, self.latent))
+        return {key: Prediction.of_probabilities(labels, values) for (key, labels), values in found if labels}
 
     def save(self, folder: Path) -> None:
         joined = counted(self.query.obs, self.model.batches)

@@ -53,4 +53,6 @@ def _parts(state: Any) -> list:
     """What a state is made of: it is a dictionary of attributes, or a tuple of parts, among which dictionaries may stand."""
     if isinstance(state, dict):
         return list(state.values())
-    return [part for one in state for part in (one.values() if isinstance(one, dict) else [one])] if isinstance(state, tuple) else []
+    return (
+        [part for one in state for part in (one.values() if isinstance(one, dict) else [one])] if isinstance(state, tuple) else []
+    )
