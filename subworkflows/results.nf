@@ -38,6 +38,7 @@ workflow RESULTS {
     told = REPORT.out.page.map { path -> [path, 'multiqc/multiqc_report.html'] }
         .mix(
             REPORT.out.index.map { path -> [path, 'reference_mapping/mappings.csv'] },
+            REPORT.out.agreement.map { path -> [path, 'reference_mapping/label_agreement.csv'] },
             REPORT.out.versions.map { path -> [path, 'pipeline_info/software_versions.yml'] },
         )
         .combine(placed.toList().map { places -> [places] })

@@ -17,6 +17,7 @@ process REPORT {
     output:
     path 'report/multiqc_report.html', emit: page
     path 'report/mappings.csv', emit: index
+    path 'report/label_agreement.csv', emit: agreement, optional: true
     path 'report/summary.txt', emit: summary
     path 'report/software_versions.yml', emit: versions
     path 'report/failed.txt', emit: failed

@@ -13,6 +13,7 @@ FAMILIES = {
     "scpoli": {"reference_options": "n_hidden=16"},
     "expimap": {"reference_options": "min_genes=5"},
     "scgen": {},
+    "scatlasvae": {"reference_labels_key": "bulk_labels"},
     "treearches": {"reference_options": "base=trvae"},
     "sagenet": {"reference_options": "graph=correlation", "reference_batch_key": None},
 }

@@ -18,11 +18,12 @@ def models(cells, tmp_path_factory) -> dict[str, Path]:
     folder, genes = tmp_path_factory.mktemp("models"), list(cells.var_names)
     gmt = folder / "programs.gmt"
     gmt.write_text("".join(f"P{k}\tmade up\t" + "\t".join(genes[k::4]) + "\n" for k in range(4)))
-    return {"trvae": train("trvae", cells, folder / "trvae"), "expimap": train("expimap", cells, folder / "expimap", gmt=gmt)}
+    plain = {family: train(family, cells, folder / family) for family in ("trvae", "scatlasvae")}
+    return plain | {"expimap": train("expimap", cells, folder / "expimap", gmt=gmt)}
 
 
 @pytest.mark.parametrize("strategy", ["per_batch", "sequential"])
-@pytest.mark.parametrize("family", ["trvae", "expimap"])
+@pytest.mark.parametrize("family", ["trvae", "expimap", "scatlasvae"])
 def test_the_reference_stays_and_the_batches_are_put_in_order(family, strategy, models, cells, query, tmp_path):
     model = models[family]
     mapped = map_cells(query, model, tmp_path / "m", strategy=strategy, train=QUICK)

@@ -11,13 +11,22 @@ from .base import Family, Trainable
 from .expimap import ExpimapFamily
 from .options import parse_reference_options, read_options
 from .sagenet import SagenetFamily
+from .scatlasvae import ScatlasvaeFamily
 from .scgen import ScgenFamily
 from .scpoli import ScPoliFamily
 from .scvi import ScviFamily
 from .trvae import TrvaeFamily
 from .unmapped import about_foreign_tree, foreign_tree, unknown
 
-FAMILIES: list[Family] = [ScviFamily(), TrvaeFamily(), ScPoliFamily(), ExpimapFamily(), ScgenFamily(), SagenetFamily()]
+FAMILIES: list[Family] = [
+    ScviFamily(),
+    TrvaeFamily(),
+    ScPoliFamily(),
+    ExpimapFamily(),
+    ScgenFamily(),
+    SagenetFamily(),
+    ScatlasvaeFamily(),
+]
 
 __all__ = [
     "FAMILIES",

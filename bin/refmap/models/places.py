@@ -56,7 +56,7 @@ def locate(path: Path, shown: str) -> Place:
     if path.is_dir():
         return _in_folder(path, shown)
     if not _is_archive(path):
-        whole = path.suffix == ".pt" and path.name != _WHOLE and not path.name.endswith(_PARTS[2:])
+        whole = path.suffix in (".pt", ".pth") and path.name != _WHOLE and not path.name.endswith(_PARTS[2:])
         return _renamed(path.parent, shown, {path.name: _WHOLE}, file=_WHOLE) if whole else Place(path.parent, shown, path.name)
     kept = tempfile.TemporaryDirectory(prefix="refmap-model-")
     _unpack(path, shown, Path(kept.name))

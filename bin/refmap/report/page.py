@@ -17,7 +17,9 @@ from html import escape
 from pathlib import Path
 
 from ..common.cli import write_json
+from .agreement import Agreement
 from .outcomes import Outcome, software_versions
+from .sections.agreement import agreement
 from .sections.calibration import calibration, reliability
 from .sections.gallery import pictures
 from .sections.labels import accuracy, labels, separation
@@ -26,10 +28,12 @@ from .sections.training import training
 from .sections.verdicts import failures, trust, warnings
 
 
-def write_page(outcomes: list[Outcome], references: list[dict], path: Path, config: Path, title: str) -> None:
+def write_page(
+    outcomes: list[Outcome], references: list[dict], agreed: list[Agreement], path: Path, config: Path, title: str
+) -> None:
     """Let MultiQC make the page, one HTML file with all that it needs in it; no network is asked for anything."""
     with tempfile.TemporaryDirectory() as folder:
-        write_sections(outcomes, references, Path(folder))
+        write_sections(outcomes, references, agreed, Path(folder))
         command = [sys.executable, "-m", "multiqc", folder, "--module", "custom_content", "--config", str(config.resolve())]
         command += ["--title", escape(title), "--outdir", str(path.parent.resolve()), "--filename", path.name, "--force"]
         command += ["--no-data-dir", "--no-version-check", "--no-megaqc-upload", "--no-ansi", "--quiet"]
@@ -52,7 +56,7 @@ def put_pictures_in(page: str, outcomes: list[Outcome]) -> str:
     return re.sub(r'src="picture:([\w.~-]+)/(\w+\.png)"', picture, page)
 
 
-def write_sections(outcomes: list[Outcome], references: list[dict], folder: Path) -> None:
+def write_sections(outcomes: list[Outcome], references: list[dict], agreed: list[Agreement], folder: Path) -> None:
     """Write a JSON file a section that has something to show, and the versions of the software."""
     mapped = [outcome for outcome in outcomes if outcome.mapped]
     sections = {
@@ -67,6 +71,7 @@ def write_sections(outcomes: list[Outcome], references: list[dict], folder: Path
         "training": training(mapped),
         "labels": labels(mapped),
         "accuracy": accuracy(mapped),
+        "agreement": agreement(agreed),
         "pictures": pictures(mapped),
     }
     for name, section in sections.items():

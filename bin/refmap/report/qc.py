@@ -21,7 +21,8 @@ from ..transfer.calibration import calibrate
 from ..transfer.labels import Transfer, transfer_labels
 from ..transfer.neighbors import Neighbors
 from . import pictures, plots
-from .mapped_cells import Cells, Reference, read_cells
+from .agreement import write_labels
+from .mapped_cells import Cells, Reference, label_columns, read_cells
 from .results.drawing import draw_results
 from .results.mapped import Mapped
 from .sections.training import read_history
@@ -52,6 +53,7 @@ def describe_mapping(
     confusion_transferred.csv, …    the same of the transferred labels
     calibration.png, .pdf           and how often they are right, by how certain they are
     training.png, .pdf              the curves of the training
+    labels.csv.gz                   all labels that the cells got, in the query's order; see `refmap.report.agreement`
     and what the family found beside the cells, as tables and pictures: see `refmap.report.results`
 
     Raises RefmapError when the query cannot be read, or is not the one that was embedded.
@@ -69,6 +71,7 @@ def describe_mapping(
 
     shutil.copyfile(prepared.alignment, output / "alignment.json")
     shutil.copyfile(mapped.history, output / "history.csv")
+    write_labels(label_columns(embedded, around), output)
     composition = _composition(*_labels(cells, row), batches)
     write_json(output / "composition.json", composition)
     record["accuracy"], record["calibration"] = _score(cells, row, output), None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from .agreement import agreements, write_agreements
 from .outcomes import TRAINED_HERE, Outcome, software_versions
 from .page import write_page
 
@@ -47,15 +48,20 @@ MOST_IN_SUMMARY = 60
 def write_report(outcomes: list[Outcome], references: list[dict], output: Path, config: Path, title: str, outdir: str) -> None:
     """Write mappings.csv, summary.txt, software_versions.yml, failed.txt (a number) and multiqc_report.html to a new folder.
 
+    And label_agreement.csv, where cells of one query got several labels.
+
     `references` are the records of :func:`refmap.report.outcomes.read_references`.
     """
     output.mkdir(parents=True)
     write_index(outcomes, output / "mappings.csv")
     (output / "summary.txt").write_text(summary(outcomes, outdir))
-    versions = software_versions([outcome for outcome in outcomes if outcome.mapped])
+    mapped = [outcome for outcome in outcomes if outcome.mapped]
+    versions, agreed = software_versions(mapped), agreements(mapped)
     (output / "software_versions.yml").write_text(yaml.safe_dump(versions))
     (output / "failed.txt").write_text(f"{sum(not outcome.mapped for outcome in outcomes)}\n")
-    write_page(outcomes, references, output / "multiqc_report.html", config, title)
+    if agreed:
+        write_agreements(agreed, output / "label_agreement.csv")
+    write_page(outcomes, references, agreed, output / "multiqc_report.html", config, title)
 
 
 def write_index(outcomes: Iterable[Outcome], path: Path) -> None:

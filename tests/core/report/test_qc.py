@@ -139,6 +139,7 @@ def test_folder_holds_the_records_and_the_pictures(described):
         "confusion.png",
         "explore.html",
         "history.csv",
+        "labels.csv.gz",
         "mapping.json",
         "training.pdf",
         "training.png",

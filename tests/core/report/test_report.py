@@ -403,7 +403,7 @@ def test_severe_warnings_come_first_and_each_once(outcomes):
 
 
 def test_sections_hold_the_figures(outcomes, tmp_path):
-    write_sections(outcomes, [], tmp_path)
+    write_sections(outcomes, [], [], tmp_path)
     sections = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
     (table,) = sections["refmap_mappings_mqc.json"]["data"]
     assert table["lung/a"] == {
@@ -427,7 +427,7 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
 
 
 def test_nothing_mapped_leaves_the_failures_and_the_table(tmp_path):
-    write_sections([Outcome(row("d", "x"), stage="TRAIN_SURGERY", reason="why")], [], tmp_path)
+    write_sections([Outcome(row("d", "x"), stage="TRAIN_SURGERY", reason="why")], [], [], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["refmap_failures_mqc.json", "refmap_mappings_mqc.json"]
 
 

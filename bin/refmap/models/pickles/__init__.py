@@ -14,6 +14,19 @@ from __future__ import annotations
 from .files import read_pickle, read_torch
 from .loading import allowed_pickle, trusted_pickle
 from .names import ALLOWED
+from .tables import category_values, index_values
 from .values import Contents, Inert, Named, Tensor
 
-__all__ = ["ALLOWED", "Contents", "Inert", "Named", "Tensor", "allowed_pickle", "read_pickle", "read_torch", "trusted_pickle"]
+__all__ = [
+    "ALLOWED",
+    "Contents",
+    "Inert",
+    "Named",
+    "Tensor",
+    "allowed_pickle",
+    "category_values",
+    "index_values",
+    "read_pickle",
+    "read_torch",
+    "trusted_pickle",
+]
