@@ -103,8 +103,9 @@ def align(
 
     Raises RefmapError if too few genes are found or if values are not what the model wants.
     """
+    query.read_beside(card["modalities"])
     matrix = query.matrix(row["layer"])
-    resolution = resolve(gene_ids(query, row), card["genes"], table)
+    resolution = resolve(gene_ids(query, row), card["genes"], table, card["modalities"])
     fault = overlap_fault(query, row, card, resolution, table)
     if fault:
         raise RefmapError(fault)
@@ -147,7 +148,8 @@ def align(
     return {
         "n_cells": query.n_obs,
         "n_query_genes": len(resolution.target),
-        "n_model_genes": len(card["genes"]),
+        "n_model_genes": resolution.n_wanted,
+        "modalities": {name: {"matched": found, "of": of} for name, (found, of) in resolution.found_by_modality.items()},
         "matched": resolution.matched,
         "padded": len(padded),
         "dropped": resolution.dropped,
@@ -157,7 +159,7 @@ def align(
         "padded_genes": padded[:200],
         "versions_stripped": resolution.stripped,
         "translated": resolution.translated,
-        "taken_for": dict(list(resolution.guessed.items())[:200]),
+        "taken_for": dict(list((resolution.guessed | resolution.overlapping).items())[:200]),
         "total_counts": total,
         "normalization": normalization,
         "proteins": proteins,

@@ -76,6 +76,7 @@ class Check:
 
     def __init__(self, query: Query, row: dict, card: dict, table_path: Path | None, gmt_path: Path | None):
         self.query, self.row, self.card, self.table_path, self.gmt_path = query, row, card, table_path, gmt_path
+        query.read_beside(card["modalities"])
         self.faults: list[str] = []
         self.warnings: list[str] = list(card["warnings"])
         self.batches: dict[str, dict] = {}
@@ -160,8 +161,8 @@ class Check:
         if not len(ids):
             self._fault("has no genes.")
             return
-        resolution = resolve(ids, self.card["genes"], self.table)
-        self.summary["n_genes_found"] = resolution.matched
+        resolution = resolve(ids, self.card["genes"], self.table, self.card["modalities"])
+        self.summary |= {"n_genes_found": resolution.matched, "n_model_genes": resolution.n_wanted}
         self._overlap(resolution)
 
     def _read_table(self) -> None:
