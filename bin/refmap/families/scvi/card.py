@@ -27,18 +27,23 @@ class Class:
     predicts: bool = False
     fixed_batches: bool = False  # surgery takes the reference's batches alone, and learns new covariate categories
     minified_as: str | None = None  # whose name the latent of a minified model has; none where there are no minified models
-    serves_mudata: bool = False  # refmap can make the MuData that it may have been set up from: genes and proteins
+    modalities: tuple[str, ...] = ()  # the arguments of `setup_mudata` that name layers of features, in their order; none: no MuData
     unfit: str | None = None  # why refmap cannot map onto it
 
 
-_MUDATA = "it is trained on several modalities in one MuData, which refmap does not make yet"
-_SPATIAL = "it needs where each cell lies in its tissue, which refmap does not give it yet"
+_MUDATA = "it was set up from a MuData, which refmap makes for {} alone: train it on the AnnData of its counts"
+_METHYLATION = (
+    "it reads two counts of each region, methylated and covered, in each context, and a query is aligned as one matrix: "
+    "map it with scvi-tools itself, by prepare_query_mudata and load_query_data"
+)
+_SPATIAL = "{}: map its query with scvi-tools itself, or train a SCVI on the same counts, which takes no coordinates"
 
 CLASSES = {
     "SCVI": Class(minified_as="scvi"),
     "SCANVI": Class(minified_as="scanvi", predicts=True),
-    "TOTALVI": Class(minified_as="totalvi", encodes_by_default=True, serves_mudata=True),
-    "TOTALANVI": Class(minified_as="totalvi", encodes_by_default=True, predicts=True, serves_mudata=True),
+    "TOTALVI": Class(minified_as="totalvi", encodes_by_default=True, modalities=("rna_layer",)),
+    "TOTALANVI": Class(minified_as="totalvi", encodes_by_default=True, predicts=True, modalities=("rna_layer",)),
+    "MULTIVI": Class(minified_as="multivi", modalities=("rna_layer", "atac_layer")),
     "PEAKVI": Class(),
     "POISSONVI": Class(),
     "DRVI": Class(minified_as="scvi"),
@@ -48,9 +53,9 @@ CLASSES = {
     "SysVI": Class(input="lognorm", encodes_by_default=True, fixed_batches=True),
     # `load_query_data` freezes all parameters of its PyTorch version (scvi-tools 1.5.1: "empty parameter list").
     "MRVI": Class(unfit="its surgery leaves nothing that could be trained for new samples"),
-    "MULTIVI": Class(unfit=_MUDATA),
-    "METHYLVI": Class(unfit=_MUDATA),
-    "METHYLANVI": Class(predicts=True, unfit=_MUDATA),
+    "METHYLVI": Class(unfit=_METHYLATION),
+    "METHYLANVI": Class(predicts=True, unfit=_METHYLATION),
+    # Pyro's optimiser moves what is frozen by a mask, and its guide holds a row a cell of the reference.
     "RESOLVI": Class(predicts=True, unfit=_SPATIAL),
     "SCVIVA": Class(unfit=_SPATIAL),
 }
@@ -102,10 +107,13 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     card.size_factor_key = _text(setup.get("size_factor_key"))
     _describe_fields(card, registry, setup)
     if isinstance(genes, dict):  # a model of a MuData has genes by modality
-        modalities = setup.get("modalities") or {}
-        card.protein_key, card.layer = _text(modalities.get("protein_layer")), _text(setup.get("rna_layer"))
-        card.modality = _text(modalities.get("rna_layer"))
-        genes = genes.get(card.modality, [])
+        of_setup = setup.get("modalities") or {}
+        held = [of_setup[layer] for layer in kind.modalities if of_setup.get(layer) is not None]
+        card.protein_key, card.layer = _text(of_setup.get("protein_layer")), _text(setup.get("rna_layer"))
+        card.modality = _text(held[0]) if held else None
+        if len(held) > 1:
+            card.modalities = {str(name): len(genes[name]) for name in held}
+        genes = [gene for name in held for gene in genes.get(name, [])]
     card.genes = texts(genes)
     if unfit := _unfit(kind, registry, setup):
         card.fault = f"{folder.shown} is a {name} model, which cannot be mapped onto: {unfit}."
@@ -197,8 +205,10 @@ def _describe_fields(card: ModelCard, registry: dict, setup: dict) -> None:
 def _unfit(kind: Class, registry: dict, setup: dict) -> str | None:
     """Why refmap cannot map onto the model, as the second half of a sentence."""
     method = registry.get("setup_method_name", "setup_anndata")
-    if kind.unfit or (method == "setup_mudata" and not kind.serves_mudata):
-        return kind.unfit or _MUDATA
+    if kind.unfit:
+        return kind.unfit
+    if method == "setup_mudata" and not kind.modalities:
+        return _MUDATA.format(listed(name for name, other in CLASSES.items() if other.modalities))
     if method not in ("setup_anndata", "setup_mudata"):
         return f"it was trained on data registered by {method} and not setup_anndata"
     unserved = [what for key, what in _UNSERVED.items() if setup.get(key) is not None]

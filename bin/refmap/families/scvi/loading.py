@@ -58,32 +58,34 @@ def read_saved(folder: Path, kind: type, trusted: bool) -> dict:
     return saved
 
 
-def as_mudata(query: ad.AnnData, setup: dict, protein_key: str) -> mudata.MuData:
-    """Take an aligned query apart into the modalities of genes and proteins that a totalVI was set up from.
+def as_mudata(query: ad.AnnData, setup: dict, card: dict) -> mudata.MuData:
+    """Take an aligned query apart into the modalities that a model was set up from.
 
     Parameters
     ----------
     query
-        Counts of genes in X, of proteins in ``obsm[protein_key]``, both cells x features.
+        Counts of the features of all modalities beside each other in X, of proteins in obsm, both cells x features.
     setup
         Arguments of the reference's ``setup_mudata``.
-    protein_key
-        The key of the proteins in obsm.
+    card
+        The model's card.
     """
     import anndata as ad
     import mudata
 
-    proteins = query.obsm[protein_key]
-    modalities = {
-        setup["modalities"]["rna_layer"]: ad.AnnData(query.X, obs=query.obs.copy(), var=query.var[[]]),
-        setup["modalities"]["protein_layer"]: ad.AnnData(
-            proteins.to_numpy(), obs=query.obs.copy(), var=pd.DataFrame(index=proteins.columns)
-        ),
-    }
-    for modality, layer in (("rna_layer", setup["rna_layer"]), ("protein_layer", setup["protein_layer"])):
-        if layer:
-            adata = modalities[setup["modalities"][modality]]
-            adata.layers[layer] = adata.X
+    def modality(counts: object, names: pd.Index) -> ad.AnnData:
+        return ad.AnnData(counts, obs=query.obs.copy(), var=pd.DataFrame(index=names))
+
+    modalities, start = {}, 0
+    for name, size in (card["modalities"] or {card["modality"]: query.n_vars}).items():
+        modalities[name] = modality(query.X[:, start : start + size], query.var_names[start : start + size])
+        start += size
+    if card["protein_key"]:
+        proteins = query.obsm[card["protein_key"]]
+        modalities[setup["modalities"]["protein_layer"]] = modality(proteins.to_numpy(), proteins.columns)
+    for argument, name in setup["modalities"].items():
+        if name in modalities and setup.get(argument) and argument.endswith("_layer"):
+            modalities[name].layers[setup[argument]] = modalities[name].X
     # Each obs column may have been registered from a modality or from the whole: it is in all of them.
     result = mudata.MuData(modalities)
     for column in query.obs:
@@ -95,6 +97,7 @@ def _complete(saved: dict, kind: type) -> None:
     """Add what models of older versions lack, and make text of categories and names that were none, as they are in a query."""
     import torch
     from scvi.data._compat import registry_from_setup_dict
+    from scvi.model import TOTALVI
 
     attributes = saved["attr_dict"]
     if "scvi_setup_dict_" in attributes:
@@ -112,7 +115,7 @@ def _complete(saved: dict, kind: type) -> None:
     state = saved["model_state_dict"]
     background = state.get("background_pro_alpha")
     # totalVI up to 1.1: scvi-tools' own conversion of old models fills in zeros as well.
-    if background is not None and "log_per_batch_efficiency" not in state:
+    if background is not None and issubclass(kind, TOTALVI) and "log_per_batch_efficiency" not in state:
         state["log_per_batch_efficiency"] = torch.zeros_like(background)
 
 

@@ -95,7 +95,7 @@ class Surgery(base.Surgery):
         if names_key:
             query.uns[names_key] = np.array(card["proteins"])
         if registry["setup_method_name"] == "setup_mudata":
-            query = as_mudata(query, registry["setup_args"], card["protein_key"])
+            query = as_mudata(query, registry["setup_args"], card)
         import torch
         from scvi.data.fields import _layer_field
 
