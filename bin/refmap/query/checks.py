@@ -20,6 +20,7 @@ from .columns import batches, pair_covariates, pair_labels
 from .contents import Contents, fitting_name, new_name
 from .elements import as_text
 from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, read_id_table, resolve
+from .modalities import wanted_layers
 from .proteins import find_proteins
 from .query import Query
 
@@ -136,9 +137,10 @@ class Check:
             )
 
     def layer(self) -> None:
-        matrix = self.query.matrix(self.row["layer"])
-        self.summary["n_values"] = matrix.most_values
-        matrix.try_block()
+        matrices = [self.query.matrix(layer) for layer in wanted_layers(self.query, self.row, self.card)]
+        self.summary["n_values"] = sum(matrix.most_values for matrix in matrices)
+        for matrix in matrices:
+            matrix.try_block()
 
     def contents(self) -> None:
         """What of the query cannot be published as it is."""

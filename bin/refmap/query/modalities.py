@@ -93,6 +93,17 @@ def _layer_like(other: Query, layer: str) -> str:
     return layer if layer in other.layers else "X"
 
 
+def wanted_layers(query: Query, row: dict, card: dict) -> list[str]:
+    """The layers of a query that a model takes: that of its row, or those of the model's own names where it takes several.
+
+    Raises RefmapError if a modality lacks one of several.
+    """
+    for layer in card["layers"]:
+        for each in (query, *query.beside):
+            each.check_layer(layer)
+    return card["layers"] or [row["layer"]]
+
+
 def only_elsewhere(query: Query) -> dict[str, int]:
     """For each modality read beside a query, the number of its cells that the query lacks, if any."""
     lacking = {other.modality: int((~np.isin(other.obs_names, query.obs_names)).sum()) for other in query.beside}

@@ -240,10 +240,11 @@ class Query(Source):
 
         Raises RefmapError if it is not there, or not of one row a cell and one column a gene.
         """
-        matrix = self._matrix(layer)
+        matrix = self.own_matrix(layer)
         return matrices_beside(self, matrix, layer) if self.beside else matrix
 
-    def _matrix(self, layer: str) -> Matrix:
+    def own_matrix(self, layer: str) -> Matrix:
+        """That of this modality alone."""
         self.check_layer(layer)
         elem = self._raw[0] if layer == "raw" else self.root["X"] if layer == "X" else self.root["layers"][layer]
         shape = (self.n_obs, len(self.gene_frame(layer)))

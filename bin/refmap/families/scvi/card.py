@@ -7,7 +7,7 @@ data was registered with. Before 0.15 these were three files (`model_params.pt`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...common.errors import RefmapError, listed
 from ...models.card import ModelCard, texts
@@ -28,22 +28,38 @@ class Class:
     fixed_batches: bool = False  # surgery takes the reference's batches alone, and learns new covariate categories
     minified_as: str | None = None  # whose name the latent of a minified model has; none where there are no minified models
     modalities: tuple[str, ...] = ()  # the arguments of `setup_mudata` that name layers of features, in their order; none: no MuData
+    contexts: str | None = None  # instead, the argument that lists the modalities
+    layers: tuple[str, ...] = ()  # with the arguments that name the layers of each of them
+    sizes: dict[str, str] = field(default_factory=dict)  # of a model of an AnnData: modality -> the setting with its number of features
     unfit: str | None = None  # why refmap cannot map onto it
+    unfit_setup: dict[str, str] = field(default_factory=dict)  # the same of a model that was set up with an argument
+    unfit_settings: dict[tuple[str, str], str] = field(default_factory=dict)  # or that has a value of a setting
 
 
 _MUDATA = "it was set up from a MuData, which refmap makes for {} alone: train it on the AnnData of its counts"
-_METHYLATION = (
-    "it reads two counts of each region, methylated and covered, in each context, and a query is aligned as one matrix: "
-    "map it with scvi-tools itself, by prepare_query_mudata and load_query_data"
-)
 _SPATIAL = "{}: map its query with scvi-tools itself, or train a SCVI on the same counts, which takes no coordinates"
+# Counts of methylated cytosines and of all that were covered, of the regions of each context.
+_METHYLATION = {"contexts": "methylation_contexts", "layers": ("mc_layer", "cov_layer")}
 
 CLASSES = {
     "SCVI": Class(minified_as="scvi"),
     "SCANVI": Class(minified_as="scanvi", predicts=True),
     "TOTALVI": Class(minified_as="totalvi", encodes_by_default=True, modalities=("rna_layer",)),
     "TOTALANVI": Class(minified_as="totalvi", encodes_by_default=True, predicts=True, modalities=("rna_layer",)),
-    "MULTIVI": Class(minified_as="multivi", modalities=("rna_layer", "atac_layer")),
+    "MULTIVI": Class(
+        minified_as="multivi",
+        modalities=("rna_layer", "atac_layer"),
+        sizes={"rna": "n_genes", "atac": "n_regions"},
+        unfit_setup={
+            "size_factor_key": "it was set up with size factors of each modality, of which a sheet names one: train it without",
+            "protein_expression_obsm_key": "it was set up from an AnnData with proteins, which scvi-tools loads no more since 1.4: "
+            "train it on a MuData",
+        },
+        unfit_settings={
+            ("modality_weights", "cell"): "it weighs the modalities cell by cell, by weights that only the reference's cells have: "
+            "train it with modality_weights 'equal' or 'universal'",
+        },
+    ),
     "PEAKVI": Class(),
     "POISSONVI": Class(),
     "DRVI": Class(minified_as="scvi"),
@@ -53,8 +69,8 @@ CLASSES = {
     "SysVI": Class(input="lognorm", encodes_by_default=True, fixed_batches=True),
     # `load_query_data` freezes all parameters of its PyTorch version (scvi-tools 1.5.1: "empty parameter list").
     "MRVI": Class(unfit="its surgery leaves nothing that could be trained for new samples"),
-    "METHYLVI": Class(unfit=_METHYLATION),
-    "METHYLANVI": Class(predicts=True, unfit=_METHYLATION),
+    "METHYLVI": Class(encodes_by_default=True, **_METHYLATION),
+    "METHYLANVI": Class(encodes_by_default=True, predicts=True, **_METHYLATION),
     # Pyro's optimiser moves what is frozen by a mask, and its guide holds a row a cell of the reference.
     "RESOLVI": Class(predicts=True, unfit=_SPATIAL),
     "SCVIVA": Class(unfit=_SPATIAL),
@@ -108,14 +124,18 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     _describe_fields(card, registry, setup)
     if isinstance(genes, dict):  # a model of a MuData has genes by modality
         of_setup = setup.get("modalities") or {}
-        held = [of_setup[layer] for layer in kind.modalities if of_setup.get(layer) is not None]
+        held = texts(setup.get(kind.contexts)) or [of_setup[name] for name in kind.modalities if of_setup.get(name) is not None]
+        card.layers = texts(setup.get(argument) for argument in kind.layers)
         card.protein_key, card.layer = _text(of_setup.get("protein_layer")), _text(setup.get("rna_layer"))
         card.modality = _text(held[0]) if held else None
         if len(held) > 1:
             card.modalities = {str(name): len(genes[name]) for name in held}
         genes = [gene for name in held for gene in genes.get(name, [])]
+    elif kind.sizes:
+        card.modalities = {name: int(settings.get(size) or 0) for name, size in kind.sizes.items()}
+        card.modality = next(iter(card.modalities))
     card.genes = texts(genes)
-    if unfit := _unfit(kind, registry, setup):
+    if unfit := _unfit(kind, registry, setup, settings):
         card.fault = f"{folder.shown} is a {name} model, which cannot be mapped onto: {unfit}."
     encodes = bool(settings.get("encode_covariates", kind.encodes_by_default))
     learned = _learned(card)
@@ -202,15 +222,19 @@ def _describe_fields(card: ModelCard, registry: dict, setup: dict) -> None:
     card.proteins = texts(state("proteins").get("column_names"))
 
 
-def _unfit(kind: Class, registry: dict, setup: dict) -> str | None:
+def _unfit(kind: Class, registry: dict, setup: dict, settings: dict) -> str | None:
     """Why refmap cannot map onto the model, as the second half of a sentence."""
     method = registry.get("setup_method_name", "setup_anndata")
     if kind.unfit:
         return kind.unfit
-    if method == "setup_mudata" and not kind.modalities:
-        return _MUDATA.format(listed(name for name, other in CLASSES.items() if other.modalities))
+    if method == "setup_mudata" and not (kind.modalities or kind.contexts):
+        return _MUDATA.format(listed(name for name, other in CLASSES.items() if other.modalities or other.contexts))
     if method not in ("setup_anndata", "setup_mudata"):
         return f"it was trained on data registered by {method} and not setup_anndata"
+    reasons = [why for key, why in kind.unfit_setup.items() if setup.get(key) is not None]
+    reasons += [why for (key, value), why in kind.unfit_settings.items() if settings.get(key) == value]
+    if reasons:
+        return reasons[0]
     unserved = [what for key, what in _UNSERVED.items() if setup.get(key) is not None]
     return f"it needs {unserved[0]}, which refmap does not give it yet" if unserved else None
 
