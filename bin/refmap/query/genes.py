@@ -65,7 +65,7 @@ class Resolution:
     @property
     def absent(self) -> list[str]:
         """Modalities of the model of which the query has nothing, though it has another."""
-        return [name for name, (found, _) in self.found_by_modality.items() if not found] if self.matched else []
+        return [name for name, (found, of) in self.found_by_modality.items() if of and not found] if self.matched else []
 
     @property
     def n_wanted(self) -> int:
@@ -82,7 +82,7 @@ class Resolution:
         """How many genes were found, in words, and `too_few`, a phrase for it."""
         if not self.modalities:
             return f"{self.matched:,} of the model's {len(self.found):,} genes ({self.overlap:.1%}{too_few})"
-        held = {name: counts for name, counts in self.found_by_modality.items() if name not in self.absent}
+        held = {name: counts for name, counts in self.found_by_modality.items() if counts[0]}
         parts = [f"{found:,} of {of:,} in '{name}' ({found / of:.1%})" for name, (found, of) in held.items()]
         return f"of the model's features {' and '.join(parts)}{too_few}"
 

@@ -7,17 +7,14 @@ a column of ids that another modality does not have is its X or its index.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from ..common.errors import listed
+from .elements import Source
 from .matrix import Matrix
-
-if TYPE_CHECKING:
-    from .query import Query
 
 ROWS = 4096
 
@@ -73,14 +70,14 @@ class Beside:
             matrix.try_block()
 
 
-def matrices_beside(query: Query, matrix: Matrix, layer: str) -> Beside:
+def matrices_beside(query: Source, matrix: Matrix, layer: str) -> Beside:
     """The matrix of a layer of `query` with those of the modalities read beside it."""
     others = [(other.matrix(_layer_like(other, layer)), other.obs_names) for other in query.beside]
     name = f"{matrix.name} of modality '{query.modality}' with {listed(other.modality for other in query.beside)}"
     return Beside(matrix, query.obs_names, others, name)
 
 
-def ids_beside(query: Query, layer: str, var_key: str | None) -> list[np.ndarray]:
+def ids_beside(query: Source, layer: str, var_key: str | None) -> list[np.ndarray]:
     """The ids of the features of each modality read beside a query."""
     layers = [_layer_like(other, layer) for other in query.beside]
     return [
@@ -89,11 +86,11 @@ def ids_beside(query: Query, layer: str, var_key: str | None) -> list[np.ndarray
     ]
 
 
-def _layer_like(other: Query, layer: str) -> str:
+def _layer_like(other: Source, layer: str) -> str:
     return layer if layer in other.layers else "X"
 
 
-def wanted_layers(query: Query, row: dict, card: dict) -> list[str]:
+def wanted_layers(query: Source, row: dict, card: dict) -> list[str]:
     """The layers of a query that a model takes: that of its row, or those of the model's own names where it takes several.
 
     Raises RefmapError if a modality lacks one of several.
@@ -104,7 +101,7 @@ def wanted_layers(query: Query, row: dict, card: dict) -> list[str]:
     return card["layers"] or [row["layer"]]
 
 
-def only_elsewhere(query: Query) -> dict[str, int]:
+def only_elsewhere(query: Source) -> dict[str, int]:
     """For each modality read beside a query, the number of its cells that the query lacks, if any."""
     lacking = {other.modality: int((~np.isin(other.obs_names, query.obs_names)).sum()) for other in query.beside}
     return {name: number for name, number in lacking.items() if number}

@@ -37,7 +37,11 @@ class Class:
 
 
 _MUDATA = "it was set up from a MuData, which refmap makes for {} alone: train it on the AnnData of its counts"
-_SPATIAL = "{}: map its query with scvi-tools itself, or train a SCVI on the same counts, which takes no coordinates"
+_DATAMODULE = (
+    "it was set up by a data module ({}), of which its file keeps no setup that a query could be read by: train it on an AnnData "
+    "with setup_anndata, backed by the same files if they are large"
+)
+_INSTEAD = "train a SCVI with encode_covariates=True on the same counts, and map onto that"
 # Counts of methylated cytosines and of all that were covered, of the regions of each context.
 _METHYLATION = {"contexts": "methylation_contexts", "layers": ("mc_layer", "cov_layer")}
 
@@ -68,12 +72,16 @@ CLASSES = {
     # Its encoder always sees the batch, but `load_query_data` raises for a batch that the reference lacks.
     "SysVI": Class(input="lognorm", encodes_by_default=True, fixed_batches=True),
     # `load_query_data` freezes all parameters of its PyTorch version (scvi-tools 1.5.1: "empty parameter list").
-    "MRVI": Class(unfit="its surgery leaves nothing that could be trained for new samples"),
+    "MRVI": Class(unfit=f"its surgery leaves nothing that could be trained for new samples: {_INSTEAD}"),
     "METHYLVI": Class(encodes_by_default=True, **_METHYLATION),
     "METHYLANVI": Class(encodes_by_default=True, predicts=True, **_METHYLATION),
-    # Pyro's optimiser moves what is frozen by a mask, and its guide holds a row a cell of the reference.
-    "RESOLVI": Class(predicts=True, unfit=_SPATIAL),
-    "SCVIVA": Class(unfit=_SPATIAL),
+    # Seen in scvi-tools 1.5.1: three epochs of `load_query_data` and `train` moved the reference's cells by half a unit of the
+    # latent, as Pyro trains weights whose gradients are masked; it also holds a row for each cell of the reference.
+    "RESOLVI": Class(predicts=True, unfit=f"its surgery moves the reference's own cells, and keeps weights of each of them: {_INSTEAD}"),
+    "SCVIVA": Class(
+        unfit="it reads beside counts and coordinates the types of a cell's neighbours and their embedding by another model, all of "
+        f"which a query has only once it was mapped: {_INSTEAD}"
+    ),
 }
 
 # Arguments of a setup that name further data of the query.
@@ -108,8 +116,12 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     attributes, weights, genes = _read(folder)
     registry = attributes.get("registry_") or _registry_of_setup(attributes)
     name = _text(registry.get("model_name")) or _class_of(weights)
-    if "drvi_version" in registry or "drvi_version" in attributes:
-        name = f"drvi-py {name}"  # another package's class of the same name
+    if _is_of_drvi_py(weights):  # another package's class of the same name
+        raise RefmapError(
+            f"{folder.shown} is a DRVI of the package drvi-py, which scvi-tools does not load: make one of scvi-tools of it with "
+            "drvi.utils.port_to_scvi_tools (drvi-py 0.2.7 or later), and give that; a model with encode_covariates=True, which it does "
+            "not port, has to be trained again as scvi.external.DRVI."
+        )
     kind = CLASSES.get(name)
     if kind is None:
         raise RefmapError(f"{folder.shown} is a {name or 'scvi-tools'} model, and refmap maps onto {', '.join(_served())}.")
@@ -134,6 +146,9 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     elif kind.sizes:
         card.modalities = {name: int(settings.get(size) or 0) for name, size in kind.sizes.items()}
         card.modality = next(iter(card.modalities))
+        if sum(card.modalities.values()) != len(genes):
+            made_for = " and ".join(f"{card.modalities[name]:,} {size.removeprefix('n_')}" for name, size in kind.sizes.items())
+            card.fault = f"{folder.shown} is damaged: its {len(genes):,} features are not the {made_for} that it was made for."
     card.genes = texts(genes)
     if unfit := _unfit(kind, registry, setup, settings):
         card.fault = f"{folder.shown} is a {name} model, which cannot be mapped onto: {unfit}."
@@ -142,6 +157,11 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     card.surgery_ready = encodes and bool(learned)
     card.warnings = _warnings(folder, card, encodes, learned)
     return card
+
+
+def _is_of_drvi_py(weights: dict) -> bool:
+    """By the weights: a model that was ported from drvi-py keeps the version of drvi-py in its registry."""
+    return any(name.startswith("decoder.params_nets.") for name in weights)
 
 
 def _text(value: object) -> str | None:
@@ -230,7 +250,7 @@ def _unfit(kind: Class, registry: dict, setup: dict, settings: dict) -> str | No
     if method == "setup_mudata" and not (kind.modalities or kind.contexts):
         return _MUDATA.format(listed(name for name, other in CLASSES.items() if other.modalities or other.contexts))
     if method not in ("setup_anndata", "setup_mudata"):
-        return f"it was trained on data registered by {method} and not setup_anndata"
+        return _DATAMODULE.format(method)
     reasons = [why for key, why in kind.unfit_setup.items() if setup.get(key) is not None]
     reasons += [why for (key, value), why in kind.unfit_settings.items() if settings.get(key) == value]
     if reasons:
