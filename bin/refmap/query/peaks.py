@@ -27,28 +27,34 @@ def overlapping(wanted: Sequence[str], offered: Sequence[str]) -> dict[int, int]
 
     Several offered peaks may lie in one wanted peak; features that are no peaks have no part in it.
     """
+    shared, index = {}, _by_chromosome(wanted)
+    for chromosome, (starts, ends, places) in _by_chromosome(offered).items():
+        if chromosome in index:
+            found = _most_shared(*index[chromosome][:2], starts, ends)
+            held = found >= 0
+            shared |= dict(zip(places[held].tolist(), index[chromosome][2][found[held]].tolist(), strict=True))
+    return shared
+
+
+def _by_chromosome(names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Starts, ends and places of the peaks on each chromosome, by their starts."""
     ranges = defaultdict(list)
-    for place, name in enumerate(wanted):
+    for place, name in enumerate(names):
         if found := peak(name):
             ranges[found[0]].append((*found[1:], place))
-    index = {}
-    for chromosome, held in ranges.items():
-        starts, ends, places = (np.array(column) for column in zip(*sorted(held), strict=True))
-        # Where peaks overlap each other, one that starts earlier may end later.
-        index[chromosome] = (starts, ends, np.maximum.accumulate(ends), places)
-    shared = {}
-    for place, name in enumerate(offered):
-        found = peak(name)
-        if found is None or found[0] not in index:
-            continue
-        _, start, end = found
-        starts, ends, latest, places = index[found[0]]
-        near = slice(int(np.searchsorted(latest, start, side="right")), int(np.searchsorted(starts, end)))
-        if near.start >= near.stop:
-            continue
-        bases = np.minimum(ends[near], end) - np.maximum(starts[near], start)
-        most = int(bases.argmax())
-        shorter = min(end - start, int(ends[near][most] - starts[near][most]))
-        if bases[most] >= LEAST_SHARED * shorter:
-            shared[place] = int(places[near][most])
-    return shared
+    return {chromosome: tuple(np.array(sorted(held)).T) for chromosome, held in ranges.items()}
+
+
+def _most_shared(starts: np.ndarray, ends: np.ndarray, other_starts: np.ndarray, other_ends: np.ndarray) -> np.ndarray:
+    """For each of other ranges the place of that with which it shares most, or -1; all of one chromosome, `starts` ascending."""
+    # Where ranges overlap each other, one that starts earlier may end later.
+    first = np.searchsorted(np.maximum.accumulate(ends), other_starts, side="right")
+    last = np.searchsorted(starts, other_ends)
+    most, found = np.zeros(len(other_starts), dtype=np.int64), np.full(len(other_starts), -1, dtype=np.int64)
+    for step in range(int((last - first).max(initial=0))):
+        at = np.minimum(first + step, len(starts) - 1)
+        bases = np.minimum(ends[at], other_ends) - np.maximum(starts[at], other_starts)
+        shorter = np.minimum(ends[at] - starts[at], other_ends - other_starts)
+        better = (first + step < last) & (bases > most) & (bases >= LEAST_SHARED * shorter)
+        most[better], found[better] = bases[better], at[better]
+    return found
