@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata as ad
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -119,6 +118,23 @@ def test_multivi_and_a_query_of_one_modality(held, lacks, multivi, multiome, que
     aligned.obs["_indices"] = np.arange(aligned.n_obs)
     alone = model.get_latent_representation(modalities_of(aligned), {"rna": "expression", "atac": "accessibility"}[held])
     np.testing.assert_allclose(mapped.latent, alone, atol=2e-6)
+
+
+def test_multivi_with_proteins(cells, query, tmp_path):
+    from scvi.model import MULTIVI
+
+    data, proteins = modalities_of(cells), cells.obsm["protein_expression"]
+    data.mod["prot"] = ad.AnnData(proteins.to_numpy(), obs=cells.obs, var=proteins.iloc[:0].T)
+    data.update()
+    MULTIVI.setup_mudata(data, batch_key="batch", modalities=MODALITIES | {"protein_layer": "prot", "batch_key": "rna"})
+    model = MULTIVI(data, n_latent=5, encode_covariates=True)
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    model.save(str(tmp_path / "model"))
+    card = inspect_model(tmp_path / "model")
+    assert (card.fault, card.protein_key, card.proteins) == (None, "prot", list(proteins.columns))
+    mapped = map_cells(query, tmp_path / "model", tmp_path / "m", protein_key="protein_expression")
+    before = model.get_latent_representation()
+    np.testing.assert_allclose(latent_of("MULTIVI", mapped.model, data), before, atol=2e-6)
 
 
 def test_multivi_of_weights_of_its_own_cells_is_refused(multivi, tmp_path):
