@@ -24,7 +24,8 @@ def saved(cells, tmp_path_factory):
 
 
 def test_every_class_that_can_be_mapped_onto_has_a_recipe():
-    assert {name for name, kind in CLASSES.items() if not kind.unfit} <= set(RECIPES)
+    several = {"MULTIVI", "METHYLVI", "METHYLANVI"}  # see test_multimodal.py
+    assert {name for name, kind in CLASSES.items() if not kind.unfit} <= set(RECIPES) | several
 
 
 def test_every_class_with_surgery_is_in_the_table():

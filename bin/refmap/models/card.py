@@ -40,6 +40,9 @@ class ModelCard:
     size_factor_key: str | None = None
     layer: str | None = None
     modality: str | None = None  # of the genes, where it was set up from several
+    # How many of `genes` belong to each modality, in their order, where it takes more than one matrix: {"rna": 2000, "atac": 90000}.
+    modalities: dict[str, int] = field(default_factory=dict)
+    layers: list[str] = field(default_factory=list)  # the layers of each modality that it takes, where it takes more than one
     protein_key: str | None = None
     proteins: list[str] = field(default_factory=list)
     unlabeled_prototypes: int = 0  # how many it has, of cells that no label fits

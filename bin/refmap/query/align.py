@@ -22,6 +22,7 @@ from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
 from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, repeat_warnings, resolve
 from .matrix import Matrix
+from .modalities import wanted_layers
 from .proteins import find_proteins, write_proteins
 from .query import Query
 
@@ -99,12 +100,14 @@ def align(
     """Write the aligned query to `out` (AnnData zarr, format 2) and return what alignment.json holds.
 
     `row`, `card` and `plan` are those of the mapping; `table` the pairs of its id table. X is CSR float32 (cells x the model's
-    genes) with sorted indices and no explicit zeros. `progress` is called with the cells done and the cells in all.
+    genes) with sorted indices and no explicit zeros; so are further layers that the model takes. `progress` is called with the cells done and the cells in all.
 
     Raises RefmapError if too few genes are found or if values are not what the model wants.
     """
-    matrix = query.matrix(row["layer"])
-    resolution = resolve(gene_ids(query, row), card["genes"], table)
+    query.read_beside(card["modalities"])
+    layer, *further = wanted_layers(query, row, card)
+    matrix = query.matrix(layer)
+    resolution = resolve(gene_ids(query, row), card["genes"], table, card["modalities"])
     fault = overlap_fault(query, row, card, resolution, table)
     if fault:
         raise RefmapError(fault)
@@ -124,14 +127,20 @@ def align(
         card["normalization"] if card["input"] == "lognorm" and looks_like_counts(matrix, row["round_counts"]) else None
     )
     wants = "counts" if normalization else card["input"]
-    values = Values(query, matrix, row["layer"], wants, row["round_counts"])
+    values = Values(query, matrix, layer, wants, row["round_counts"])
     total, empty_cells = _align_matrix(
         root.create_group("X"), matrix, query, card, values, normalization, resolution, chunk_rows, progress
     )
     warnings += values.warnings
+    for name in further:  # of the same values' kind
+        other = query.matrix(name)
+        values = Values(query, other, name, wants, row["round_counts"])
+        group = root["layers"].create_group(stored_name(name))
+        _align_matrix(group, other, query, card, values, None, resolution, chunk_rows, None)
+        warnings += values.warnings
 
     if total == 0 and query.n_obs:
-        raise query.fault(f"has no count in any of the model's genes in {matrix.name}; {counts_elsewhere(query, row['layer'])}.")
+        raise query.fault(f"has no count in any of the model's genes in {matrix.name}; {counts_elsewhere(query, layer)}.")
     if proteins:
         warnings += proteins.pop("warnings")
     if empty_cells:
@@ -148,7 +157,8 @@ def align(
     return {
         "n_cells": query.n_obs,
         "n_query_genes": len(resolution.target),
-        "n_model_genes": len(card["genes"]),
+        "n_model_genes": resolution.n_wanted,
+        "modalities": {name: {"matched": found, "of": of} for name, (found, of) in resolution.found_by_modality.items()},
         "matched": resolution.matched,
         "padded": len(padded),
         "dropped": resolution.dropped,
@@ -158,7 +168,7 @@ def align(
         "padded_genes": padded[:200],
         "versions_stripped": resolution.stripped,
         "translated": resolution.translated,
-        "taken_for": dict(list(resolution.guessed.items())[:200]),
+        "taken_for": dict(list((resolution.guessed | resolution.overlapping).items())[:200]),
         "total_counts": total,
         "normalization": normalization,
         "proteins": proteins,

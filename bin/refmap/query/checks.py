@@ -20,6 +20,7 @@ from .columns import batches, pair_covariates, pair_labels
 from .contents import Contents, fitting_name, new_name
 from .elements import as_text
 from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, read_id_table, resolve
+from .modalities import wanted_layers
 from .proteins import find_proteins
 from .query import Query
 
@@ -76,6 +77,7 @@ class Check:
 
     def __init__(self, query: Query, row: dict, card: dict, table_path: Path | None, gmt_path: Path | None):
         self.query, self.row, self.card, self.table_path, self.gmt_path = query, row, card, table_path, gmt_path
+        query.read_beside(card["modalities"])
         self.faults: list[str] = []
         self.warnings: list[str] = list(card["warnings"])
         self.batches: dict[str, dict] = {}
@@ -135,9 +137,10 @@ class Check:
             )
 
     def layer(self) -> None:
-        matrix = self.query.matrix(self.row["layer"])
-        self.summary["n_values"] = matrix.most_values
-        matrix.try_block()
+        matrices = [self.query.matrix(layer) for layer in wanted_layers(self.query, self.row, self.card)]
+        self.summary["n_values"] = sum(matrix.most_values for matrix in matrices)
+        for matrix in matrices:
+            matrix.try_block()
 
     def contents(self) -> None:
         """What of the query cannot be published as it is."""
@@ -160,8 +163,8 @@ class Check:
         if not len(ids):
             self._fault("has no genes.")
             return
-        resolution = resolve(ids, self.card["genes"], self.table)
-        self.summary["n_genes_found"] = resolution.matched
+        resolution = resolve(ids, self.card["genes"], self.table, self.card["modalities"])
+        self.summary |= {"n_genes_found": resolution.matched, "n_model_genes": resolution.n_wanted}
         self._overlap(resolution)
 
     def _read_table(self) -> None:

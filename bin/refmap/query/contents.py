@@ -189,14 +189,14 @@ class Contents:
     def raw_fits(self) -> bool:
         if "raw" not in self.query.layers:
             return False
-        return self.attempt("raw", lambda: self.query.matrix("raw"))
+        return self.attempt("raw", lambda: self.query.own_matrix("raw"))
 
     def matrices(self) -> Iterator[tuple[str, Matrix]]:
         """X and the matrix of raw, where they are there and fit."""
-        if "X" in self.query.layers and self.attempt("X", lambda: self.query.matrix("X")):
-            yield "X", self._as_known("X", self.query.matrix("X"))
+        if "X" in self.query.layers and self.attempt("X", lambda: self.query.own_matrix("X")):
+            yield "X", self._as_known("X", self.query.own_matrix("X"))
         if self.raw_fits:
-            yield "raw", self._as_known("raw", self.query.matrix("raw"))
+            yield "raw", self._as_known("raw", self.query.own_matrix("raw"))
 
     def _as_known(self, what: str, matrix: Matrix) -> Matrix:
         """A matrix, of whose sparse values scipy may know no such type."""

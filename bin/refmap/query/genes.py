@@ -6,7 +6,7 @@ import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ import pandas as pd
 
 from ..common.errors import RefmapError, listed
 from .elements import as_text
+from .modalities import only_elsewhere
+from .peaks import overlapping
 from .query import Query
 
 ENSEMBL_VERSION = re.compile(r"(ENS[A-Z]*[GTP]\d{6,})\.\d+")
@@ -31,6 +33,8 @@ class Resolution:
     guessed: dict[str, str]  # ids of the query that are taken for another of the model
     other_case: int  # genes of the model that the query has in another case, and that are not taken for its own
     first: np.ndarray  # (model genes,) int: whose values each gets: its own, or those of the same gene before it
+    overlapping: dict[str, str] = field(default_factory=dict)  # peaks of the query that are taken for one of the model
+    modalities: dict[str, int] = field(default_factory=dict)  # how many of the model's genes belong to each of several
 
     @property
     def filled(self) -> np.ndarray:
@@ -53,9 +57,34 @@ class Resolution:
         return len(self.target) - self.dropped - int(self.found.sum())
 
     @property
+    def found_by_modality(self) -> dict[str, tuple[int, int]]:
+        """For each modality of the model how many of its features the query has, of how many."""
+        parts = np.split(self.filled, np.cumsum(list(self.modalities.values()))[:-1])
+        return {name: (int(part.sum()), len(part)) for name, part in zip(self.modalities, parts, strict=False)}
+
+    @property
+    def absent(self) -> list[str]:
+        """Modalities of the model of which the query has nothing, though it has another."""
+        return [name for name, (found, of) in self.found_by_modality.items() if of and not found] if self.matched else []
+
+    @property
+    def n_wanted(self) -> int:
+        """How many genes the query could have: the model's, but for those of absent modalities."""
+        return len(self.found) - sum(self.modalities[name] for name in self.absent)
+
+    @property
     def overlap(self) -> float:
-        """The share of the model's genes that the query has."""
-        return self.matched / len(self.found)
+        """The share of the model's genes that the query has; of several modalities that it has, the least."""
+        shares = [found / of for found, of in self.found_by_modality.values() if found]
+        return min(shares, default=self.matched / len(self.found))
+
+    def shown(self, too_few: str = "") -> str:
+        """How many genes were found, in words, and `too_few`, a phrase for it."""
+        if not self.modalities:
+            return f"{self.matched:,} of the model's {len(self.found):,} genes ({self.overlap:.1%}{too_few})"
+        held = {name: counts for name, counts in self.found_by_modality.items() if counts[0]}
+        parts = [f"{found:,} of {of:,} in '{name}' ({found / of:.1%})" for name, (found, of) in held.items()]
+        return f"of the model's features {' and '.join(parts)}{too_few}"
 
 
 def strip_version(gene: str) -> str:
@@ -96,14 +125,20 @@ class _Genes:
         return self.stripped.get(strip_version(gene), set())
 
 
-def resolve(query_ids: Sequence[str], model_genes: Sequence[str], table: Iterable[tuple[str, str]] | None = None) -> Resolution:
+def resolve(
+    query_ids: Sequence[str],
+    model_genes: Sequence[str],
+    table: Iterable[tuple[str, str]] | None = None,
+    modalities: Mapping[str, int] | None = None,
+) -> Resolution:
     """Find the model's gene for each column of a query.
 
     An id is looked up exactly; else with Ensembl versions stripped; else through the pairs of `table`, in either direction.
     An id that leads to several genes of the model is ambiguous and counts for none. A gene that the model has several times gets
     the query's columns of it one by one where it has as many, else the same values in each place. What is left on both sides is
     then matched loosely where one id of the query and one gene of the model are alike: by :func:`plain`, then without regard to
-    case. Genes of which most differ by case are another species' (Cd4 of the mouse, CD4 of man), and stay apart.
+    case. Genes of which most differ by case are another species' (Cd4 of the mouse, CD4 of man), and stay apart. Peaks that are
+    called by where they lie are taken for one that they overlap: see :mod:`.peaks`.
     """
     genes = _Genes(model_genes)
     partners = defaultdict(set)
@@ -137,10 +172,24 @@ def resolve(query_ids: Sequence[str], model_genes: Sequence[str], table: Iterabl
         other_case = 0
     else:
         by_case = {}
+    by_range = _peaks(query_ids, model_genes, target)
+    for column, index in by_range.items():
+        target[column] = index
     found = np.zeros(len(model_genes), dtype=bool)
     found[target[target >= 0]] = True
+    overlap = {str(query_ids[column]): str(model_genes[index]) for column, index in by_range.items()}
     guessed = {str(query_ids[column]): str(model_genes[index]) for column, index in (by_sign | by_case).items()}
-    return Resolution(target, found, stripped, translated, ambiguous, guessed, other_case, first)
+    return Resolution(
+        target, found, stripped, translated, ambiguous, guessed, other_case, first, overlap, dict(modalities or {})
+    )
+
+
+def _peaks(query_ids: Sequence[str], model_genes: Sequence[str], target: np.ndarray) -> dict[int, int]:
+    """Columns of the query without a gene that are peaks, and the peak of the model, itself without a column, that each overlaps."""
+    columns = np.flatnonzero(target < 0)
+    places = np.setdiff1d(np.arange(len(model_genes)), target)
+    shared = overlapping([model_genes[place] for place in places], [query_ids[column] for column in columns])
+    return {int(columns[offered]): int(places[wanted]) for offered, wanted in shared.items()}
 
 
 def _pairs(query_ids: Sequence[str], model_genes: Sequence[str]) -> Iterator[tuple[list[int], list[int]]]:
@@ -152,6 +201,25 @@ def _pairs(query_ids: Sequence[str], model_genes: Sequence[str]) -> Iterator[tup
             if gene in often:
                 found[gene].append(index)
     yield from ((places[gene], columns[gene]) for gene in sorted(often) if len(places[gene]) == len(columns[gene]))
+
+
+def _absent(query: Query, resolution: Resolution) -> list[str]:
+    """What is said of modalities that the query lacks, and of cells that only another of its modalities has."""
+    held = [name for name in resolution.modalities if name not in resolution.absent]
+    has = ""
+    if query.multimodal:
+        has = f" (of its modalities, {listed(query.container['mod'])}, those are read that are called as the model's)"
+    warnings = [
+        f"query '{query.shown_as}' has no feature of the model's modality '{name}'{has}: it is masked as missing in all cells, which are "
+        f"embedded by {listed(held)} alone."
+        for name in resolution.absent
+    ]
+    for name, cells in only_elsewhere(query).items():
+        warnings.append(
+            f"query '{query.shown_as}' has {cells:,} cells in its modality '{name}' that '{query.modality}' lacks: they are not mapped; "
+            f"a row with modality: {name} maps that modality's cells."
+        )
+    return warnings
 
 
 def repeat_warnings(card: dict, resolution: Resolution) -> list[str]:
@@ -210,10 +278,7 @@ def overlap_fault(query: Query, row: dict, card: dict, resolution: Resolution, t
     ids = gene_ids(query, row)
     where = f"var column '{row['var_key']}'" if row["var_key"] else "the var index"
     if resolution.matched:
-        found = (
-            f"has {resolution.matched:,} of the model's {len(card['genes']):,} genes ({resolution.overlap:.1%}), "
-            f"fewer than min_gene_overlap ({row['min_gene_overlap']:.0%})"
-        )
+        found = f"has {resolution.shown()}, fewer than min_gene_overlap ({row['min_gene_overlap']:.0%})"
     else:
         found = f"has none of the model's {len(card['genes']):,} genes: {where} has {listed(ids[:3])}, the model has {listed(card['genes'][:3])}"
     better = {
@@ -267,10 +332,18 @@ def overlap_warnings(query: Query, row: dict, card: dict, resolution: Resolution
             f"query '{query.shown_as}' has {len(resolution.guessed):,} gene ids that are spelt as no gene of the model, and are taken for "
             f"the one that they are like: {named}{more}."
         )
-    if resolution.overlap < row["warn_gene_overlap"]:
+    if resolution.overlapping:
+        named = ", ".join(f"'{one}' for '{other}'" for one, other in list(resolution.overlapping.items())[:3])
+        n_peaks = len(set(resolution.overlapping.values()))
         warnings.append(
-            f"query '{query.shown_as}' has {resolution.matched:,} of the model's {len(card['genes']):,} genes "
-            f"({resolution.overlap:.1%}, less than {row['warn_gene_overlap']:.0%}): the others are filled with zeros."
+            f"query '{query.shown_as}' has {len(resolution.overlapping):,} peaks that are called as no peak of the model and lie over "
+            f"{n_peaks:,} of them by half or more: they are taken for these, which is right if both are of one genome assembly: {named}."
+        )
+    warnings += _absent(query, resolution)
+    if resolution.overlap < row["warn_gene_overlap"]:
+        found = resolution.shown(f", less than {row['warn_gene_overlap']:.0%}")
+        warnings.append(
+            f"query '{query.shown_as}' has {found}: the others are filled with zeros."
         )
         prefix, gain = common_prefix(gene_ids(query, row), card["genes"])
         if gain > resolution.matched:

@@ -5,7 +5,7 @@ Metadata are read when asked for; a matrix is only ever read in blocks of rows, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ from ..common.errors import RefmapError, listed, nearest
 from .causes import is_zipped_zarr, what_holds, what_it_is
 from .elements import Frame, Source, as_text, encoding, is_group, members, read_whole, text
 from .matrix import Matrix
+from .modalities import Beside, ids_beside, matrices_beside
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Query(Source):
         self.path = Path(path)
         self.container, self.format = self._open()
         self.root = self._choose(modality)
+        self.beside: list[Query] = []
 
     def _open(self) -> tuple[h5py.Group | zarr.Group, str]:
         path = self.path
@@ -122,7 +124,19 @@ class Query(Source):
     def multimodal(self) -> bool:
         return _holds_anndatas(self.container, "mod")
 
+    @property
+    def modality(self) -> str | None:
+        """The name of the modality that is read, of several."""
+        return self.root.name.rsplit("/", 1)[-1] if self.multimodal else None
+
+    def read_beside(self, modalities: Iterable[str]) -> None:
+        """Have the features of other modalities beside this one's in matrices and gene ids: see :mod:`.modalities`."""
+        held = set(self.container["mod"]) - {self.modality} if self.multimodal else set()
+        self.beside = [Query(self.path, self.shown_as, name, self.called) for name in modalities if name in held]
+
     def close(self) -> None:
+        for other in self.beside:
+            other.close()
         if isinstance(self.container, h5py.File):
             self.container.close()
 
@@ -221,11 +235,16 @@ class Query(Source):
             what = "no X" if layer == "X" else "no raw.X" if layer == "raw" else f"no layer '{layer}'"
             raise self.fault(f"has {what}: set layer to one of {listed(self.layers)}.{nearest(layer, self.layers)}")
 
-    def matrix(self, layer: str = "X") -> Matrix:
+    def matrix(self, layer: str = "X") -> Matrix | Beside:
         """The matrix of a layer: 'X', the name of a layer, or 'raw'.
 
         Raises RefmapError if it is not there, or not of one row a cell and one column a gene.
         """
+        matrix = self.own_matrix(layer)
+        return matrices_beside(self, matrix, layer) if self.beside else matrix
+
+    def own_matrix(self, layer: str) -> Matrix:
+        """That of this modality alone."""
         self.check_layer(layer)
         elem = self._raw[0] if layer == "raw" else self.root["X"] if layer == "X" else self.root["layers"][layer]
         shape = (self.n_obs, len(self.gene_frame(layer)))
@@ -250,6 +269,10 @@ class Query(Source):
 
         Raises RefmapError naming the nearest column if there is none.
         """
+        ids = self._gene_ids(layer, var_key)
+        return np.concatenate([ids, *ids_beside(self, layer, var_key)]) if self.beside else ids
+
+    def _gene_ids(self, layer: str, var_key: str | None) -> np.ndarray:
         frame = self.gene_frame(layer)
         if var_key is None:
             return frame.index

@@ -34,6 +34,7 @@ class ReferenceCells(Query):
     def __init__(self, path: Path, shown_as: str, card: dict, transfer_keys: list[str]):
         self.card, self.transfer_keys = card, transfer_keys
         super().__init__(path, shown_as, called="reference")
+        self.read_beside(card["modalities"])
         self.notes: list[str] = []
         self._columns: dict[str, pd.Series] = {}
 

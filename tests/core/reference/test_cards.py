@@ -93,6 +93,8 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "size_factor_key": "size",
         "layer": "counts",
         "modality": None,
+        "modalities": {},
+        "layers": [],
         "protein_key": None,
         "proteins": [],
         "unlabeled_prototypes": 0,
@@ -163,12 +165,29 @@ def test_the_checksum_is_of_every_name_and_byte(model, tmp_path):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_class_has_a_card_or_a_reason(tmp_path, name):
-    card = inspect_model(save(tmp_path / name, {"registry_": registry(name), "init_params_": READY}), "m")
+    init = READY | {"non_kwargs": {"n_latent": 7, "n_genes": 2, "n_regions": 1}}
+    card = inspect_model(save(tmp_path / name, {"registry_": registry(name, size_factor_key=None), "init_params_": init}), "m")
     assert card.class_name == name and card.batches == ["d1", "d2"]
     if CLASSES[name].unfit:
         assert card.fault == f"m is a {name} model, which cannot be mapped onto: {CLASSES[name].unfit}."
     else:
         assert card.fault is None and card.predicts == name.endswith("ANVI")
+        assert card.modalities == ({"rna": 2, "atac": 1} if name == "MULTIVI" else {})
+
+
+@pytest.mark.parametrize(
+    ("setup", "settings", "fault"),
+    [
+        ({"size_factor_key": "size"}, {}, "it was set up with size factors of each modality"),
+        ({"protein_expression_obsm_key": "adt"}, {}, "it was set up from an AnnData with proteins"),
+        ({}, {"modality_weights": "cell"}, "it weighs the modalities cell by cell"),
+        ({}, {"n_regions": 5}, "its 3 features are not the 2 genes and 5 regions that it was made for"),
+    ],
+)
+def test_a_multivi_that_cannot_be_mapped_onto(tmp_path, setup, settings, fault):
+    attributes = {"registry_": registry("MULTIVI", **{"size_factor_key": None} | setup)}
+    attributes["init_params_"] = READY | {"non_kwargs": {"n_latent": 7, "n_genes": 2, "n_regions": 1} | settings}
+    assert fault in inspect_model(save(tmp_path / "m", attributes), "m").fault
 
 
 @pytest.mark.parametrize(
@@ -247,8 +266,8 @@ def test_data_that_refmap_cannot_give(tmp_path, change, reason):
 
 def test_models_of_a_mudata_and_of_a_datamodule(tmp_path):
     for name, method, reason in (
-        ("SCVI", "setup_mudata", "one MuData"),
-        ("TOTALVI", "setup_datamodule", "registered by setup_datamodule"),
+        ("SCVI", "setup_mudata", "set up from a MuData, which refmap makes for 'TOTALVI', 'TOTALANVI', 'MULTIVI'"),
+        ("TOTALVI", "setup_datamodule", "set up by a data module (setup_datamodule)"),
     ):
         fields = registry(name) | {"setup_method_name": method}
         card = inspect_model(save(tmp_path / method, {"registry_": fields, "init_params_": READY}))
@@ -263,8 +282,25 @@ def test_other_classes_are_named(tmp_path, name):
 
 def test_drvi_of_its_own_package_is_told_from_that_of_scvi_tools(tmp_path):
     fields = registry("DRVI") | {"drvi_version": "0.2.8"}
-    card = inspect_model(save(tmp_path / "m", {"registry_": fields, "init_params_": READY}), "m")
-    assert card.fault.startswith("m is a drvi-py DRVI model, and refmap maps onto")
+    attributes = {"registry_": fields, "init_params_": READY}
+    card = inspect_model(save(tmp_path / "m", attributes, weights=("z_encoder.x", "decoder.params_nets.mean.x")), "m")
+    assert card.fault.startswith("m is a DRVI of the package drvi-py") and "drvi.utils.port_to_scvi_tools" in card.fault
+    ported = inspect_model(save(tmp_path / "ported", attributes, weights=("z_encoder.x", "decoder.px_scale_decoder.x")), "m")
+    assert (ported.fault, ported.class_name) == (None, "DRVI")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("MRVI", "its surgery leaves nothing that could be trained"),
+        ("RESOLVI", "its surgery moves the reference's own cells"),
+        ("SCVIVA", "the types of a cell's neighbours and their embedding by another model"),
+    ],
+)
+def test_classes_that_cannot_be_mapped_onto_say_what_to_do(tmp_path, name, reason):
+    fault = inspect_model(save(tmp_path / "m", {"registry_": registry(name), "init_params_": READY}), "m").fault
+    assert fault.startswith(f"m is a {name} model, which cannot be mapped onto: ") and reason in fault
+    assert fault.endswith("train a SCVI with encode_covariates=True on the same counts, and map onto that.")
 
 
 # ------------------------------------------------------------------------------------------------------------- old formats

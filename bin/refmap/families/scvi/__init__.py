@@ -11,8 +11,8 @@ from ...models.card import ModelCard
 from ...models.folder import ModelFolder
 from ..base import Family, Trainable
 from ..options import Option
-from .card import is_scvi, scvi_card
-from .options import PROTEIN_OPTIONS, chosen_batches, options_of
+from .card import CLASSES, is_scvi, scvi_card
+from .options import PROTEIN_OPTIONS, chosen_batches
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -38,7 +38,7 @@ class ScviFamily(Family):
         return scvi_card(folder)
 
     def options_of(self, card: ModelCard) -> dict[str, Option]:
-        return options_of(card)
+        return PROTEIN_OPTIONS if card.proteins and CLASSES[card.class_name].imputes else {}
 
     def faults(self, row: dict, card: dict, options: dict, programs: dict[str, list[str]]) -> list[str]:
         chosen = chosen_batches(options.get("protein_batches"), card["batches"])

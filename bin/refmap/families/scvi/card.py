@@ -7,7 +7,7 @@ data was registered with. Before 0.15 these were three files (`model_params.pt`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...common.errors import RefmapError, listed
 from ...models.card import ModelCard, texts
@@ -28,18 +28,45 @@ class Class:
     fixed_batches: bool = False  # surgery takes the reference's batches alone, and learns new covariate categories
     minified_as: str | None = None  # whose name the latent of a minified model has; none where there are no minified models
     proteins: bool = False  # it models proteins: others may have been set up with some, and make no use of them
-    serves_mudata: bool = False  # refmap can make the MuData that it may have been set up from: genes and proteins
+    imputes: bool = False  # it is asked for the proteins that a query lacks
+    modalities: tuple[str, ...] = ()  # the arguments of `setup_mudata` that name layers of features, in their order; none: no MuData
+    contexts: str | None = None  # instead, the argument that lists the modalities
+    layers: tuple[str, ...] = ()  # with the arguments that name the layers of each of them
+    sizes: dict[str, str] = field(default_factory=dict)  # of a model of an AnnData: modality -> the setting with its number of features
     unfit: str | None = None  # why refmap cannot map onto it
+    unfit_setup: dict[str, str] = field(default_factory=dict)  # the same of a model that was set up with an argument
+    unfit_settings: dict[tuple[str, str], str] = field(default_factory=dict)  # or that has a value of a setting
 
 
-_MUDATA = "it is trained on several modalities in one MuData, which refmap does not make yet"
-_SPATIAL = "it needs where each cell lies in its tissue, which refmap does not give it yet"
+_MUDATA = "it was set up from a MuData, which refmap makes for {} alone: train it on the AnnData of its counts"
+_DATAMODULE = (
+    "it was set up by a data module ({}), of which its file keeps no setup that a query could be read by: train it on an AnnData "
+    "with setup_anndata, backed by the same files if they are large"
+)
+_INSTEAD = "train a SCVI with encode_covariates=True on the same counts, and map onto that"
+# Counts of methylated cytosines and of all that were covered, of the regions of each context.
+_METHYLATION = {"contexts": "methylation_contexts", "layers": ("mc_layer", "cov_layer")}
 
 CLASSES = {
     "SCVI": Class(minified_as="scvi"),
     "SCANVI": Class(minified_as="scanvi", predicts=True),
-    "TOTALVI": Class(minified_as="totalvi", encodes_by_default=True, proteins=True, serves_mudata=True),
-    "TOTALANVI": Class(minified_as="totalvi", encodes_by_default=True, predicts=True, proteins=True, serves_mudata=True),
+    "TOTALVI": Class(minified_as="totalvi", encodes_by_default=True, proteins=True, imputes=True, modalities=("rna_layer",)),
+    "TOTALANVI": Class(minified_as="totalvi", encodes_by_default=True, predicts=True, proteins=True, imputes=True, modalities=("rna_layer",)),
+    "MULTIVI": Class(
+        minified_as="multivi",
+        proteins=True,
+        modalities=("rna_layer", "atac_layer"),
+        sizes={"rna": "n_genes", "atac": "n_regions"},
+        unfit_setup={
+            "size_factor_key": "it was set up with size factors of each modality, of which a sheet names one: train it without",
+            "protein_expression_obsm_key": "it was set up from an AnnData with proteins, which scvi-tools loads no more since 1.4: "
+            "train it on a MuData",
+        },
+        unfit_settings={
+            ("modality_weights", "cell"): "it weighs the modalities cell by cell, by weights that only the reference's cells have: "
+            "train it with modality_weights 'equal' or 'universal'",
+        },
+    ),
     "PEAKVI": Class(),
     "POISSONVI": Class(),
     "DRVI": Class(minified_as="scvi"),
@@ -48,12 +75,16 @@ CLASSES = {
     # Its encoder always sees the batch, but `load_query_data` raises for a batch that the reference lacks.
     "SysVI": Class(input="lognorm", encodes_by_default=True, fixed_batches=True),
     # `load_query_data` freezes all parameters of its PyTorch version (scvi-tools 1.5.1: "empty parameter list").
-    "MRVI": Class(unfit="its surgery leaves nothing that could be trained for new samples"),
-    "MULTIVI": Class(unfit=_MUDATA),
-    "METHYLVI": Class(unfit=_MUDATA),
-    "METHYLANVI": Class(predicts=True, unfit=_MUDATA),
-    "RESOLVI": Class(predicts=True, unfit=_SPATIAL),
-    "SCVIVA": Class(unfit=_SPATIAL),
+    "MRVI": Class(unfit=f"its surgery leaves nothing that could be trained for new samples: {_INSTEAD}"),
+    "METHYLVI": Class(encodes_by_default=True, **_METHYLATION),
+    "METHYLANVI": Class(encodes_by_default=True, predicts=True, **_METHYLATION),
+    # Seen in scvi-tools 1.5.1: three epochs of `load_query_data` and `train` moved the reference's cells by half a unit of the
+    # latent, as Pyro trains weights whose gradients are masked; it also holds a row for each cell of the reference.
+    "RESOLVI": Class(predicts=True, unfit=f"its surgery moves the reference's own cells, and keeps weights of each of them: {_INSTEAD}"),
+    "SCVIVA": Class(
+        unfit="it reads beside counts and coordinates the types of a cell's neighbours and their embedding by another model, all of "
+        f"which a query has only once it was mapped: {_INSTEAD}"
+    ),
 }
 
 # Arguments of a setup that name further data of the query.
@@ -88,8 +119,12 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     attributes, weights, genes = _read(folder)
     registry = attributes.get("registry_") or _registry_of_setup(attributes)
     name = _text(registry.get("model_name")) or _class_of(weights)
-    if "drvi_version" in registry or "drvi_version" in attributes:
-        name = f"drvi-py {name}"  # another package's class of the same name
+    if _is_of_drvi_py(weights):  # another package's class of the same name
+        raise RefmapError(
+            f"{folder.shown} is a DRVI of the package drvi-py, which scvi-tools does not load: make one of scvi-tools of it with "
+            "drvi.utils.port_to_scvi_tools (drvi-py 0.2.7 or later), and give that; a model with encode_covariates=True, which it does "
+            "not port, has to be trained again as scvi.external.DRVI."
+        )
     kind = CLASSES.get(name)
     if kind is None:
         raise RefmapError(f"{folder.shown} is a {name or 'scvi-tools'} model, and refmap maps onto {', '.join(_served())}.")
@@ -103,18 +138,33 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     card.size_factor_key = _text(setup.get("size_factor_key"))
     _describe_fields(card, kind, registry, setup)
     if isinstance(genes, dict):  # a model of a MuData has genes by modality
-        modalities = setup.get("modalities") or {}
-        card.protein_key, card.layer = _text(modalities.get("protein_layer")), _text(setup.get("rna_layer"))
-        card.modality = _text(modalities.get("rna_layer"))
-        genes = genes.get(card.modality, [])
+        of_setup = setup.get("modalities") or {}
+        held = texts(setup.get(kind.contexts)) or [of_setup[name] for name in kind.modalities if of_setup.get(name) is not None]
+        card.layers = texts(setup.get(argument) for argument in kind.layers)
+        card.protein_key, card.layer = _text(of_setup.get("protein_layer")), _text(setup.get("rna_layer"))
+        card.modality = _text(held[0]) if held else None
+        if len(held) > 1:
+            card.modalities = {str(name): len(genes[name]) for name in held}
+        genes = [gene for name in held for gene in genes.get(name, [])]
+    elif kind.sizes:
+        card.modalities = {name: int(settings.get(size) or 0) for name, size in kind.sizes.items()}
+        card.modality = next(iter(card.modalities))
+        if sum(card.modalities.values()) != len(genes):
+            made_for = " and ".join(f"{card.modalities[name]:,} {size.removeprefix('n_')}" for name, size in kind.sizes.items())
+            card.fault = f"{folder.shown} is damaged: its {len(genes):,} features are not the {made_for} that it was made for."
     card.genes = texts(genes)
-    if unfit := _unfit(kind, registry, setup):
+    if unfit := _unfit(kind, registry, setup, settings):
         card.fault = f"{folder.shown} is a {name} model, which cannot be mapped onto: {unfit}."
     encodes = bool(settings.get("encode_covariates", kind.encodes_by_default))
     learned = _learned(card)
     card.surgery_ready = encodes and bool(learned)
     card.warnings = _warnings(folder, card, encodes, learned)
     return card
+
+
+def _is_of_drvi_py(weights: dict) -> bool:
+    """By the weights: a model that was ported from drvi-py keeps the version of drvi-py in its registry."""
+    return any(name.startswith("decoder.params_nets.") for name in weights)
 
 
 def _text(value: object) -> str | None:
@@ -196,13 +246,19 @@ def _describe_fields(card: ModelCard, kind: Class, registry: dict, setup: dict) 
         card.proteins = texts(state("proteins").get("column_names"))
 
 
-def _unfit(kind: Class, registry: dict, setup: dict) -> str | None:
+def _unfit(kind: Class, registry: dict, setup: dict, settings: dict) -> str | None:
     """Why refmap cannot map onto the model, as the second half of a sentence."""
     method = registry.get("setup_method_name", "setup_anndata")
-    if kind.unfit or (method == "setup_mudata" and not kind.serves_mudata):
-        return kind.unfit or _MUDATA
+    if kind.unfit:
+        return kind.unfit
+    if method == "setup_mudata" and not (kind.modalities or kind.contexts):
+        return _MUDATA.format(listed(name for name, other in CLASSES.items() if other.modalities or other.contexts))
     if method not in ("setup_anndata", "setup_mudata"):
-        return f"it was trained on data registered by {method} and not setup_anndata"
+        return _DATAMODULE.format(method)
+    reasons = [why for key, why in kind.unfit_setup.items() if setup.get(key) is not None]
+    reasons += [why for (key, value), why in kind.unfit_settings.items() if settings.get(key) == value]
+    if reasons:
+        return reasons[0]
     unserved = [what for key, what in _UNSERVED.items() if setup.get(key) is not None]
     return f"it needs {unserved[0]}, which refmap does not give it yet" if unserved else None
 

@@ -58,32 +58,38 @@ def read_saved(folder: Path, kind: type, trusted: bool) -> dict:
     return saved
 
 
-def as_mudata(query: ad.AnnData, setup: dict, protein_key: str) -> mudata.MuData:
-    """Take an aligned query apart into the modalities of genes and proteins that a totalVI was set up from.
+def as_mudata(query: ad.AnnData, setup: dict, card: dict) -> mudata.MuData:
+    """Take an aligned query apart into the modalities that a model was set up from.
 
     Parameters
     ----------
     query
-        Counts of genes in X, of proteins in ``obsm[protein_key]``, both cells x features.
+        Counts of the features of all modalities beside each other in X and, where the model takes more than one layer, in these;
+        of proteins in obsm; all of them cells x features.
     setup
         Arguments of the reference's ``setup_mudata``.
-    protein_key
-        The key of the proteins in obsm.
+    card
+        The model's card.
     """
     import anndata as ad
     import mudata
 
-    proteins = query.obsm[protein_key]
-    modalities = {
-        setup["modalities"]["rna_layer"]: ad.AnnData(query.X, obs=query.obs.copy(), var=query.var[[]]),
-        setup["modalities"]["protein_layer"]: ad.AnnData(
-            proteins.to_numpy(), obs=query.obs.copy(), var=pd.DataFrame(index=proteins.columns)
-        ),
-    }
-    for modality, layer in (("rna_layer", setup["rna_layer"]), ("protein_layer", setup["protein_layer"])):
-        if layer:
-            adata = modalities[setup["modalities"][modality]]
-            adata.layers[layer] = adata.X
+    def modality(counts: object, names: pd.Index) -> ad.AnnData:
+        return ad.AnnData(counts, obs=query.obs.copy(), var=pd.DataFrame(index=names))
+
+    modalities, start = {}, 0
+    for name, size in (card["modalities"] or {card["modality"]: query.n_vars}).items():
+        features = query[:, start : start + size]
+        modalities[name] = modality(features.X, features.var_names)
+        for layer in card["layers"]:
+            modalities[name].layers[layer] = features.layers[layer] if layer in features.layers else features.X
+        start += size
+    if card["protein_key"]:
+        proteins = query.obsm[card["protein_key"]]
+        modalities[setup["modalities"]["protein_layer"]] = modality(proteins.to_numpy(), proteins.columns)
+    for argument, name in (setup["modalities"] or {}).items():
+        if name in modalities and setup.get(argument) and argument.endswith("_layer"):
+            modalities[name].layers[setup[argument]] = modalities[name].X
     # Each obs column may have been registered from a modality or from the whole: it is in all of them.
     result = mudata.MuData(modalities)
     for column in query.obs:
@@ -95,6 +101,7 @@ def _complete(saved: dict, kind: type) -> None:
     """Add what models of older versions lack, and make text of categories and names that were none, as they are in a query."""
     import torch
     from scvi.data._compat import registry_from_setup_dict
+    from scvi.model import MULTIVI, TOTALVI
 
     attributes = saved["attr_dict"]
     if "scvi_setup_dict_" in attributes:
@@ -107,13 +114,37 @@ def _complete(saved: dict, kind: type) -> None:
             labels |= {"original_key": "_scvi_labels", "categorical_mapping": np.zeros(1, dtype=int)}
     registry = attributes["registry_"]
     registry.setdefault("setup_method_name", "setup_anndata")
+    if kind is MULTIVI and registry["setup_method_name"] == "setup_anndata":
+        _as_of_mudata(saved)
     _categories_as_text(registry, attributes)
     _proteins_as_text(registry)
     state = saved["model_state_dict"]
     background = state.get("background_pro_alpha")
     # totalVI up to 1.1: scvi-tools' own conversion of old models fills in zeros as well.
-    if background is not None and "log_per_batch_efficiency" not in state:
+    if background is not None and issubclass(kind, TOTALVI) and "log_per_batch_efficiency" not in state:
         state["log_per_batch_efficiency"] = torch.zeros_like(background)
+
+
+def _as_of_mudata(saved: dict) -> None:
+    """Make of a MULTIVI of an AnnData, which scvi-tools from 1.4 on sets up no more, what it is when set up from a MuData.
+
+    Its AnnData had the genes first and the peaks behind them; the weights are the same.
+    """
+    registry, names = saved["attr_dict"]["registry_"], list(saved["var_names"])
+    settings = saved["attr_dict"]["init_params_"]
+    n_genes = settings.get("non_kwargs", settings)["n_genes"]
+    saved["var_names"] = {"rna": np.array(names[:n_genes], dtype=object), "atac": np.array(names[n_genes:], dtype=object)}
+    setup, fields = registry["setup_args"], registry["field_registries"]
+    shared = {key: setup.get(key) for key in ("batch_key", "categorical_covariate_keys", "continuous_covariate_keys")}
+    layers = {"rna_layer": "rna", "atac_layer": "atac"}
+    registry["setup_method_name"] = "setup_mudata"
+    registry["setup_args"] = dict.fromkeys([*layers, "protein_layer", "size_factor_key", "idx_layer"]) | shared
+    registry["setup_args"]["modalities"] = layers | {key: "rna" for key, named in shared.items() if named}
+    for field, modality in (("X", "rna"), ("atac", "atac")):
+        columns = saved["var_names"][modality]
+        state = fields["X"]["state_registry"] | {"n_vars": len(columns), "column_names": columns}
+        place = {"attr_name": "X", "attr_key": None, "mod_key": modality}
+        fields[field] = {"data_registry": place, "state_registry": state, "summary_stats": {}}
 
 
 def _categories_as_text(registry: dict, attributes: dict) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...models.card import ModelCard
 from ..options import Option
 
 PROTEIN_OPTIONS = {
@@ -21,11 +20,6 @@ PROTEIN_OPTIONS = {
         "As measured in which of the reference's batches proteins are imputed, names parted by ','; by default the mean over all.",
     ),
 }
-
-
-def options_of(card: ModelCard) -> dict[str, Option]:
-    """Those that the model's mappings take."""
-    return PROTEIN_OPTIONS if card.proteins else {}
 
 
 def chosen_batches(chosen: str | None, batches: list[str]) -> list[str]:

@@ -124,7 +124,7 @@ class Surgery(base.Surgery):
             query.uns[names_key] = np.array(card["proteins"])
         missing, lacking = query.uns.get("proteins_missing", ()), incomplete(query)
         if registry["setup_method_name"] == "setup_mudata":
-            query = as_mudata(query, registry["setup_args"], card["protein_key"])
+            query = as_mudata(query, registry["setup_args"], card)
         import torch
         from scvi.data.fields import _layer_field
 
@@ -156,7 +156,8 @@ class Surgery(base.Surgery):
         surgery._freeze()
         if card["proteins"]:
             measured = mask_missing(model, reference_masks, old_sizes[0], missing)
-            surgery._plan_imputation(card, lacking, measured, settings)
+            if settings.options:
+                surgery._plan_imputation(card, lacking, measured, settings)
         return surgery
 
     def _plan_imputation(self, card: dict, lacking: list[str], measured: dict[int, np.ndarray], settings: Settings) -> None:

@@ -14,6 +14,8 @@ from ...common.exhaustion import MachineFault
 
 # Below this number of cells a validation set would hold one cell or none.
 FEWEST_FOR_VALIDATION = 20
+# Classes whose `train` gives its runner a patience and a quantity to watch of its own, and fails where it is given others.
+OWN_STOPPING = ("MULTIVI",)
 
 
 def check_machine() -> None:
@@ -93,6 +95,11 @@ def run_training(model, arguments: dict, log: Callable = print) -> tuple[pd.Data
     start = time.monotonic()
     # A loaded model carries its reference's history, to which scvi-tools would append.
     model.history_ = None
+    if type(model).__name__ in OWN_STOPPING:
+        stopping = {name: value for name, value in arguments.items() if name.startswith("early_stopping_")}
+        arguments = {name: value for name, value in arguments.items() if name not in stopping}
+        runner = type(model)._train_runner_cls
+        model._train_runner_cls = lambda *of_class, **by_class: runner(*of_class, **by_class | stopping)
     try:
         model.train(**arguments, enable_progress_bar=False, callbacks=[progress])
     except ValueError as error:
