@@ -9,6 +9,7 @@ from ..common.errors import RefmapError
 from ..models.folder import ModelFolder
 from .base import Family, Trainable
 from .expimap import ExpimapFamily
+from .mvtcr import MvtcrFamily
 from .options import parse_reference_options, read_options
 from .sagenet import SagenetFamily
 from .scgen import ScgenFamily
@@ -17,7 +18,7 @@ from .scvi import ScviFamily
 from .trvae import TrvaeFamily
 from .unmapped import about_foreign_tree, foreign_tree, unknown
 
-FAMILIES: list[Family] = [ScviFamily(), TrvaeFamily(), ScPoliFamily(), ExpimapFamily(), ScgenFamily(), SagenetFamily()]
+FAMILIES: list[Family] = [ScviFamily(), TrvaeFamily(), ScPoliFamily(), ExpimapFamily(), ScgenFamily(), SagenetFamily(), MvtcrFamily()]
 
 __all__ = [
     "FAMILIES",
