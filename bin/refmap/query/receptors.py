@@ -12,11 +12,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ..common.errors import RefmapError, brief, listed
-from .query import Query
+
+if TYPE_CHECKING:
+    from .query import Query
 
 # Where an aligned query holds the chains of its cells: a table of texts in `uns`.
 KEY = "receptors"
@@ -133,17 +136,28 @@ def match_barcodes(barcodes: Sequence[str], cells: Sequence[str]) -> tuple[dict[
 
 @dataclass(frozen=True)
 class Receptors:
-    """The chains of a query's cells under the cells' own names, and what is to be said of them."""
+    """The chains of a query's cells under the cells' own names, None where there are none; and what is to be said of them."""
 
-    table: pd.DataFrame
+    table: pd.DataFrame | None
     warnings: list[str]
 
 
-def find_receptors(query: Query, path: Path, shown: str) -> Receptors:
-    """Read a table and keep the chains of the query's cells.
+def find_receptors(query: Query, row: dict, card: dict, path: Path | None) -> Receptors:
+    """Read the table that `row['airr']` names, which lies at `path`, and keep the chains of the query's cells.
 
-    Raises RefmapError if it cannot be read, or if none of its barcodes is a cell of the query.
+    Raises RefmapError if a model that needs a table has none, if it is not there or cannot be read, or if none of its barcodes is
+    a cell of the query.
     """
+    shown, column = row["airr"], "reference_airr" if query.called == "reference" else "airr"
+    if not card["receptors"]:
+        return Receptors(None, [f"The model takes no receptors: airr '{shown}' is not used."] if shown else [])
+    if not shown:
+        if card["receptors"] == "needed":
+            raise query.fault(f"needs receptors, as a {card['class_name']} embeds no cell without: set {column}.")
+        advice = f"set {column}, or all of its cells are embedded by their RNA alone"
+        return Receptors(None, [f"{query.called} '{query.shown_as}' has no table of receptors: {advice}."])
+    if path is None:
+        raise RefmapError(f"{column} '{shown}' does not exist.")
     table, kind = read_receptors(path, shown)
     names, barcodes = query.obs_names, table[kind.cell].unique()
     cells, how = match_barcodes(list(barcodes), list(dict.fromkeys(names)))
@@ -155,9 +169,9 @@ def find_receptors(query: Query, path: Path, shown: str) -> Receptors:
     table = table[table[kind.cell].isin(cells)].copy()
     table[kind.cell] = table[kind.cell].map(cells)
     share = len(cells) / len(barcodes)
-    doubt = ": make sure that it is the table of this query" if share < FEWEST and len(cells) < FEWEST * len(names) else ""
-    warning = (
+    doubt = ": make sure that it is the table of these cells" if share < FEWEST and len(cells) < FEWEST * len(names) else ""
+    found = (
         f"{len(cells):,} of the {len(names):,} cells of {query.called} '{query.shown_as}' ({len(cells) / len(names):.0%}) are in airr "
         f"'{shown}', {share:.0%} of its {len(barcodes):,} barcodes"
     )
-    return Receptors(table.reset_index(drop=True), [f"{warning}{f'; names were compared{how}' if how else ''}{doubt}."])
+    return Receptors(table.reset_index(drop=True), [f"{found}{f'; names were compared{how}' if how else ''}{doubt}."])
