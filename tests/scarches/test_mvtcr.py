@@ -239,7 +239,7 @@ def test_concat_has_no_embedding_without_a_receptor(mapped, models, query, tmp_p
     assert np.isnan(mapped["concat"].latent[nothing]).all() and np.isfinite(mapped["concat"].latent[~nothing]).all()
     assert any(f"{nothing.sum()} of 200 cells have no embedding" in sentence for sentence in mapped["concat"].record["warnings"])
     (fault,) = inspect_and_check(query, models["concat"], tmp_path / "none")["plan"]["faults"]
-    assert fault == "query 'donor_1.h5ad' needs receptors, as a mvTCR concat embeds no cell without: set airr."
+    assert fault == "query 'donor_1.h5ad' needs receptors, as mvTCR concat embeds no cell without: set airr."
     few = written(pd.DataFrame([chain(query.obs_names[0], "TRA", "CAAF")]), tmp_path / "few.csv")
     with pytest.raises(RefmapError, match="No cell has a receptor that 'atlas' takes.* 1 have one of the two chains alone"):
         map_cells(query, models["concat"], tmp_path / "few", airr=few, train=QUICK)

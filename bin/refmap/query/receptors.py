@@ -153,7 +153,7 @@ def find_receptors(query: Query, row: dict, card: dict, path: Path | None) -> Re
         return Receptors(None, [f"The model takes no receptors: airr '{shown}' is not used."] if shown else [])
     if not shown:
         if card["receptors"] == "needed":
-            raise query.fault(f"needs receptors, as a {card['class_name']} embeds no cell without: set {column}.")
+            raise query.fault(f"needs receptors, as {card['class_name']} embeds no cell without: set {column}.")
         advice = f"set {column}, or all of its cells are embedded by their RNA alone"
         return Receptors(None, [f"{query.called} '{query.shown_as}' has no table of receptors: {advice}."])
     if path is None:
