@@ -57,7 +57,8 @@ class Network:
         with quietly():
             wrapper, network = _classes(self.kind)
             from mvtcr.models.losses.kld import KLD
-        self.module: torch.nn.Module = network(tcr, self.parameters["rna"], joint)
+
+            self.module: torch.nn.Module = network(tcr, self.parameters["rna"], joint)
         self.one_hot = n_conditions if n_conditions and getattr(self.module, "cond_emb", None) is None else 0
         to_best_device(self.module)
         self._wrapper = wrapper
