@@ -18,7 +18,15 @@ from .scvi import ScviFamily
 from .trvae import TrvaeFamily
 from .unmapped import about_foreign_tree, foreign_tree, unknown
 
-FAMILIES: list[Family] = [ScviFamily(), TrvaeFamily(), ScPoliFamily(), ExpimapFamily(), ScgenFamily(), SagenetFamily(), MvtcrFamily()]
+FAMILIES: list[Family] = [
+    ScviFamily(),
+    TrvaeFamily(),
+    ScPoliFamily(),
+    ExpimapFamily(),
+    ScgenFamily(),
+    SagenetFamily(),
+    MvtcrFamily(),
+]
 
 __all__ = [
     "FAMILIES",

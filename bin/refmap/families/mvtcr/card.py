@@ -41,7 +41,8 @@ def mvtcr_card(folder: ModelFolder) -> ModelCard:
             f"{folder.shown} is an mvTCR of '{saved['model_type']}' alone: refmap maps those of RNA and receptors ("
             f"{', '.join(NAMES.values())}); of RNA alone, train a reference of another family."
         )
-    card = ModelCard(model=folder.shown, class_name=f"mvTCR {NAMES[kind]}", input="lognorm", n_latent=int(parameters["joint"]["zdim"]))
+    card = ModelCard(model=folder.shown, class_name=f"mvTCR {NAMES[kind]}", input="lognorm")
+    card.n_latent = int(parameters["joint"]["zdim"])
     card.genes = _genes(folder, int(parameters["rna"]["xdim"]))
     card.receptors = "taken" if kind in ALONE else "needed"
     card.adds = ["receptor_type", "receptor_subtype", "chain_pairing", "clone_id", "embedded_by"]
