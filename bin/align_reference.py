@@ -13,11 +13,12 @@ from refmap.reference.atlas import align_reference as align
 @click.option(
     "--parameters", type=INPUT, required=True, help="The pipeline's parameters reference, reference_*, family, seed: JSON."
 )
+@click.option("--airr", type=INPUT, help="The receptors of the atlas's cells: an AIRR or a 10x contig table.")
 @click.option("--output", type=OUTPUT, required=True, help="Write the aligned atlas to this zarr.")
 @click.option("--settings", type=OUTPUT, required=True, help="Write the settings of the training to this JSON file.")
-def align_reference(atlas: Path, parameters: Path, output: Path, settings: Path) -> None:
+def align_reference(atlas: Path, parameters: Path, airr: Path | None, output: Path, settings: Path) -> None:
     """Check an atlas, and write what a reference is trained on."""
-    write_json(settings, align(atlas, read_json(parameters), output))
+    write_json(settings, align(atlas, read_json(parameters), output, airr))
 
 
 if __name__ == "__main__":

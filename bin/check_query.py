@@ -17,11 +17,14 @@ from refmap.query.checks import check
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--id-table", type=INPUT, help="Pairs of gene ids: CSV or TSV of two columns.")
 @click.option("--gmt", type=INPUT, help="Gene programmes for the model to learn: GMT.")
+@click.option("--airr", type=INPUT, help="The receptors of the query's cells: an AIRR or a 10x contig table.")
 @click.option("--output", type=OUTPUT, required=True, help="Write the plan, with all faults and warnings, to this JSON file.")
-def check_query(row: Path, query: Path | None, card: Path, id_table: Path | None, gmt: Path | None, output: Path) -> None:
+def check_query(
+    row: Path, query: Path | None, card: Path, id_table: Path | None, gmt: Path | None, airr: Path | None, output: Path
+) -> None:
     """Find all faults of a mapping that can be told from the query's metadata, and name its batches. Of the matrix a block is read."""
     row = read_json(row)
-    plan = check(query, row, read_json(card), id_table, gmt)
+    plan = check(query, row, read_json(card), id_table, gmt, airr)
     for level in ("faults", "warnings"):
         for sentence in plan[level]:
             print(f"{row['dataset']}/{row['file_id']}: {level[:-1]}: {sentence}", file=sys.stderr)

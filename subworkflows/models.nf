@@ -48,9 +48,9 @@ workflow MODELS {
         m + m.tried + [env: card.env, hierarchical: card.hierarchy != null]
     }
 
-    // A reference is a record of its own: [reference, model, cells, card, env, prepared, source, fault, warnings, latent]
-    references = known.unique { m -> m.reference }.map { m -> m.subMap(['reference', 'model', 'cells', 'card', 'env']) }
-    PREPARE_REFERENCE(references.map { r -> [r.reference, r.cells, r.model, stamp(r.cells) + stamp(r.model), r.card] }, code)
+    // A reference is a record of its own: [reference, model, cells, cells_airr, card, env, prepared, source, fault, warnings, latent]
+    references = known.unique { m -> m.reference }.map { m -> m.subMap(['reference', 'model', 'cells', 'cells_airr', 'card', 'env']) }
+    PREPARE_REFERENCE(references.map { r -> [r.reference, r.cells, r.cells_airr, r.model, stamp(r.cells) + stamp(r.model), r.card] }, code)
     prepared = put(references, 'prepared', PREPARE_REFERENCE.out.prepared, 'reference').map { r ->
         r + parse(r.prepared.resolve('reference.json').text).subMap(['source', 'fault', 'warnings'])
     }

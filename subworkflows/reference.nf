@@ -20,7 +20,7 @@ workflow REFERENCE {
     // What the training hangs on, and nothing else: another parameter must not train again
     training = toJson(settings.findAll { name, _value -> name.startsWith('reference') || name in ['family', 'seed'] }.sort())
 
-    ALIGN_REFERENCE(atlas.combine(trainer).map { path, _trainer -> [path, stamp(path)] }, training, code)
+    ALIGN_REFERENCE(atlas.combine(trainer).map { path, _trainer -> [path, given('reference_airr', settings), stamp(path)] }, training, code)
     TRAIN_REFERENCE(
         ALIGN_REFERENCE.out.aligned.combine(trainer).map { aligned, checked, env ->
             def size = alignedSize(aligned, settings.reference_max_epochs)

@@ -190,7 +190,7 @@ workflow PLANNED {
     main:
     INSPECTED(family)
     CHECK_QUERY(
-        INSPECTED.out.mappings.map { m -> [m.id, toJson(withoutTraining(m.row).sort()), m.query, m.id_table, m.gmt, '', m.card] },
+        INSPECTED.out.mappings.map { m -> [m.id, toJson(withoutTraining(m.row).sort()), m.query, m.id_table, m.gmt, m.airr, '', m.card] },
         'code',
     )
 
@@ -207,7 +207,7 @@ workflow PREPARED {
     main:
     PLANNED(family)
     asked = PLANNED.out.mappings.filter { m -> m.id in ids }
-    ALIGN_GENES(asked.map { m -> [m.id, m.size, m.plan, m.query, m.id_table, m.gmt, m.card] }, 'code')
+    ALIGN_GENES(asked.map { m -> [m.id, m.size, m.plan, m.query, m.id_table, m.gmt, m.airr, m.card] }, 'code')
 
     emit:
     mappings = put(asked, 'prepared', ALIGN_GENES.out.prepared)
@@ -257,9 +257,9 @@ workflow NEAR {
     main:
     MAPPED(null, [id])
     MAKE_CELLS(MAPPED.out.mappings.map { m -> m.cells })
-    request = [reference: 'cells.zarr', layer: 'X', var_key: null, embedding: 'X_atlas', transfer_keys: ['bulk_labels']]
+    request = [reference: 'cells.zarr', layer: 'X', var_key: null, airr: null, embedding: 'X_atlas', transfer_keys: ['bulk_labels']]
     near = MAPPED.out.mappings.map { m -> m + [reference: [model: 'the reference', request: toJson(request)]] }
-    PREPARE_REFERENCE(near.combine(MAKE_CELLS.out.cells).map { m, cells -> [m.reference, cells, [], '', m.card] }, 'code')
+    PREPARE_REFERENCE(near.combine(MAKE_CELLS.out.cells).map { m, cells -> [m.reference, cells, [], [], '', m.card] }, 'code')
     CALIBRATE_REFERENCE(PREPARE_REFERENCE.out.prepared.map { reference, cells -> [reference, cells, []] }, settingsOf(null), 'code')
 
     emit:

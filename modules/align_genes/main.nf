@@ -3,7 +3,7 @@ process ALIGN_GENES {
     tag "${id}"
 
     input:
-    tuple val(id), val(size), path(plan), path(query, stageAs: 'query'), path(id_table, stageAs: 'id_table'), path(gmt, stageAs: 'gmt'), path(card)
+    tuple val(id), val(size), path(plan), path(query, stageAs: 'query'), path(id_table, stageAs: 'id_table'), path(gmt, stageAs: 'gmt'), path(airr, stageAs: 'airr'), path(card)
     val code
 
     output:
@@ -12,8 +12,8 @@ process ALIGN_GENES {
 
     script:
     """
-    align_genes.py --plan ${plan} --query query ${id_table ? '--id-table id_table' : ''} ${gmt ? '--gmt gmt' : ''} --card ${card} \\
-        --output ${id} --fault ${id}.fault.json
+    align_genes.py --plan ${plan} --query query ${id_table ? '--id-table id_table' : ''} ${gmt ? '--gmt gmt' : ''} ${airr ? '--airr airr' : ''} \\
+        --card ${card} --output ${id} --fault ${id}.fault.json
     """
 
     stub:

@@ -3,7 +3,7 @@ process PREPARE_REFERENCE {
     tag "${reference.model}"
 
     input:
-    tuple val(reference), path(cells, stageAs: 'cells'), path(model, stageAs: 'model/*'), val(stamp), path(card)
+    tuple val(reference), path(cells, stageAs: 'cells'), path(airr, stageAs: 'airr'), path(model, stageAs: 'model/*'), val(stamp), path(card)
     val code
 
     output:
@@ -15,8 +15,8 @@ process PREPARE_REFERENCE {
     ${reference.request}
     END_OF_REQUEST
 
-    prepare_reference.py --request request.json ${cells ? '--cells cells' : ''} ${model ? "--model ${model}" : ''} --card ${card} \\
-        --output reference
+    prepare_reference.py --request request.json ${cells ? '--cells cells' : ''} ${model ? "--model ${model}" : ''} \\
+        ${airr ? '--airr airr' : ''} --card ${card} --output reference
     """
 
     stub:

@@ -1,7 +1,7 @@
 """Inspect models, check and align queries in the environment `core`, whose libraries this suite's lacks.
 
-A line of JSON comes in: a mapping {"model", "query", "row", "aligned", "gmt"}, an atlas {"reference", "settings", "aligned"}, or
-the cells of a model {"cells", "model", "folder"}. A line of JSON goes out: {"card", "plan", "alignment"}, {"settings"}, {"card",
+A line of JSON comes in: a mapping {"model", "query", "row", "aligned", "gmt", "airr"}, an atlas {"reference", "settings",
+"aligned", "airr"}, or the cells of a model {"cells", "model", "folder", "airr"}. A line of JSON goes out: {"card", "plan", "alignment"}, {"settings"}, {"card",
 "record"}, or {"error"}.
 """
 
@@ -23,23 +23,25 @@ from refmap.reference.inspection import inspect_model
 
 
 def prepare(asked: dict) -> dict:
+    airr = Path(asked["airr"]) if asked["airr"] else None
     if "reference" in asked:
-        settings = align_reference(Path(asked["reference"]), asked["settings"], Path(asked["aligned"]))
+        settings = align_reference(Path(asked["reference"]), asked["settings"], Path(asked["aligned"]), airr)
         return {"settings": settings}
     if "cells" in asked:
         card = inspect_model(Path(asked["model"]), "atlas").to_json()
         request = {"reference": "cells.h5ad", "layer": "X", "var_key": None, "embedding": None, "transfer_keys": []}
+        request["airr"] = airr and airr.name
         folder = ReferenceFolder(Path(asked["folder"]))
-        prepare_reference(request, Path(asked["cells"]), None, card, folder)
+        prepare_reference(request, Path(asked["cells"]), None, card, folder, airr)
         return {"card": card, "record": read_json(folder.record)}
     gmt = Path(asked["gmt"]) if asked["gmt"] else None
     row, query = asked["row"], Path(asked["query"])
     card = inspect_model(Path(asked["model"]), "atlas", asked["trust"]).to_json()
-    plan = check(query, row, card, gmt_path=gmt)
+    plan = check(query, row, card, gmt_path=gmt, airr_path=airr)
     answer = {"card": card, "plan": plan}
     if not plan["faults"]:
         with Query(query, row["query"]) as opened:
-            answer["alignment"] = align(opened, row, card, plan, Path(asked["aligned"]))
+            answer["alignment"] = align(opened, row, card, plan, Path(asked["aligned"]), airr=airr)
     return answer
 
 

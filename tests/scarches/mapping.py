@@ -29,6 +29,7 @@ REFERENCE = {
     "reference_layer": "X",
     "reference_var_key": None,
     "reference_protein_key": None,
+    "reference_airr": None,
     "reference_unlabeled_category": "Unknown",
     "reference_categorical_covariate_keys": None,
     "reference_continuous_covariate_keys": None,
@@ -55,23 +56,30 @@ def _ask(**asked) -> dict:
 
 
 def train(
-    family: str, cells: ad.AnnData, folder: Path, gmt: Path | None = None, embedding: Path | None = None, **settings
+    family: str,
+    cells: ad.AnnData,
+    folder: Path,
+    gmt: Path | None = None,
+    embedding: Path | None = None,
+    airr: Path | None = None,
+    **settings,
 ) -> Path:
     """Train a reference of a family on `cells`; `settings` are the pipeline's parameters. Returns the model's folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     atlas, aligned = folder.with_suffix(".h5ad"), folder.with_suffix(".zarr")
     cells.write_h5ad(atlas)
-    answer = _ask(reference=str(atlas), settings=REFERENCE | {"family": family} | settings, aligned=str(aligned))
+    settings = REFERENCE | {"family": family, "reference_airr": airr and airr.name} | settings
+    answer = _ask(reference=str(atlas), settings=settings, aligned=str(aligned), airr=airr and str(airr))
     train_reference(answer["settings"] | {"gmt": gmt}, aligned, folder, embedding, log=lambda line: None)
     return folder
 
 
-def prepare_cells(cells: ad.AnnData, model: Path, folder: Path) -> tuple[dict, dict, Path]:
+def prepare_cells(cells: ad.AnnData, model: Path, folder: Path, airr: Path | None = None) -> tuple[dict, dict, Path]:
     """Prepare the cells of a model's reference; return the card, what was found out of the cells, and where they are aligned."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_suffix(".h5ad")
     cells.write_h5ad(path)
-    answer = _ask(cells=str(path), model=str(model), folder=str(folder))
+    answer = _ask(cells=str(path), model=str(model), folder=str(folder), airr=airr and str(airr))
     return answer["card"], answer["record"], ReferenceFolder(folder).aligned
 
 
@@ -88,23 +96,40 @@ class Mapped:
         self.record = json.loads(self.folder.record.read_text())
 
 
-def inspect_and_check(adata: ad.AnnData, model: Path, folder: Path, gmt: Path | None = None, trust: bool = False, **row) -> dict:
+def inspect_and_check(
+    adata: ad.AnnData,
+    model: Path,
+    folder: Path,
+    gmt: Path | None = None,
+    trust: bool = False,
+    airr: Path | None = None,
+    **row,
+) -> dict:
     """Return the card, the plan and, if there is no fault, the alignment, which leaves `folder`/aligned.zarr."""
     folder.mkdir(parents=True)
     adata.write_h5ad(folder / "query.h5ad")
     return _ask(
         model=str(model),
         query=str(folder / "query.h5ad"),
-        row=ROW | {"gmt": gmt and gmt.name} | row,
+        row=ROW | {"gmt": gmt and gmt.name, "airr": airr and airr.name} | row,
         aligned=str(folder / "aligned.zarr"),
         gmt=gmt and str(gmt),
+        airr=airr and str(airr),
         trust=trust,
     )
 
 
-def map_cells(adata: ad.AnnData, model: Path, folder: Path, gmt: Path | None = None, trust: bool = False, **row) -> Mapped:
+def map_cells(
+    adata: ad.AnnData,
+    model: Path,
+    folder: Path,
+    gmt: Path | None = None,
+    trust: bool = False,
+    airr: Path | None = None,
+    **row,
+) -> Mapped:
     """Check, align and map `adata` onto the model. `row` changes tests/rows.py; its `options` are texts."""
-    found = inspect_and_check(adata, model, folder, gmt, trust, **row)
+    found = inspect_and_check(adata, model, folder, gmt, trust, airr, **row)
     card, plan = found["card"], found["plan"]
     assert plan["faults"] == []
     prepared = PreparedFolder(folder)

@@ -15,7 +15,13 @@ from small_models import model_class
 
 N_GENES = 70
 MODALITIES = {"rna_layer": "rna", "atac_layer": "atac"}
-SHORT = {"max_epochs": 3, "early_stopping": True, "early_stopping_patience": 2, "check_val_every_n_epoch": 1, "learning_rate": 0.01}
+SHORT = {
+    "max_epochs": 3,
+    "early_stopping": True,
+    "early_stopping_patience": 2,
+    "check_val_every_n_epoch": 1,
+    "learning_rate": 0.01,
+}
 
 
 def with_peaks(adata, genes, write="chr{}:{}-{}", shift=0):

@@ -12,7 +12,15 @@ from refmap.reference.inspection import inspect_model
 from refmap.reference.training import embed_reference
 from small_models import model_class
 
-REQUEST = {"trained": False, "reference": None, "layer": None, "var_key": None, "embedding": None, "transfer_keys": []}
+REQUEST = {
+    "trained": False,
+    "reference": None,
+    "layer": None,
+    "var_key": None,
+    "embedding": None,
+    "airr": None,
+    "transfer_keys": [],
+}
 
 
 def prepare(folder, model, source=None, **request):

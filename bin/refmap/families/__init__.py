@@ -9,6 +9,7 @@ from ..common.errors import RefmapError
 from ..models.folder import ModelFolder
 from .base import Family, Trainable
 from .expimap import ExpimapFamily
+from .mvtcr import MvtcrFamily
 from .options import parse_reference_options, read_options
 from .sagenet import SagenetFamily
 from .scatlasvae import ScatlasvaeFamily
@@ -26,6 +27,7 @@ FAMILIES: list[Family] = [
     ScgenFamily(),
     SagenetFamily(),
     ScatlasvaeFamily(),
+    MvtcrFamily(),
 ]
 
 __all__ = [

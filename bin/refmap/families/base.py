@@ -92,6 +92,7 @@ class Surgery:
     parameters_total: int
     parameters_trainable: int
     warnings: list[str]  # sentences for the user
+    placed: np.ndarray | None = None  # bool, a cell: whether the model can embed it; None: all of them
     holds_facts: bool = False  # the files that it saves hold what stands in `refmap.yaml`
     # The sentence for a mapping that has nothing to train; None where the card has said so already.
     untrained: str | None = "Nothing was trained: the model has no batch or covariate that this query could add to."
@@ -114,7 +115,7 @@ class Surgery:
         return settings.get("batch_size") or BATCH_SIZE
 
     def embed(self) -> np.ndarray:
-        """The query's latent representation: float32, cells x n_latent, in the query's order."""
+        """The query's latent representation: float32, cells x n_latent, in the query's order; NaN of cells that are not `placed`."""
         raise NotImplementedError
 
     def predict(self) -> dict[str, Prediction]:

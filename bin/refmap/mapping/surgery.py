@@ -82,10 +82,10 @@ def operate(
         The folder for what the family finds beside the cells, which is made; None if it is not wanted.
     """
 
-    few, trusted = None, False
+    few, rows, trusted = None, slice(REOPENED), False
 
     def prepare() -> tuple[ad.AnnData, Surgery]:
-        nonlocal few, trusted
+        nonlocal few, rows, trusted
         query, card = read()
         few, trusted = query[:REOPENED].copy(), card["trusted"]
         warnings = check_gpu()
@@ -93,13 +93,16 @@ def operate(
         surgery_of.seed(settings.seed)
         surgery = surgery_of.prepare(folder.path, query, card, settings)
         surgery.warnings += warnings
+        if surgery.placed is not None:
+            rows = np.flatnonzero(surgery.placed)[:REOPENED]
+            few = query[rows].copy()
         print(f"{card['class_name']} on {surgery.device}: {query.n_obs} cells, {query.n_vars} genes,", end=" ")
         print(f"{surgery.parameters_trainable} of {surgery.parameters_total} parameters to train")
         return query, surgery
 
     query, surgery, before, history, trained = _trained(prepare, train)
     latent = surgery.embed()
-    if not np.isfinite(latent).all():
+    if not np.isfinite(latent if surgery.placed is None else latent[surgery.placed]).all():
         raise RefmapError(f"The embedding of '{shown}' holds values that are no numbers: lower learning_rate.")
     predictions = surgery.predict()
     embedding = _embedding(query, latent, predictions)
@@ -117,7 +120,7 @@ def operate(
     surgery.save(updated)
     if not surgery.holds_facts:
         carry_facts(folder, updated)
-    card = _reopen(updated, folder.shown, trusted, few, settings, latent)
+    card = _reopen(updated, folder.shown, trusted, few, settings, latent[rows])
     facts = {
         "model": None,
         "train": trained,
@@ -133,15 +136,15 @@ def operate(
 def _reopen(updated: Path, shown: str, trusted: bool, few: ad.AnnData, settings: Settings, latent: np.ndarray) -> dict:
     """Load the grown model from its files as the next mapping will, and return its card: it has to embed its cells where they lie.
 
-    `few` are the query's first cells, aligned, and `latent` that of all. Raises RefmapError if the model does not open or embeds
-    them elsewhere.
+    `few` are the first cells of the query that it embeds, aligned, and `latent` is theirs. Raises RefmapError if the model does not
+    open or embeds them elsewhere.
     """
     card = inspect_model(updated, shown, trusted).to_json()
     if card["fault"]:
         raise RefmapError(f"The model that '{shown}' became cannot be opened again: {card['fault']}")
     settings = replace(settings, options=option_defaults(card["options"]), gmt=None)
     again = by_name(card["family"]).surgery().prepare(updated, few, card, settings).embed()
-    if not np.allclose(again, latent[: len(again)], rtol=1e-3, atol=1e-3):
+    if not np.allclose(again, latent, rtol=1e-3, atol=1e-3):
         raise RefmapError(
             f"The {card['class_name']} that '{shown}' became embeds cells elsewhere once it was saved and loaded again: it"
             " is not to be used. This is a defect of refmap: please report it with the model's class and version."

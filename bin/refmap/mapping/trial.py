@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 import anndata as ad
@@ -98,7 +99,20 @@ def made_up_query(card: dict, cells: int = CELLS, seed: int = 0) -> ad.AnnData:
         proteins[:, -1] = 0
         query.obsm[card["protein_key"]] = pd.DataFrame(proteins, index=query.obs_names, columns=card["proteins"])
         query.uns |= dict.fromkeys(("proteins_missing", "proteins_incomplete"), np.array(card["proteins"][-1:], dtype=object))
+    if card["receptors"]:
+        query.uns["receptors"] = made_up_receptors(query.obs_names, rng)
     return query
+
+
+def made_up_receptors(cells: Iterable[str], rng: np.random.Generator) -> pd.DataFrame:
+    """A pair of chains for each cell, as an aligned query has them: AIRR rearrangements, all texts."""
+    rows = []
+    for cell in cells:
+        for locus, v_call in (("TRA", "TRAV1-2"), ("TRB", "TRBV20-1")):
+            cdr3 = f"C{''.join(rng.choice(list('ADEGLNPQRSTY'), 8))}F"
+            values = {"cell_id": cell, "productive": "T", "junction_aa": cdr3, "v_call": v_call, "locus": locus, "umi_count": "2"}
+            rows.append(values | dict.fromkeys(("junction", "d_call", "j_call", "c_call"), ""))
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _try(model: Path, card: dict, seed: int) -> None:

@@ -45,6 +45,7 @@ class ModelCard:
     layers: list[str] = field(default_factory=list)  # the layers of each modality that it takes, where it takes more than one
     protein_key: str | None = None
     proteins: list[str] = field(default_factory=list)
+    receptors: str | None = None  # of T cells: "taken" where it has any, or "needed", as it embeds no cell without
     unlabeled_prototypes: int = 0  # how many it has, of cells that no label fits
     takes_gmt: bool = False  # its surgery can learn the gene programmes of a GMT file
     n_latent: int | None = None

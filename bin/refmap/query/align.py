@@ -25,6 +25,8 @@ from .matrix import Matrix
 from .modalities import wanted_layers
 from .proteins import find_proteins, write_proteins
 from .query import Query
+from .receptors import KEY as RECEPTORS
+from .receptors import find_receptors
 
 CHUNK_ROWS = 2048
 CHUNK_VALUES = 1 << 20
@@ -96,11 +98,13 @@ def align(
     chunk_rows: int = CHUNK_ROWS,
     progress: Callable[[int, int], None] | None = None,
     table: list[tuple[str, str]] | None = None,
+    airr: Path | None = None,
 ) -> dict:
     """Write the aligned query to `out` (AnnData zarr, format 2) and return what alignment.json holds.
 
-    `row`, `card` and `plan` are those of the mapping; `table` the pairs of its id table. X is CSR float32 (cells x the model's
-    genes) with sorted indices and no explicit zeros; so are further layers that the model takes. `progress` is called with the cells done and the cells in all.
+    `row`, `card` and `plan` are those of the mapping; `table` the pairs of its id table, `airr` the table of its receptors, whose
+    chains of the query's cells go into ``uns['receptors']``. X is CSR float32 (cells x the model's genes) with sorted indices and
+    no explicit zeros; so are further layers that the model takes. `progress` is called with the cells done and the cells in all.
 
     Raises RefmapError if too few genes are found or if values are not what the model wants.
     """
@@ -123,6 +127,10 @@ def align(
         for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
             write_elem(root, empty, {})
         proteins = _align_proteins(root, query, row, card, obs) if card["proteins"] else None
+        receptors = find_receptors(query, row, card, airr)
+        if receptors.table is not None:
+            write_elem(root["uns"], RECEPTORS, receptors.table)
+        warnings += receptors.warnings
     normalization = (
         card["normalization"] if card["input"] == "lognorm" and looks_like_counts(matrix, row["round_counts"]) else None
     )

@@ -23,6 +23,7 @@ from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, read_i
 from .modalities import wanted_layers
 from .proteins import find_proteins
 from .query import Query
+from .receptors import find_receptors
 
 # What a mapping adds to the query's obs for each label column that its model predicts.
 MADE_OF_PREDICTIONS = ("predicted", "predicted_uncertainty", "predicted_probability")
@@ -35,14 +36,15 @@ def check(
     card: dict,
     table_path: Path | None = None,
     gmt_path: Path | None = None,
+    airr_path: Path | None = None,
     published: bool = True,
 ) -> dict:
     """Check a mapping by its metadata and a block of its matrix, and return its plan (see :class:`Check`).
 
     Where the query is not `published` with its mapping, what cannot be is no matter.
 
-    `path` is where the query lies, which the user calls `row['query']`; None if it does not exist. So are `table_path` and
-    `gmt_path`, of `row['id_table']` and `row['gmt']`.
+    `path` is where the query lies, which the user calls `row['query']`; None if it does not exist. So are `table_path`, `gmt_path`
+    and `airr_path`, of `row['id_table']`, `row['gmt']` and `row['airr']`.
     """
     if card["fault"]:
         return _stopped(row, card["fault"])
@@ -50,7 +52,7 @@ def check(
         return _stopped(row, f"query file '{row['query']}' does not exist.")
     try:
         with Query(path, row["query"], row["modality"]) as query:
-            return Check(query, row, card, table_path, gmt_path).plan(published)
+            return Check(query, row, card, table_path, gmt_path, airr_path).plan(published)
     except RefmapError as error:
         return _stopped(row, str(error))
 
@@ -75,8 +77,17 @@ def name_batches(values: list[str], row: dict, card: dict) -> dict[str, str]:
 class Check:
     """One mapping's checks. Each appends to `faults` or `warnings`; none stops the others."""
 
-    def __init__(self, query: Query, row: dict, card: dict, table_path: Path | None, gmt_path: Path | None):
-        self.query, self.row, self.card, self.table_path, self.gmt_path = query, row, card, table_path, gmt_path
+    def __init__(
+        self,
+        query: Query,
+        row: dict,
+        card: dict,
+        table_path: Path | None = None,
+        gmt_path: Path | None = None,
+        airr_path: Path | None = None,
+    ):
+        self.query, self.row, self.card = query, row, card
+        self.table_path, self.gmt_path, self.airr_path = table_path, gmt_path, airr_path
         query.read_beside(card["modalities"])
         self.faults: list[str] = []
         self.warnings: list[str] = list(card["warnings"])
@@ -100,8 +111,8 @@ class Check:
         """
         for look in (
             self.cells, self.layer, self.genes, self.batch, self.labels, self.truth,
-            self.categorical, self.learned, self.continuous, self.size_factor, self.proteins, self.programs, self.family,
-            self.colors, self.known,
+            self.categorical, self.learned, self.continuous, self.size_factor, self.proteins, self.receptors, self.programs,
+            self.family, self.colors, self.known,
         ):  # fmt: skip
             self._attempt(look)
         if published and not self.faults:
@@ -357,6 +368,9 @@ class Check:
         _, match = find_proteins(self.query, self.row, self.card)
         self.summary["n_proteins_found"] = len(self.card["proteins"]) - len(match.missing)
         self.warnings += match.warnings
+
+    def receptors(self) -> None:
+        self.warnings += find_receptors(self.query, self.row, self.card, self.airr_path).warnings
 
     def programs(self) -> None:
         row = self.row

@@ -179,9 +179,7 @@ def resolve(
     found[target[target >= 0]] = True
     overlap = {str(query_ids[column]): str(model_genes[index]) for column, index in by_range.items()}
     guessed = {str(query_ids[column]): str(model_genes[index]) for column, index in (by_sign | by_case).items()}
-    return Resolution(
-        target, found, stripped, translated, ambiguous, guessed, other_case, first, overlap, dict(modalities or {})
-    )
+    return Resolution(target, found, stripped, translated, ambiguous, guessed, other_case, first, overlap, dict(modalities or {}))
 
 
 def _peaks(query_ids: Sequence[str], model_genes: Sequence[str], target: np.ndarray) -> dict[int, int]:
@@ -342,9 +340,7 @@ def overlap_warnings(query: Query, row: dict, card: dict, resolution: Resolution
     warnings += _absent(query, resolution)
     if resolution.overlap < row["warn_gene_overlap"]:
         found = resolution.shown(f", less than {row['warn_gene_overlap']:.0%}")
-        warnings.append(
-            f"query '{query.shown_as}' has {found}: the others are filled with zeros."
-        )
+        warnings.append(f"query '{query.shown_as}' has {found}: the others are filled with zeros.")
         prefix, gain = common_prefix(gene_ids(query, row), card["genes"])
         if gain > resolution.matched:
             warnings.append(f"query '{query.shown_as}' has {gain:,} of them behind '{prefix}': set gene_prefix: '{prefix}'.")

@@ -19,7 +19,7 @@ from ..query.query import Query
 NORMALIZATION = {"target_sum": 1e4, "genes": "model"}
 
 
-def align_reference(atlas: Path, settings: dict, out: Path) -> dict:
+def align_reference(atlas: Path, settings: dict, out: Path, airr: Path | None = None) -> dict:
     """Check an atlas as a query is checked, and write what a reference is trained on as an AnnData zarr.
 
     Parameters
@@ -31,6 +31,8 @@ def align_reference(atlas: Path, settings: dict, out: Path) -> dict:
     out
         Path of the AnnData zarr: X (cells x distinct gene ids) counts or log-normalised values, whichever the family wants;
         obs and obsm under the atlas's own keys.
+    airr
+        The table of its receptors, which the user calls ``settings['reference_airr']``.
 
     Returns
     -------
@@ -64,10 +66,11 @@ def align_reference(atlas: Path, settings: dict, out: Path) -> dict:
     row = _row(settings, trained, shown_as)
     with Query(atlas, shown_as) as query:
         card = _card(query, row, trained, wants)
-        plan = check(atlas, row, card, published=False)
+        card["receptors"] = "needed" if "reference_airr" in kind.needs else None
+        plan = check(atlas, row, card, airr_path=airr, published=False)
         if plan["faults"]:
             raise RefmapError("\n".join(plan["faults"]))
-        trained["normalization"] = align(query, row, card, plan, out)["normalization"]
+        trained["normalization"] = align(query, row, card, plan, out, airr=airr)["normalization"]
     return trained
 
 
@@ -92,6 +95,7 @@ def _row(settings: dict, trained: dict, shown_as: str) -> dict:
         "gene_prefix": None,
         "umap_colors": [],
         "gmt": None,
+        "airr": settings["reference_airr"],
         "options": {},
         "min_gene_overlap": 0.0,
         "warn_gene_overlap": 0.0,

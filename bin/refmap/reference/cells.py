@@ -65,21 +65,25 @@ class ReferenceCells(Query):
         return self._columns[column]
 
 
-def prepare_reference(request: dict, source: Path | None, model: Path | None, card: dict, folder: ReferenceFolder) -> None:
+def prepare_reference(
+    request: dict, source: Path | None, model: Path | None, card: dict, folder: ReferenceFolder, airr: Path | None = None
+) -> None:
     """Find the cells of a reference and write what their embedding takes, or their embedding where it is to be had.
 
     Parameters
     ----------
     request
         What a row of the sheet says of them: ``reference`` (path as the user wrote it, or None), ``layer`` (None: where the
-        counts are found), ``var_key``, ``embedding`` (a key of obsm, or None: counts are embedded by the model) and
-        ``transfer_keys``.
+        counts are found), ``var_key``, ``embedding`` (a key of obsm, or None: counts are embedded by the model), ``airr``
+        (the table of their receptors, or None) and ``transfer_keys``.
     source
         Where `request['reference']` lies; None if it does not exist.
     model
         The model's folder, in which scvi-tools saves its cells if it is told to.
     card
         The model's card.
+    airr
+        Where `request['airr']` lies; None if it does not exist.
     folder
         The folder to make: its record says under ``source`` where the cells come from, ``fault`` what is wrong with what the
         row names of them; one of the two is None, or both where there are no cells, and ``warnings`` may say why.
@@ -90,15 +94,15 @@ def prepare_reference(request: dict, source: Path | None, model: Path | None, ca
         pass  # which all of its mappings stop at
     elif request["reference"]:
         try:
-            record |= _prepare(source or Path("does not exist"), request["reference"], request, card, folder)
+            record |= _prepare(source or Path("does not exist"), request["reference"], request, card, folder, airr)
         except RefmapError as error:
             record["fault"] = str(error)
     else:
-        record |= _prepare_saved(model, request, card, folder)
+        record |= _prepare_saved(model, request, card, folder, airr)
     write_json(folder.record, record)
 
 
-def _prepare_saved(model: Path | None, request: dict, card: dict, folder: ReferenceFolder) -> dict:
+def _prepare_saved(model: Path | None, request: dict, card: dict, folder: ReferenceFolder, airr: Path | None) -> dict:
     """Prepare the cells saved beside a model, the first of them that can be used; return what to record of them.
 
     No row names them: whatever is wrong with them is a warning, unless it is with something in them that the row names.
@@ -109,7 +113,7 @@ def _prepare_saved(model: Path | None, request: dict, card: dict, folder: Refere
         shown = f"{card['model']}/{path.name}"
         try:
             with exhaustion():
-                found = _prepare(path, shown, request, card, folder)
+                found = _prepare(path, shown, request, card, folder, airr)
             return found | {"warnings": warnings + found["warnings"]}
         except MachineFault:
             raise
@@ -134,7 +138,7 @@ def _saved_cells(model: Path | None) -> list[Path]:
     return sorted((path for path in files if path.name.endswith(DATA)), key=lambda path: (path.name not in DATA, path.name))
 
 
-def _prepare(path: Path, shown: str, request: dict, card: dict, folder: ReferenceFolder) -> dict:
+def _prepare(path: Path, shown: str, request: dict, card: dict, folder: ReferenceFolder, airr: Path | None) -> dict:
     """Write the cells in a file; return what to record of them.
 
     Raises RefmapError if they cannot be used, and AskedFor if that is due to something that the row names.
@@ -153,7 +157,7 @@ def _prepare(path: Path, shown: str, request: dict, card: dict, folder: Referenc
         warnings += notes
         if latent is None:
             try:
-                warnings += _align(cells, request, card, folder)
+                warnings += _align(cells, request, card, folder, airr)
             except RefmapError as error:  # which is no news where an embedding would have been taken
                 raise type(error)(" ".join([*notes, str(error)])) from error
             source = "counts"
@@ -229,7 +233,7 @@ def _holds_counts(cells: Query, layer: str) -> bool:
         return False  # which is told if it is read
 
 
-def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder) -> list[str]:
+def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder, airr: Path | None) -> list[str]:
     """Write the counts under the model's genes and columns, as a query's are; return what is to be said of it."""
     layer, warnings = _layer(cells, request["layer"], card)
     row = {
@@ -252,6 +256,7 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder) -> 
         "protein_key": card["protein_key"] if card["proteins"] else None,
         "umap_colors": [],
         "gmt": None,
+        "airr": request["airr"],
         "options": {},
         "min_gene_overlap": FEWEST_GENES,
         "warn_gene_overlap": 1.0,
@@ -267,7 +272,7 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder) -> 
             )
     # Its batches are the model's own, and keep their names.
     own = card | {"fixed_batches": True, "warnings": []}
-    plan = Check(cells, row, own, None, None).plan()
+    plan = Check(cells, row, own, airr_path=airr).plan()
     if plan["faults"]:
         raise RefmapError(" ".join(plan["faults"]))
-    return warnings + align(cells, row, own, plan, folder.aligned)["warnings"]
+    return warnings + align(cells, row, own, plan, folder.aligned, airr=airr)["warnings"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anndata as ad
 import numpy as np
@@ -61,6 +61,23 @@ class Cells:
     novelty: pd.Series | None = None
     separation: pd.Series | None = None
     place: np.ndarray | None = None
+
+    def some(self, rows: np.ndarray) -> Cells:
+        """Those of the cells that a mask of booleans marks."""
+
+        def of(values: pd.Series | None) -> pd.Series | None:
+            return None if values is None else values[rows].reset_index(drop=True)
+
+        return Cells(
+            self.names[rows],
+            self.latent[rows],
+            {key: of(values) for key, values in self.columns.items()},
+            [replace(labels, values=of(labels.values), uncertainty=of(labels.uncertainty)) for labels in self.labels],
+            {key: of(values) for key, values in self.levels.items()},
+            of(self.novelty),
+            of(self.separation),
+            None if self.place is None else self.place[rows],
+        )
 
 
 @dataclass

@@ -66,6 +66,10 @@ def describe_mapping(
     with Query(query, row["query"], row["modality"]) as source:
         cells = read_cells(source, embedded, row, around)
         draw_results(Mapped(embedded, source, plan, record, mapped.results, output, _name(row)))
+    # Figures and pictures are of the cells that have an embedding.
+    placed = np.isfinite(cells.latent).all(axis=1)
+    if not placed.all():
+        cells, embedded = cells.some(placed), embedded[placed].copy()
     # A model without batches is mapped onto without a look at the query's.
     batches = cells.columns.get(row["batch_key"], pd.Series("all cells", index=range(len(cells.latent))))
 
@@ -77,8 +81,8 @@ def describe_mapping(
     record["accuracy"], record["calibration"] = _score(cells, row, output), None
     truth = cells.columns.get(row["truth_key"])
     if truth is not None:
-        record["calibration"] = _calibrations(truth, embedded, mapped, around, threshold)
-    record["trust"] = _judge(cells, batches, prepared, alignment, around, record["seed"])
+        record["calibration"] = _calibrations(truth, embedded, placed, mapped, around, threshold)
+    record["trust"] = _judge(cells, batches, placed, prepared, alignment, around, record["seed"])
     write_json(output / "mapping.json", record)
 
     curves = {name: points for name, points in read_history(mapped.history).items() if len(points) > 1}
@@ -112,7 +116,7 @@ def _score(cells: Cells, row: dict, output: Path) -> dict | None:
 
 
 def _calibrations(
-    truth: pd.Series, embedded: ad.AnnData, mapped: MappedFolder, around: Reference | None, threshold: float
+    truth: pd.Series, embedded: ad.AnnData, placed: np.ndarray, mapped: MappedFolder, around: Reference | None, threshold: float
 ) -> dict[str, dict]:
     """How often labels are right, by how certain they are: of every column that the truth has labels of."""
     made = {}
@@ -124,14 +128,20 @@ def _calibrations(
             )
     if around:
         with np.load(mapped.neighbors) as near:
-            neighbors = Neighbors(near["indices"], near["distances"])
+            neighbors = Neighbors(near["indices"][placed], near["distances"][placed])
         made |= {f"{key}_transferred": transfer_labels(around.labels(key), neighbors) for key in around.scale["keys"]}
     found = {name: calibrate(truth, transfer, threshold) for name, transfer in made.items()}
     return {name: calibration for name, calibration in found.items() if calibration}
 
 
 def _judge(
-    cells: Cells, batches: pd.Series, prepared: PreparedFolder, alignment: dict, around: Reference | None, seed: int
+    cells: Cells,
+    batches: pd.Series,
+    placed: np.ndarray,
+    prepared: PreparedFolder,
+    alignment: dict,
+    around: Reference | None,
+    seed: int,
 ) -> dict:
     """Measure the mapping and judge it: see :mod:`refmap.trust`."""
     expression = sparse_dataset(zarr.open_group(prepared.aligned, mode="r")["X"])
@@ -141,7 +151,7 @@ def _judge(
     figures = trust.measure(
         trust.QueryCells(
             latent=cells.latent[:, :shared],
-            expression=expression,
+            expression=expression if placed.all() else expression[np.flatnonzero(placed)],
             normalized=check_values(values, "counts") is not None,
             batches=batches,
             labels=cells.levels,

@@ -173,6 +173,13 @@ class Mapping(BaseModel):
         Keys, Field(description="Columns of `obs` for the model's continuous covariates, in its order.")
     ] = []
     gmt: Annotated[Link, Field(description="A GMT file of gene programmes for the model to learn in surgery (expiMap).")] = None
+    airr: Annotated[
+        Link,
+        Field(
+            description="The receptors of the query's T cells, for mvTCR: an AIRR rearrangement TSV, or a contig table of Cell Ranger "
+            "(`filtered_contig_annotations.csv` or `all_contig_annotations.csv`)."
+        ),
+    ] = None
     options: Annotated[
         dict[str, str],
         BeforeValidator(_options),
@@ -199,6 +206,9 @@ class Mapping(BaseModel):
     ] = None
     reference_embedding: Annotated[
         Key, Field(description="The key of the reference cells' `obsm` with their embedding by this model; none: it is computed.")
+    ] = None
+    reference_airr: Annotated[
+        Link, Field(description="The receptors of the reference cells, for mvTCR: a table as `airr` names.")
     ] = None
     transfer_keys: Annotated[
         Keys,
@@ -262,7 +272,7 @@ class Mapping(BaseModel):
 FIELDS = Mapping.model_fields
 LISTS = ("labels_key", "categorical_covariate_keys", "continuous_covariate_keys", "umap_colors", "transfer_keys")
 # Where a row says which cells of the reference speak for their labels. A change of them trains nothing again.
-REFERENCE_KEYS = ("reference", "reference_layer", "reference_var_key", "reference_embedding", "transfer_keys")
+REFERENCE_KEYS = ("reference", "reference_layer", "reference_var_key", "reference_embedding", "reference_airr", "transfer_keys")
 # Settings of training with a default among the pipeline's parameters, then those that are left to the model's library.
 TRAIN_DEFAULTS = ("max_epochs", "early_stopping", "check_val_every_n_epoch", "early_stopping_patience")
 YAML_ONLY = (

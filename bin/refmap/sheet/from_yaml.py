@@ -24,6 +24,7 @@ EXTRA_KEYS = (
     "modality",
     "protein_key",
     "gmt",
+    "airr",
     "options",
     "one_batch",
     "strategy",

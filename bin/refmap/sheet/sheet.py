@@ -145,5 +145,6 @@ def _reference_cells(mapping: Mapping, defaults: dict[str, Any]) -> dict:
         "layer": mapping.reference_layer or (defaults["reference_layer"] if trained else None),
         "var_key": mapping.reference_var_key or (defaults["reference_var_key"] if trained else None),
         "embedding": mapping.reference_embedding,
+        "airr": mapping.reference_airr or (defaults["reference_airr"] if trained else None),
         "transfer_keys": mapping.transfer_keys,
     }

@@ -46,8 +46,10 @@ def calibrate_reference(
     record, cells = read_json(prepared.record), read_zarr(prepared.cells)
     if latent:
         cells.obsm["X_emb"] = np.load(latent)
+    # Those that the model has no embedding of are not among them.
+    cells = cells[~np.isnan(cells.obsm["X_emb"]).all(axis=1)].copy()
     embedding = cells.obsm["X_emb"]
-    if not np.isfinite(embedding).all():
+    if not len(embedding) or not np.isfinite(embedding).all():
         raise RefmapError(
             f"The embedding of reference '{record['reference']}' holds values that are no numbers: see to its counts."
         )

@@ -39,6 +39,8 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
     probabilities
         Whether those of all labels are kept.
 
+    A cell that the model has no embedding of is `Unknown`, and has no numbers.
+
     Raises
     ------
     RefmapError
@@ -47,17 +49,19 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
     scale, cells = read_json(reference.record), read_zarr(reference.cells)
     embedding, record = read_zarr(mapped.embedding), read_json(mapped.record)
     latent = _shared(embedding.obsm["X_emb"], scale["n_latent"], record)
+    placed = np.isfinite(latent).all(axis=1)
+    latent = latent[placed]
     neighbors = Index(cells.obsm["X_emb"]).search(latent, scale["neighbors"])
 
     summary = {}
     for key in scale["keys"]:
         given = transfer_labels(cells.obs[key], neighbors)
-        labels = given.labels(threshold)
+        labels = _spread(given.labels(threshold), placed, UNKNOWN)
         embedding.obs[f"{key}_transferred"] = pd.Categorical(labels, categories=_categories(given, labels))
-        embedding.obs[f"{key}_uncertainty"] = given.uncertainty
+        embedding.obs[f"{key}_uncertainty"] = _spread(given.uncertainty, placed)
         embedding.uns[f"{key}_transferred_labels"] = np.array(given.classes, dtype=object)
         if probabilities:
-            embedding.obsm[f"{key}_transferred_probabilities"] = given.probabilities
+            embedding.obsm[f"{key}_transferred_probabilities"] = _spread(given.probabilities, placed)
         counts = pd.Series(labels).value_counts()
         summary[key] = {
             "counts": {str(name): int(n) for name, n in counts.items()},
@@ -72,8 +76,8 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
         SEPARATION: apart,
         APART: p_values(apart, np.array(scale["separations"])),
     }.items():
-        embedding.obs[name] = scores.astype(np.float32)
-    embedding.obsm[PLACE] = place(neighbors, cells.obsm["X_umap"])
+        embedding.obs[name] = _spread(scores.astype(np.float32), placed)
+    embedding.obsm[PLACE] = _spread(place(neighbors, cells.obsm["X_umap"]), placed)
     record["transfer"] = {
         "reference": scale["reference"],
         "source": scale["source"],
@@ -82,7 +86,15 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
         "threshold": threshold,
         "labels": summary,
     }
-    _write(embedding, neighbors, record, mapped, out)
+    near = Neighbors(_spread(neighbors.indices, placed, 0), _spread(neighbors.distances, placed))
+    _write(embedding, near, record, mapped, out)
+
+
+def _spread(values: np.ndarray, placed: np.ndarray, missing: object = np.nan) -> np.ndarray:
+    """What is known of the cells that are `placed` as values of all cells."""
+    result = np.full((len(placed), *values.shape[1:]), missing, dtype=values.dtype)
+    result[placed] = values
+    return result
 
 
 def _shared(latent: np.ndarray, n_latent: int, record: dict) -> np.ndarray:

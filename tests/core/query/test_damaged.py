@@ -176,7 +176,7 @@ SHEETS = {
 }
 DEFAULTS = {"max_epochs": 1, "early_stopping": True, "check_val_every_n_epoch": 5, "early_stopping_patience": 5, "seed": 0} | {
     "one_batch": False, "round_counts": False, "strategy": "joint", "min_gene_overlap": 0.2, "warn_gene_overlap": 0.8,
-    "reference": None, "reference_layer": "X", "reference_var_key": None,
+    "reference": None, "reference_layer": "X", "reference_var_key": None, "reference_airr": None,
 }  # fmt: skip
 
 

@@ -75,7 +75,9 @@ ATAC = [[0, 1, 0], [1, 1, 0], [0, 0, 4]]
 
 def test_genes_and_peaks_in_one_var(tmp_path):
     adata = cells(["chr1_110_590", *GENES[::-1], "chr2-100-600", "chr1:1000-1500"], np.zeros((3, 6)))
-    adata.X = sparse.csr_matrix(np.column_stack([np.array(ATAC)[:, 0], np.array(RNA)[:, ::-1], np.array(ATAC)[:, [2, 1]]]).astype("f4"))
+    adata.X = sparse.csr_matrix(
+        np.column_stack([np.array(ATAC)[:, 0], np.array(RNA)[:, ::-1], np.array(ATAC)[:, [2, 1]]]).astype("f4")
+    )
     adata.write_h5ad(tmp_path / "q.h5ad")
     query, found, warnings = aligned(tmp_path / "q.h5ad", tmp_path / "q.zarr")
     np.testing.assert_array_equal(query.X.toarray(), np.hstack([RNA, ATAC]))
@@ -116,4 +118,7 @@ def test_a_query_of_one_modality(names, values, missing, held, tmp_path):
 def test_too_few_of_one_modality_stop_a_mapping(tmp_path):
     cells([*GENES, PEAKS[0]], np.hstack([RNA, np.array(ATAC)[:, :1]])).write_h5ad(tmp_path / "q.h5ad")
     (fault,) = check(tmp_path / "q.h5ad", ROW | {"min_gene_overlap": 0.5}, CARD)["faults"]
-    assert "has of the model's features 3 of 3 in 'rna' (100.0%) and 1 of 3 in 'atac' (33.3%), fewer than min_gene_overlap (50%)" in fault
+    assert (
+        "has of the model's features 3 of 3 in 'rna' (100.0%) and 1 of 3 in 'atac' (33.3%), fewer than min_gene_overlap (50%)"
+        in fault
+    )

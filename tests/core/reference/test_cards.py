@@ -97,6 +97,7 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "layers": [],
         "protein_key": None,
         "proteins": [],
+        "receptors": None,
         "unlabeled_prototypes": 0,
         "takes_gmt": False,
         "n_latent": 7,

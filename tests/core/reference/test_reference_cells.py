@@ -16,7 +16,15 @@ from refmap.reference.cells import prepare_reference
 from scipy import sparse
 
 GENES = [f"G{i}" for i in range(20)]
-REQUEST = {"trained": False, "reference": "atlas.h5ad", "layer": None, "var_key": None, "embedding": None, "transfer_keys": []}
+REQUEST = {
+    "trained": False,
+    "reference": "atlas.h5ad",
+    "layer": None,
+    "var_key": None,
+    "embedding": None,
+    "airr": None,
+    "transfer_keys": [],
+}
 CARD = ModelCard(
     model="models/atlas",
     family="scvi",

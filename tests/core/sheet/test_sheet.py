@@ -33,6 +33,7 @@ DEFAULTS = {
     "reference": "atlas.h5ad",
     "reference_layer": "counts",
     "reference_var_key": "ensembl",
+    "reference_airr": None,
 }
 TRAIN = {"max_epochs": 100, "early_stopping": True, "check_val_every_n_epoch": 5, "early_stopping_patience": 5}
 ROW = rows.ROW | {
@@ -139,12 +140,14 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "categorical_covariate_keys": "a; b",
         "continuous_covariate_keys": "age",
         "gmt": "programs.gmt",
+        "airr": "contigs.csv",
         "options": "shots = 2;groups=cell type",
         "size_factor_key": "sf",
         "reference": "cells.h5ad",
         "reference_layer": "layers/counts",
         "reference_var_key": "ensembl",
         "reference_embedding": "X_scvi",
+        "reference_airr": "reference_contigs.csv",
         "transfer_keys": "level 1;level 2",
         "one_batch": "TRUE",
         "round_counts": "yes",
@@ -183,6 +186,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
                 "layer": "counts",
                 "var_key": "ensembl",
                 "embedding": "X_scvi",
+                "airr": "reference_contigs.csv",
                 "transfer_keys": ["level 1", "level 2"],
             },
             "train": {

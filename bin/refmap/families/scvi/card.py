@@ -29,10 +29,14 @@ class Class:
     minified_as: str | None = None  # whose name the latent of a minified model has; none where there are no minified models
     proteins: bool = False  # it models proteins: others may have been set up with some, and make no use of them
     imputes: bool = False  # it is asked for the proteins that a query lacks
-    modalities: tuple[str, ...] = ()  # the arguments of `setup_mudata` that name layers of features, in their order; none: no MuData
+    modalities: tuple[
+        str, ...
+    ] = ()  # the arguments of `setup_mudata` that name layers of features, in their order; none: no MuData
     contexts: str | None = None  # instead, the argument that lists the modalities
     layers: tuple[str, ...] = ()  # with the arguments that name the layers of each of them
-    sizes: dict[str, str] = field(default_factory=dict)  # of a model of an AnnData: modality -> the setting with its number of features
+    sizes: dict[str, str] = field(
+        default_factory=dict
+    )  # of a model of an AnnData: modality -> the setting with its number of features
     unfit: str | None = None  # why refmap cannot map onto it
     unfit_setup: dict[str, str] = field(default_factory=dict)  # the same of a model that was set up with an argument
     unfit_settings: dict[tuple[str, str], str] = field(default_factory=dict)  # or that has a value of a setting
@@ -51,7 +55,9 @@ CLASSES = {
     "SCVI": Class(minified_as="scvi"),
     "SCANVI": Class(minified_as="scanvi", predicts=True),
     "TOTALVI": Class(minified_as="totalvi", encodes_by_default=True, proteins=True, imputes=True, modalities=("rna_layer",)),
-    "TOTALANVI": Class(minified_as="totalvi", encodes_by_default=True, predicts=True, proteins=True, imputes=True, modalities=("rna_layer",)),
+    "TOTALANVI": Class(
+        minified_as="totalvi", encodes_by_default=True, predicts=True, proteins=True, imputes=True, modalities=("rna_layer",)
+    ),
     "MULTIVI": Class(
         minified_as="multivi",
         proteins=True,
@@ -63,7 +69,10 @@ CLASSES = {
             "train it on a MuData",
         },
         unfit_settings={
-            ("modality_weights", "cell"): "it weighs the modalities cell by cell, by weights that only the reference's cells have: "
+            (
+                "modality_weights",
+                "cell",
+            ): "it weighs the modalities cell by cell, by weights that only the reference's cells have: "
             "train it with modality_weights 'equal' or 'universal'",
         },
     ),
@@ -80,7 +89,9 @@ CLASSES = {
     "METHYLANVI": Class(encodes_by_default=True, predicts=True, **_METHYLATION),
     # Seen in scvi-tools 1.5.1: three epochs of `load_query_data` and `train` moved the reference's cells by half a unit of the
     # latent, as Pyro trains weights whose gradients are masked; it also holds a row for each cell of the reference.
-    "RESOLVI": Class(predicts=True, unfit=f"its surgery moves the reference's own cells, and keeps weights of each of them: {_INSTEAD}"),
+    "RESOLVI": Class(
+        predicts=True, unfit=f"its surgery moves the reference's own cells, and keeps weights of each of them: {_INSTEAD}"
+    ),
     "SCVIVA": Class(
         unfit="it reads beside counts and coordinates the types of a cell's neighbours and their embedding by another model, all of "
         f"which a query has only once it was mapped: {_INSTEAD}"
