@@ -16,8 +16,8 @@ from ..families import by_name
 from ..families.gmt import read_gmt
 from ..families.options import Option, read_options
 from ..models.card import unlabeled
-from .columns import batches, pair_covariates, pair_labels
-from .contents import Contents, fitting_name, new_name
+from .columns import batches, name_batches, pair_covariates, pair_labels
+from .contents import Contents, fitting_name
 from .elements import as_text
 from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, read_id_table, resolve
 from .modalities import wanted_layers
@@ -60,18 +60,6 @@ def check(
 def _stopped(row: dict, fault: str) -> dict:
     nothing = {"query": NOTHING_KNOWN, "batches": {}, "covariates": {}, "options": {}, "refused": {}}
     return {"row": row, **nothing, "faults": [fault], "warnings": []}
-
-
-def name_batches(values: list[str], row: dict, card: dict) -> dict[str, str]:
-    """The name under which surgery sees each of the query's batches: its own, unless the model has a batch called so."""
-    if card["fixed_batches"]:
-        return {value: value for value in values}
-    file = f"{row['dataset']}.{row['file_id']}"
-    known = set(card["batches"])
-    if row["one_batch"]:
-        return dict.fromkeys(values, new_name(file, known))
-    taken = known | set(values)
-    return {value: new_name(f"{value}@{file}", taken) if value in known else value for value in values}
 
 
 class Check:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..common.spelling import Spelled, spell
 from ..models.card import unlabeled
+from .contents import new_name
 from .elements import as_text
 from .query import Query
 
@@ -53,6 +54,18 @@ def _batches(query: Query, row: dict, card: dict, plan: dict) -> np.ndarray:
 def batches(query: Query, column: str, card: dict) -> Spelled:
     """The query's batches: the reference's own where surgery takes no others."""
     return spell(as_text(query.obs_column(column)), card["batches"] if card["fixed_batches"] else ())
+
+
+def name_batches(values: list[str], row: dict, card: dict) -> dict[str, str]:
+    """The name under which surgery sees each of the query's batches: its own, unless the model has a batch called so."""
+    if card["fixed_batches"]:
+        return {value: value for value in values}
+    file = f"{row['dataset']}.{row['file_id']}"
+    known = set(card["batches"])
+    if row["one_batch"]:
+        return dict.fromkeys(values, new_name(file, known))
+    taken = known | set(values)
+    return {value: new_name(f"{value}@{file}", taken) if value in known else value for value in values}
 
 
 def _labels(query: Query, column: str | None, known: list[str], card: dict) -> np.ndarray:

@@ -209,7 +209,7 @@ class Contents:
         group = raw.get("varm") if raw is not None and is_group(raw) else self.query.root.get("raw.varm")
         if self.raw_fits and group is not None and is_group(group):
             n_vars = len(self.query.gene_frame("raw"))
-            yield from self._named("raw.varm", dict(members(group)), lambda elem: self._fitted(elem, "varm", n_vars))
+            yield from self._named("raw.varm", self._members("raw.varm", group), lambda elem: self._fitted(elem, "varm", n_vars))
 
     # What is aligned to them
 
@@ -217,7 +217,12 @@ class Contents:
         """(name, new name, element) of what of layers, obsm… can be published: a Table, a Matrix, or a stored element."""
         group = self.query.root.get(part)
         if group is not None and is_group(group):
-            yield from self._named(part, dict(members(group)), lambda elem: self._fitted(elem, part))
+            yield from self._named(part, self._members(part, group), lambda elem: self._fitted(elem, part))
+
+    def _members(self, what: str, group) -> dict[str, object]:
+        """The elements of a group by name; none of one whose names cannot be read, which is said."""
+        found: dict[str, object] = {}
+        return found if self.attempt(what, lambda: found.update(members(group))) else {}
 
     def _named(self, part: str, elems: dict[str, object], fit: Callable) -> Iterator[tuple[str, str, object]]:
         for name, new in fitting_names(list(elems)).items():
@@ -283,16 +288,20 @@ class Contents:
             yield from self._branch(uns, "", ())
 
     def _branch(self, group, name: str, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], object]]:
-        for member, new in fitting_names(list(group)).items():
-            elem, full = group.get(member), f"{name}{member}"
+        held: dict[str, object] = {}
+        if not self.attempt(
+            f"uns '{name.rstrip('/')}'" if name else "uns", lambda: held.update((key, group.get(key)) for key in group)
+        ):
+            return
+        for member, new in fitting_names(list(held)).items():
+            elem, full = held[member], f"{name}{member}"
             if elem is None:
                 self.said.left_out[f"uns '{full}'"] = "its link leads nowhere"
                 continue
             if new != member:
                 self.said.renamed[f"uns '{full}'"] = new
             if is_folder(elem):
-                if not len(list(elem)):
-                    yield full, (*path, new), {}
+                yield full, (*path, new), {}
                 yield from self._branch(elem, f"{full}/", (*path, new))
                 continue
             made: list = []

@@ -16,7 +16,8 @@ from ..common.errors import listed
 from ..common.storage import COMPRESSOR
 from .counts import check_values
 from .matrix import spans
-from .query import Proteins, Query
+from .protein_tables import Proteins, protein_places, read_proteins
+from .query import Query
 
 PROTEIN_SUFFIX = re.compile(r"[_-]TotalSeq[-_]?[ABCD]?$", re.IGNORECASE)
 PROTEIN_ROWS = 1 << 16
@@ -76,9 +77,9 @@ def find_proteins(query: Query, row: dict, card: dict) -> tuple[Proteins, Protei
 
     Raises RefmapError if there are none where the row says they are, or none of the model's.
     """
-    key, places = row["protein_key"] or card["protein_key"], query.protein_places()
+    key, places = row["protein_key"] or card["protein_key"], protein_places(query)
     if row["protein_key"] or key in places:
-        proteins = query.proteins(key)
+        proteins = read_proteins(query, key)
         return proteins, match_proteins(query, proteins.names, card["proteins"])
     none = Proteins("nothing", [], query.n_obs, lambda start, stop: np.zeros((stop - start, 0)))
     wanted = card["proteins"]

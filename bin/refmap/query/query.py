@@ -5,9 +5,8 @@ Metadata are read when asked for; a matrix is only ever read in blocks of rows, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,24 +15,12 @@ import h5py
 import numpy as np
 import pandas as pd
 import zarr
-from scipy import sparse
 
 from ..common.errors import RefmapError, listed, nearest
 from .causes import is_zipped_zarr, what_holds, what_it_is
-from .elements import Frame, Source, as_text, encoding, is_group, members, read_whole, text
+from .elements import Frame, Source, as_text, encoding, is_group, members
 from .matrix import Matrix
 from .modalities import Beside, ids_beside, matrices_beside
-
-
-@dataclass
-class Proteins:
-    """Protein counts of a query: their names, and `rows(start, stop)` -> float array (cells x proteins)."""
-
-    name: str
-    names: list[str]
-    n_obs: int
-    rows: Callable[[int, int], np.ndarray]
-    others: tuple[str, ...] = ()  # what else protein_key could name
 
 
 class Query(Source):
@@ -227,7 +214,8 @@ class Query(Source):
             names += (
                 [name for name, elem in members(layers) if elem is not None] if layers is not None and is_group(layers) else []
             )
-        return names + (["raw"] if self._raw else [])
+            raw = ["raw"] if self._raw else []
+        return names + raw
 
     def check_layer(self, layer: str) -> None:
         """Raises RefmapError listing what there is if the layer is not."""
@@ -286,99 +274,6 @@ class Query(Source):
             ids = ids.astype("Int64")  # whole numbers become floats where one is missing
         return as_text(ids)
 
-    # Proteins
-
-    def protein_places(self) -> list[str]:
-        """Where proteins may be: the keys of obsm and the modalities."""
-        return [*self._obsm(), *self._modalities()]
-
-    def _modalities(self) -> list[str]:
-        return list(self.container["mod"]) if self.multimodal else []
-
-    def _obsm(self) -> dict:
-        obsm = self.root.get("obsm")
-        return dict(members(obsm)) if obsm is not None else {}
-
-    def proteins(self, key: str) -> Proteins:
-        """Protein counts.
-
-        `key` is a modality, whose X holds them, or `<modality>/<layer>`; or an obsm key that holds a table, or an array whose
-        names lie in uns.
-
-        Raises RefmapError if there are none, or no names for them.
-        """
-        modalities = self._modalities()
-        modality, _, layer = key.partition("/")
-        if key in modalities:
-            return self._protein_modality(key, "X")
-        found = self._obsm()
-        if key not in found and modality in modalities:
-            return self._protein_modality(modality, layer.removeprefix("layers/"))
-        if found.get(key) is None:
-            known = self.protein_places()
-            raise self.fault(
-                f"has no protein data '{key}' (protein_key): its obsm keys and modalities are {listed(known)}.{nearest(key, known)}"
-            )
-        elem = found[key]
-        if encoding(elem) == "dataframe":
-            return self._protein_frame(key, Frame(elem, self), elem)
-        if not is_group(elem):
-            return Proteins(f"obsm '{key}'", self._protein_names(key, elem.shape[1]), self.n_obs, lambda a, b: _dense(elem[a:b]))
-        with self.reading(f"obsm '{key}'"):
-            matrix = Matrix(elem, f"obsm '{key}'", self, tuple(elem.attrs.get("shape", (self.n_obs, 0))))
-            stored = (
-                matrix if matrix.format == "csr" else sparse.vstack([chunk for _, chunk in matrix.chunks(4096)], format="csr")
-            )
-        read = matrix.rows if stored is matrix else lambda a, b: stored[a:b]
-        return Proteins(matrix.name, self._protein_names(key, matrix.shape[1]), self.n_obs, lambda a, b: _dense(read(a, b)))
-
-    def _protein_frame(self, key: str, frame: Frame, elem) -> Proteins:
-        def rows(start: int, stop: int) -> np.ndarray:
-            return np.column_stack([np.asarray(_numbers(elem[name])[start:stop], dtype=float) for name in frame.columns])
-
-        return Proteins(f"obsm '{key}'", frame.columns, self.n_obs, rows)
-
-    def _protein_names(self, key: str, width: int) -> list[str]:
-        """Names of the columns of an obsm array, from the uns entries that tools write them to."""
-        for name in (f"{key}_names", "protein_names", f"{key}_columns"):
-            if "uns" in self.root and name in self.root["uns"]:
-                names = np.asarray(read_whole(self.root["uns"][name]), dtype=object).ravel()
-                if len(names) == width:
-                    return [text(value) for value in names]
-        raise self.fault(
-            f"has no names for the {width} proteins of obsm '{key}': store it as a DataFrame, or put the names in uns['{key}_names']."
-        )
-
-    def _protein_modality(self, key: str, layer: str) -> Proteins:
-        """A layer of a modality in the order of the query's cells; cells that it lacks are all zero."""
-        other = Query(self.path, self.shown_as, key)
-        if layer not in other.layers:
-            raise self.fault(
-                f"has no '{layer}' in modality '{key}' (protein_key): set protein_key to '{key}' for its X, or to "
-                f"{listed(f'{key}/{name}' for name in other.layers if name != 'X')}.{nearest(layer, other.layers)}"
-            )
-        matrix = other.matrix(layer)
-        order = pd.Index(other.obs_names).get_indexer(self.obs_names)
-        in_order = np.array_equal(order, np.arange(self.n_obs))
-        # Only a modality stored by the column, or in another order than the counts, must be held whole.
-        whole = (
-            None
-            if in_order and matrix.format != "csc"
-            else sparse.vstack([chunk for _, chunk in matrix.chunks(4096)], format="csr")
-        )
-
-        def rows(start: int, stop: int) -> np.ndarray:
-            if whole is None:
-                return _dense(matrix.rows(start, stop))
-            taken = order[start:stop]
-            values = np.asarray(whole[np.maximum(taken, 0)].toarray(), dtype=float)
-            values[taken < 0] = 0
-            return values
-
-        where = f"modality '{key}'" + ("" if layer == "X" else f", {layer_name(layer)}")
-        others = (f"{key}/{name}" if name != "X" else key for name in other.layers if name != layer)
-        return Proteins(where, list(other.gene_ids(layer)), self.n_obs, rows, tuple(others))
-
 
 def _is_anndata(elem) -> bool:
     return elem is not None and is_group(elem) and "obs" in elem and "var" in elem
@@ -389,15 +284,6 @@ def _holds_anndatas(root, folder: str) -> bool:
     if folder == "mod":
         return "mod" in root and "obs" in root and is_group(root["mod"])
     return folder in root and not _is_anndata(root) and is_group(root[folder])
-
-
-def _numbers(elem):
-    """A column of numbers, of which none may be missing, as it is stored."""
-    return elem["values"] if is_group(elem) and "values" in elem else elem
-
-
-def _dense(block) -> np.ndarray:
-    return np.asarray(block.toarray() if sparse.issparse(block) else block, dtype=float)
 
 
 def layer_name(layer: str) -> str:

@@ -12,6 +12,7 @@ from ..models.card import ModelCard
 from ..query.align import align
 from ..query.checks import check
 from ..query.elements import as_text
+from ..query.protein_tables import read_proteins
 from ..query.query import Query
 
 # How counts are normalised for a reference that wants it, scanpy's usual way but for the genes: a query's total must not
@@ -124,6 +125,6 @@ def _card(query: Query, row: dict, trained: dict, wants: str) -> dict:
         categorical_covariates={key: [] for key in row["categorical_covariate_keys"]},
         continuous_covariates=row["continuous_covariate_keys"],
         protein_key=row["protein_key"],
-        proteins=list(query.proteins(row["protein_key"]).names) if row["protein_key"] else [],
+        proteins=list(read_proteins(query, row["protein_key"]).names) if row["protein_key"] else [],
     )
     return card.to_json()

@@ -17,6 +17,7 @@ from anndata.io import write_elem
 from refmap.common.errors import RefmapError
 from refmap.query.causes import cause
 from refmap.query.checks import check
+from refmap.query.protein_tables import read_proteins
 from refmap.query.query import Query
 from scipy import sparse
 from small_queries import MODEL, make_card, make_query, make_row
@@ -241,7 +242,7 @@ def test_proteins_in_a_layer_of_their_modality_and_below_a_slash(path):
         file.move("mod/rna/obsm/adt", "mod/rna/obsm/a/b")
     with Query(path) as query:
         for key in ("prot/counts", "prot/layers/counts", "a/b"):
-            proteins = query.proteins(key)
+            proteins = read_proteins(query, key)
             assert proteins.names == ["CD3", "CD4", "CD8"] and (proteins.rows(2, 9) == values[2:]).all()
         with pytest.raises(RefmapError, match="has no 'count' in modality 'prot' .*'prot/counts'.*Did you mean 'counts'"):
-            query.proteins("prot/count")
+            read_proteins(query, "prot/count")

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from refmap.common.strategies import STRATEGIES, faults_of
 from refmap.families.options import Option
 from refmap.families.scvi.options import PROTEIN_OPTIONS
-from refmap.query.checks import check, name_batches
+from refmap.query.checks import check
+from refmap.query.columns import name_batches
 from refmap.query.matrix import Matrix
 from small_queries import MODEL, make_card, make_query, make_row
 

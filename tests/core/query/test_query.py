@@ -9,6 +9,7 @@ import zarr
 from anndata.io import write_elem
 from refmap.common.errors import RefmapError
 from refmap.query import matrix as matrix_module
+from refmap.query.protein_tables import read_proteins
 from refmap.query.query import Query
 from scipy import sparse
 
@@ -189,13 +190,13 @@ def test_proteins_of_every_kind(adata, tmp_path):
     path = store(adata, tmp_path / "q", "h5ad", "csr")
     with Query(path, "q") as query:
         for key in ("table", "array"):
-            proteins = query.proteins(key)
+            proteins = read_proteins(query, key)
             assert proteins.names == names
             assert (proteins.rows(5, 20) == values[5:20]).all()
         with pytest.raises(RefmapError, match=r"no names for the 2 proteins of obsm 'nameless'"):
-            query.proteins("nameless")
+            read_proteins(query, "nameless")
         with pytest.raises(RefmapError, match="no protein data 'arry'.*Did you mean 'array'"):
-            query.proteins("arry")
+            read_proteins(query, "arry")
 
     order = np.random.default_rng(1).permutation(57)[:50]
     other = anndata.AnnData(
@@ -207,4 +208,4 @@ def test_proteins_of_every_kind(adata, tmp_path):
     expected = values.copy()
     expected[np.setdiff1d(np.arange(57), order)] = 0
     with Query(path, "m") as query:
-        assert (query.proteins("prot").rows(0, 57) == expected).all()
+        assert (read_proteins(query, "prot").rows(0, 57) == expected).all()
