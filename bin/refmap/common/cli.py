@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import multiprocessing
+import resource
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -79,6 +81,27 @@ def set_apart(work: Callable[[], object]) -> int:
     process.start()
     process.join()
     return process.exitcode
+
+
+def within(seconds: int, work: Callable[[], object]) -> bool:
+    """Call `work` in a process of its own that has so many seconds of CPU time; whether they sufficed.
+
+    A library may go round in circles over a damaged file, where nothing else can stop it.
+    """
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 60))
+        try:
+            with exhaustion():
+                work()
+        except MachineFault as error:
+            print(error, file=sys.stderr)
+            sys.exit(error.status)
+
+    status = set_apart(limited)
+    if status not in (0, -signal.SIGXCPU):
+        sys.exit(status if status > 0 else 128 - status)
+    return status == 0
 
 
 def command(stage: str) -> Callable:

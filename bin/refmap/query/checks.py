@@ -47,17 +47,18 @@ def check(
     and `airr_path`, of `row['id_table']`, `row['gmt']` and `row['airr']`.
     """
     if card["fault"]:
-        return _stopped(row, card["fault"])
+        return stopped(row, card["fault"])
     if path is None:
-        return _stopped(row, f"query file '{row['query']}' does not exist.")
+        return stopped(row, f"query file '{row['query']}' does not exist.")
     try:
         with Query(path, row["query"], row["modality"]) as query:
             return Check(query, row, card, table_path, gmt_path, airr_path).plan(published)
     except RefmapError as error:
-        return _stopped(row, str(error))
+        return stopped(row, str(error))
 
 
-def _stopped(row: dict, fault: str) -> dict:
+def stopped(row: dict, fault: str) -> dict:
+    """The plan of a mapping that nothing more can be told of."""
     nothing = {"query": NOTHING_KNOWN, "batches": {}, "covariates": {}, "options": {}, "refused": {}}
     return {"row": row, **nothing, "faults": [fault], "warnings": []}
 
