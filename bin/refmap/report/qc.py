@@ -22,6 +22,7 @@ from ..transfer.labels import Transfer, transfer_labels
 from ..transfer.neighbors import Neighbors
 from . import pictures, plots
 from .agreement import write_labels
+from .evaluation import evaluate
 from .mapped_cells import Cells, Reference, label_columns, read_cells
 from .results.drawing import draw_results
 from .results.mapped import Mapped
@@ -44,7 +45,7 @@ def describe_mapping(
     """Write the folder `output` of one mapping; `threshold` is the uncertainty above which a label is `Unknown`.
 
     alignment.json, history.csv     as they came
-    mapping.json                    with the score of the labels, where the row names a `truth_key`, and how far to trust them
+    mapping.json                    with how far to trust it and, where the row names a `truth_key`, how well it did
     composition.json, .png, .pdf    labels by batch
     umap.png, .pdf                  the cells, coloured by what is known of them
     joint.png, .pdf                 the same on the reference's UMAP, where its cells are to be had
@@ -82,6 +83,7 @@ def describe_mapping(
     truth = cells.columns.get(row["truth_key"])
     if truth is not None:
         record["calibration"] = _calibrations(truth, embedded, placed, mapped, around, threshold)
+    record["evaluation"] = evaluate(cells, row, batches, around, record["seed"])
     record["trust"] = _judge(cells, batches, placed, prepared, alignment, around, record["seed"])
     write_json(output / "mapping.json", record)
 
