@@ -26,6 +26,7 @@ from .evaluation import evaluate
 from .mapped_cells import Cells, Reference, label_columns, read_cells
 from .results.drawing import draw_results
 from .results.mapped import Mapped
+from .sankey import draw_sankey
 from .sections.training import read_history
 
 MISSING = "missing"
@@ -52,6 +53,7 @@ def describe_mapping(
     explore.html                    either, to look around in
     confusion.csv, .png, .pdf       where the truth is known and the model predicts: true labels x predicted ones
     confusion_transferred.csv, …    the same of the transferred labels
+    sankey.png, .pdf                both, as ribbons from the true labels to the others
     calibration.png, .pdf           and how often they are right, by how certain they are
     training.png, .pdf              the curves of the training
     labels.csv.gz                   all labels that the cells got, in the query's order; see `refmap.report.agreement`
@@ -103,7 +105,7 @@ def _score(cells: Cells, row: dict, output: Path) -> dict | None:
     truth = cells.columns.get(row["truth_key"])
     if truth is None:
         return None
-    accuracy = None
+    accuracy, confusions = None, {}
     for labels in cells.labels:
         predicted = labels.made == "predicted"
         if predicted:
@@ -114,6 +116,9 @@ def _score(cells: Cells, row: dict, output: Path) -> dict | None:
         confusion.to_csv(output / f"{name}.csv")
         if confusion.size:
             plots.draw_confusion(confusion, _name(row), output / name, labels.made)
+            confusions[labels.made] = confusion
+    if confusions:
+        draw_sankey(confusions, _name(row), output / "sankey")
     return accuracy
 
 

@@ -141,6 +141,8 @@ def test_folder_holds_the_records_and_the_pictures(described):
         "history.csv",
         "labels.csv.gz",
         "mapping.json",
+        "sankey.pdf",
+        "sankey.png",
         "training.pdf",
         "training.png",
         "umap.pdf",
