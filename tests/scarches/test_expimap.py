@@ -100,7 +100,7 @@ def test_the_card_says_what_the_loaded_model_says(expimap_model, cells, gmt):
     assert card.latent_names == [*(f"PROGRAM_{k}" for k in range(5)), "REST"] and card.n_latent == model.latent_dim_ == 6
     assert (card.batch_key, card.batches) == (model.condition_key_, model.conditions_) == ("batch", ["ref_a", "ref_b"])
     assert card.takes_gmt and card.surgery_ready and card.input == "counts" and not card.predicts
-    assert set(card.options) == {"new_programs", "min_genes", "groups"}
+    assert set(card.options) == {"new_programs", "min_genes", "soft_mask", "groups"}
     for name, mask in zip(card.latent_names, model.mask_, strict=True):
         assert {gene.upper() for gene, inside in zip(card.genes, mask, strict=True) if inside} == set(programs[name])
 
@@ -249,6 +249,49 @@ def test_programs_are_added_to_programs_of_queries(extended, expimap_model, cell
     assert all(torch.equal(weights_of(fourth.model)[name], weights_of(third.model)[name]) for name in EXPANDED)
     assert fourth.record["parameters_trainable"] == 2 * (150 + 256 + 150)
     np.testing.assert_array_equal(latent_of(fourth.model, ad.read_zarr(fourth.aligned)), fourth.latent)
+
+
+def test_a_soft_mask_lets_other_genes_in(extended, expimap_model, more_gmt, cells, query, tmp_path):
+    """On a model without programmes of queries, and on one whose earlier ones keep to their genes."""
+    genes = list(cells.var_names[:150])
+    gmt = write_gmt(tmp_path / "third.gmt", {"NEW_C": genes[40:60]})
+    soft = map_cells(query, expimap_model, tmp_path / "soft", gmt=more_gmt, train=QUICK, options={"soft_mask": "0.1"})
+    third = map_cells(query, extended.model, tmp_path / "third", gmt=gmt, train=QUICK, options={"soft_mask": "0.1"})
+    for before, mapped, new in ((expimap_model, soft, [0, 1]), (extended.model, third, [2])):
+        weight, model = weights_of(mapped.model)["decoder.L0.ext_L_m.weight"], load(mapped.model, cells)
+        outside = ~torch.tensor(model.ext_mask_, dtype=torch.bool).T
+        assert (weight[:, new][outside[:, new]] != 0).any()
+        n_before = len(inspect_model(before).latent_names)
+        kept = [
+            k for k, name in enumerate(inspect_model(mapped.model).latent_names) if name in inspect_model(before).latent_names
+        ]
+        assert len(kept) == n_before
+        assert_unmoved(before, mapped.model, cells, kept)
+    old = weights_of(extended.model)["decoder.L0.ext_L_m.weight"]
+    assert torch.equal(weights_of(third.model)["decoder.L0.ext_L_m.weight"][:, :2], old)
+    table = pd.read_csv(third.results / "extension_genes.csv")
+    assert list(table["programme"].unique()) == ["NEW_A", "NEW_B", "NEW_C", "unconstrained_1", "unconstrained_2"]
+    given = table[table["given"]].groupby("programme")["gene"].agg(set)
+    assert given["NEW_C"] == set(genes[40:60]) and given["NEW_A"] == set(genes[:20])
+    counts = table.groupby("programme").size()
+    assert counts["NEW_A"] == 20 and counts["NEW_C"] > 20
+    assert (table.groupby("programme")["weight"].agg(lambda w: (w.abs().diff().dropna() <= 1e-7).all())).all()
+
+    # The more it costs, the fewer come in; and one that keeps to its genes can follow.
+    dear = map_cells(query, expimap_model, tmp_path / "dear", gmt=more_gmt, train=QUICK, options={"soft_mask": "1000"})
+    weight = weights_of(dear.model)["decoder.L0.ext_L_m.weight"]
+    assert (weight[~torch.tensor(load(dear.model, cells).ext_mask_, dtype=torch.bool).T] == 0).all() and (weight != 0).any()
+    hard = map_cells(query, soft.model, tmp_path / "hard", gmt=gmt, train=QUICK)
+    weight = weights_of(hard.model)["decoder.L0.ext_L_m.weight"]
+    assert torch.equal(weight[:, :2], weights_of(soft.model)["decoder.L0.ext_L_m.weight"])
+    assert (weight[:, 2] != 0).sum() == 20
+    assert_unmoved(soft.model, hard.model, cells, list(range(8)))
+    np.testing.assert_allclose(latent_of(hard.model, ad.read_zarr(hard.aligned)), hard.latent, atol=1e-5)
+
+
+def test_a_soft_mask_without_programs_is_a_fault(expimap_model, query, tmp_path):
+    plan = inspect_and_check(query[:5].copy(), expimap_model, tmp_path / "m", options={"soft_mask": "0.1"})["plan"]
+    assert plan["faults"] == ["option 'soft_mask' is of use with programmes alone: name their file in gmt."]
 
 
 def test_a_known_program_is_known_however_few_its_genes(expimap_model, query, tmp_path):

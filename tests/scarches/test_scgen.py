@@ -266,7 +266,7 @@ def test_the_corrected_expression_on_request(query, model, mapped, tmp_path):
     result = map_cells(query, model, tmp_path / "m", **LABELED, options={"corrected_expression": "true"})
     expression = result.embedding.obsm["X_scgen_corrected_expression"]
     assert expression.shape == (query.n_obs, 200) and expression.dtype == np.float32
-    assert list(result.embedding.uns["refmap"]["scgen_corrected_genes"]) == result.card["genes"]
+    assert list(result.embedding.uns["refmap"]["scgen_genes"]) == result.card["genes"]
     network = library_model(model, ad.read_zarr(mapped.aligned)).model
     with torch.no_grad():
         latent = network.encoder(torch.tensor(expression))[0].numpy()
@@ -314,6 +314,126 @@ def test_groups_move_to_the_largest():
     towards = correct(latent, labels, batches, "Unknown", reference, towards="reference")
     np.testing.assert_array_equal(towards.shift.ravel(), [3, 3, -6, -2, 0, 0])
     assert towards.outnumbered == []
+
+
+# ------------------------------------------------------------------------------------------------------------------ response
+
+
+RESPONSE = {"control": "ref_a", "stimulated": "ref_b"}
+
+
+def stimulated(mapped) -> tuple[np.ndarray, np.ndarray, dict]:
+    return (
+        mapped.embedding.obsm["X_emb_scgen_stimulated"],
+        mapped.embedding.obsm["X_scgen_stimulated_expression"],
+        mapped.embedding.uns["refmap"]["scgen_response"],
+    )
+
+
+def library_response(model: Path, reference: ad.AnnData, query: ad.AnnData, **more) -> tuple[np.ndarray, np.ndarray]:
+    """What `predict` of the library gives: the expression, and the direction."""
+    conditions = {"ctrl": "ref_a", "stim": "ref_b"}
+    with quietly():
+        loaded = library_model(model, reference)
+        return loaded.predict(reference, conditions, "bulk_labels", "batch", adata_to_predict=query, **more)
+
+
+@pytest.fixture(scope="session")
+def of_one_label(cells, tmp_path_factory) -> tuple[Path, ad.AnnData]:
+    """A reference of as many cells in either condition, all of one label, among which the library draws nothing."""
+    label = cells.obs["bulk_labels"].value_counts().index[0]
+    found = cells[cells.obs["bulk_labels"] == label].copy()
+    found.obs["batch"] = pd.Categorical(np.where(np.arange(found.n_obs) % 2, "ref_a", "ref_b"))
+    found = found[: found.n_obs // 2 * 2].copy()
+    folder = tmp_path_factory.mktemp("scgen") / "one_label"
+    return train("scgen", found, folder, reference_max_epochs=2), normalized(found)
+
+
+def test_the_response_is_the_librarys_without_its_sampling(of_one_label, query, no_sampling, tmp_path):
+    model, reference = of_one_label
+    mapped = map_cells(query, model, tmp_path / "m", options=RESPONSE)
+    latent, expression, record = stimulated(mapped)
+    only = {"bulk_labels": [reference.obs["bulk_labels"].iloc[0]]}
+    expected, delta = library_response(model, reference, ad.read_zarr(mapped.aligned), obs_key=only)
+    assert np.abs(delta).max() > 1e-3
+    np.testing.assert_allclose(record["delta"], delta, atol=1e-4)
+    np.testing.assert_allclose(expression, expected, atol=1e-3)
+    np.testing.assert_allclose(latent, mapped.latent + delta, atol=1e-4)
+    assert (record["condition"], record["control"], record["stimulated"]) == ("batch", "ref_a", "ref_b")
+    assert list(mapped.embedding.uns["refmap"]["scgen_genes"]) == mapped.card["genes"]
+
+
+def test_labels_weigh_alike_as_in_what_the_library_draws(model, cells, query, mapped, no_sampling, tmp_path):
+    """Its draws of equal numbers of each label scatter around the mean that is used here."""
+    found = map_cells(query, model, tmp_path / "m", options=RESPONSE)
+    reference, few = normalized(cells), ad.read_zarr(mapped.aligned)[:2].copy()
+    drawn = []
+    for seed in range(12):
+        np.random.seed(seed)
+        drawn.append(library_response(model, reference, few)[1])
+    scatter = np.std(drawn, axis=0) / np.sqrt(len(drawn))
+    delta = stimulated(found)[2]["delta"]
+    assert (np.abs(delta - np.mean(drawn, axis=0)) < 4 * scatter + 1e-4).all()
+    # Of all cells without their labels it is another one.
+    latent, batches = latent_of(model, reference), cells.obs["batch"].to_numpy()
+    plain = latent[batches == "ref_b"].mean(axis=0) - latent[batches == "ref_a"].mean(axis=0)
+    assert (np.abs(plain - np.mean(drawn, axis=0)) > 4 * scatter + 1e-4).any()
+    # The embedding is none of the response's, and the next query can ask for the same.
+    np.testing.assert_array_equal(found.latent, mapped.latent)
+    again = map_cells(query, found.model, tmp_path / "again", options=RESPONSE, seed=7)
+    for one, other in zip(stimulated(again)[:2], stimulated(found)[:2]):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_conditions_beside_the_batches(cells, query, tmp_path):
+    adata = cells.copy()
+    treated = np.arange(adata.n_obs) % 3 == 0
+    adata.obs["drug"] = pd.Categorical(np.where(treated, "IFN", "vehicle"))
+    rare = adata.obs["bulk_labels"].value_counts().index[-1]
+    adata.obs.loc[(adata.obs["bulk_labels"] == rare) & treated, "drug"] = "vehicle"
+    model = train("scgen", adata, tmp_path / "model", reference_max_epochs=1, reference_categorical_covariate_keys="drug")
+    options = {"condition": "drug", "control": "vehicle", "stimulated": "IFN"}
+    mapped = map_cells(query[:20].copy(), model, tmp_path / "m", options=options)
+    assert mapped.card["conditions"] == {"batch": ["ref_a", "ref_b"], "drug": ["IFN", "vehicle"]}
+    latent, drug = latent_of(model, normalized(adata)), adata.obs["drug"].to_numpy()
+    labels = adata.obs["bulk_labels"].astype(str).to_numpy()
+    ends = [
+        np.mean([latent[(drug == of) & (labels == x)].mean(axis=0) for x in set(labels[drug == of])], axis=0)
+        for of in ("vehicle", "IFN")
+    ]
+    np.testing.assert_allclose(stimulated(mapped)[2]["delta"], ends[1] - ends[0], atol=1e-4)
+    assert any(f"only one side has '{rare}'" in sentence for sentence in mapped.record["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"control": "ref_a"}, "option 'control' is of use with 'stimulated' alone: give both."),
+        ({"condition": "batch"}, "option 'condition' is of use with 'control' and 'stimulated' alone"),
+        ({"control": "ref_a", "stimulated": "ref_c"}, "column 'batch' of the reference has 'ref_a', 'ref_b'. Did you mean"),
+        ({"control": "ref_a", "stimulated": "ref_a"}, "are both 'ref_a'"),
+        (RESPONSE | {"condition": "drug"}, "option 'condition' is 'drug', but"),
+    ],
+    ids=["one side", "no side", "unknown", "both alike", "another column"],
+)
+def test_a_response_that_cannot_be_is_a_fault_before_any_work(options, fault, model, query, tmp_path):
+    plan = inspect_and_check(query[:5].copy(), model, tmp_path / "m", options=options)["plan"]
+    assert len(plan["faults"]) == 1 and fault in plan["faults"][0]
+
+
+def test_a_model_of_the_library_alone_knows_no_conditions(library_folder, query, tmp_path):
+    found = inspect_and_check(normalized(query[:5].copy()), library_folder, tmp_path / "m", options=RESPONSE)
+    assert "train the reference with --family scgen" in found["plan"]["faults"][0]
+
+
+@pytest.mark.parametrize(
+    "contents", ["[]", "{", '{"batch": {"a": {}}}', '{"batch": {"a": {"T": {"n_cells": 1, "latent": [1, 2]}}}}'], ids=str
+)
+def test_conditions_of_another_model_are_a_fault_of_the_card(contents, model, query, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "conditions.json").write_text(contents)
+    card = inspect_and_check(query[:5].copy(), tmp_path / "model", tmp_path / "m")["card"]
+    assert "conditions.json" in card["fault"] and "copy the model again" in card["fault"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- references

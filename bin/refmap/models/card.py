@@ -49,6 +49,8 @@ class ModelCard:
     unlabeled_prototypes: int = 0  # how many it has, of cells that no label fits
     takes_gmt: bool = False  # its surgery can learn the gene programmes of a GMT file
     n_latent: int | None = None
+    # Values of its reference's columns between which it knows how cells differ, by column.
+    conditions: dict[str, list[str]] = field(default_factory=dict)
     minified_as: str | None = (
         None  # what the latent of its own cells is called where their counts were dropped: <this>_latent_qzm
     )

@@ -21,6 +21,7 @@ from .agreement import Agreement
 from .outcomes import Outcome, software_versions
 from .sections.agreement import agreement
 from .sections.calibration import calibration, reliability
+from .sections.evaluation import evaluation
 from .sections.gallery import pictures
 from .sections.labels import accuracy, labels, separation
 from .sections.mappings import genes, mappings
@@ -71,6 +72,7 @@ def write_sections(outcomes: list[Outcome], references: list[dict], agreed: list
         "training": training(mapped),
         "labels": labels(mapped),
         "accuracy": accuracy(mapped),
+        "evaluation": evaluation(mapped),
         "agreement": agreement(agreed),
         "pictures": pictures(mapped),
     }

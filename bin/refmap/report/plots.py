@@ -122,7 +122,7 @@ def ranked(values: pd.Series) -> pd.Series:
 
 def _draw_frame(axis, name: str) -> None:
     axis.set_axis_on()
-    axis.set_title(_short(name, 60), loc="left", fontsize=9)
+    axis.set_title(short(name, 60), loc="left", fontsize=9)
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_color(GREY)
@@ -139,7 +139,7 @@ def _draw_numbers(axis, side, position: np.ndarray, values: np.ndarray, limits: 
 def _draw_categories(axis, side, position: np.ndarray, values: pd.Series, ranked: list[str], dots: dict) -> None:
     ranked = [label for label in ranked if label != UNKNOWN]
     numbered = len(ranked) > len(FEW_COLORS)
-    colors = _spread(MANY_COLORS, len(ranked)) if numbered else FEW_COLORS
+    colors = spread(MANY_COLORS, len(ranked)) if numbered else FEW_COLORS
     shown = dict(zip(ranked, colors, strict=False)) | {UNKNOWN: UNKNOWN_COLOR}
     # One call for all, in the cells' random order: no category lies on top of another.
     axis.scatter(*position.T, c=values.astype(object).map(shown).fillna(GREY).tolist(), **dots)
@@ -149,7 +149,7 @@ def _draw_categories(axis, side, position: np.ndarray, values: pd.Series, ranked
         if label not in counts:
             continue
         told = numbered and label != UNKNOWN
-        entries.append((f"{number}  " * told + f"{_short(label)} ({counts[label]:,})", color))
+        entries.append((f"{number}  " * told + f"{short(label)} ({counts[label]:,})", color))
         if told:
             _write_number(axis, np.median(position[(values == label).to_numpy()], axis=0), number)
     others = counts[~counts.index.isin(list(shown))]
@@ -160,7 +160,7 @@ def _draw_categories(axis, side, position: np.ndarray, values: pd.Series, ranked
     _draw_legend(side, entries)
 
 
-def _spread(colors: list[str], n: int) -> list[str]:
+def spread(colors: list[str], n: int) -> list[str]:
     """Take n of the colours, as far apart as they come."""
     return [colors[i] for i in np.linspace(0, len(colors) - 1, min(n, len(colors))).round().astype(int)]
 
@@ -200,8 +200,8 @@ def draw_confusion(table: pd.DataFrame, name: str, path: Path, what: str = "pred
         figure = Figure(figsize=np.clip(size, 3.5, 16), layout="constrained")
         axis = figure.subplots()
         axis.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axis.set_xticks(range(table.shape[1]), [_short(label) for label in table.columns], rotation=45, ha="right")
-        axis.set_yticks(range(table.shape[0]), [_short(label) for label in table.index])
+        axis.set_xticks(range(table.shape[1]), [short(label) for label in table.columns], rotation=45, ha="right")
+        axis.set_yticks(range(table.shape[0]), [short(label) for label in table.index])
         axis.set(xlabel=f"{what} label", ylabel="true label")
         axis.set_title(f"{name}: cells by true and {what} label", fontsize=9, fontweight="bold")
         if max(table.shape) <= 30:
@@ -217,7 +217,7 @@ def draw_composition(counts: pd.DataFrame, name: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
-    colors = FEW_COLORS if len(share.columns) <= len(FEW_COLORS) else _spread(MANY_COLORS, len(share.columns))
+    colors = FEW_COLORS if len(share.columns) <= len(FEW_COLORS) else spread(MANY_COLORS, len(share.columns))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, float(np.clip(1.4 + 0.35 * len(share), 2.4, 16))), layout="constrained")
         axis, side = figure.subplots(1, 2, width_ratios=[3.3, 1.6])
@@ -228,8 +228,8 @@ def draw_composition(counts: pd.DataFrame, name: str, path: Path) -> None:
             color = colors[number] if number < len(colors) else GREY
             axis.barh(range(len(share)), share[label], left=start, color=color, height=0.8)
             start += share[label].to_numpy()
-            entries.append((_short(label), color))
-        axis.set_yticks(range(len(share)), [f"{_short(group)} ({total:,})" for group, total in counts.sum(axis=1).items()])
+            entries.append((short(label), color))
+        axis.set_yticks(range(len(share)), [f"{short(group)} ({total:,})" for group, total in counts.sum(axis=1).items()])
         axis.invert_yaxis()
         axis.set(xlim=(0, 1), xlabel="share of cells")
         axis.spines[["top", "right", "left"]].set_visible(False)
@@ -279,7 +279,7 @@ def draw_calibration(calibrations: dict[str, dict], name: str, path: Path) -> No
             points = np.array([[part["confidence"], part["accuracy"], part["n"]] for part in found["bins"]])
             axis.plot(points[:, 0], points[:, 1], color=color, linewidth=1)
             axis.scatter(points[:, 0], points[:, 1], s=12 + 90 * points[:, 2] / points[:, 2].sum(), color=color, linewidths=0)
-            entries.append((f"{_short(key)}: ECE {found['ece']:.3f}", color))
+            entries.append((f"{short(key)}: ECE {found['ece']:.3f}", color))
         threshold = next(iter(calibrations.values()))["threshold"]
         axis.axvline(1 - threshold, color="black", linewidth=0.8, linestyle=":")
         entries += [(f"below {1 - threshold:g}: Unknown", "black"), ("as right as certain", GREY)]
@@ -307,6 +307,7 @@ def save_png(figure, path: Path) -> None:
     Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def _short(text: object, most: int = LONGEST_NAME) -> str:
+def short(text: object, most: int = LONGEST_NAME) -> str:
+    """The text, or its beginning where it is long."""
     text = str(text)
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -22,9 +22,11 @@ from ..transfer.labels import Transfer, transfer_labels
 from ..transfer.neighbors import Neighbors
 from . import pictures, plots
 from .agreement import write_labels
+from .evaluation import evaluate
 from .mapped_cells import Cells, Reference, label_columns, read_cells
 from .results.drawing import draw_results
 from .results.mapped import Mapped
+from .sankey import draw_sankey
 from .sections.training import read_history
 
 MISSING = "missing"
@@ -44,13 +46,14 @@ def describe_mapping(
     """Write the folder `output` of one mapping; `threshold` is the uncertainty above which a label is `Unknown`.
 
     alignment.json, history.csv     as they came
-    mapping.json                    with the score of the labels, where the row names a `truth_key`, and how far to trust them
+    mapping.json                    with how far to trust it and, where the row names a `truth_key`, how well it did
     composition.json, .png, .pdf    labels by batch
     umap.png, .pdf                  the cells, coloured by what is known of them
     joint.png, .pdf                 the same on the reference's UMAP, where its cells are to be had
     explore.html                    either, to look around in
     confusion.csv, .png, .pdf       where the truth is known and the model predicts: true labels x predicted ones
     confusion_transferred.csv, …    the same of the transferred labels
+    sankey.png, .pdf                both, as ribbons from the true labels to the others
     calibration.png, .pdf           and how often they are right, by how certain they are
     training.png, .pdf              the curves of the training
     labels.csv.gz                   all labels that the cells got, in the query's order; see `refmap.report.agreement`
@@ -82,6 +85,7 @@ def describe_mapping(
     truth = cells.columns.get(row["truth_key"])
     if truth is not None:
         record["calibration"] = _calibrations(truth, embedded, placed, mapped, around, threshold)
+    record["evaluation"] = evaluate(cells, row, batches, around, record["seed"])
     record["trust"] = _judge(cells, batches, placed, prepared, alignment, around, record["seed"])
     write_json(output / "mapping.json", record)
 
@@ -101,7 +105,7 @@ def _score(cells: Cells, row: dict, output: Path) -> dict | None:
     truth = cells.columns.get(row["truth_key"])
     if truth is None:
         return None
-    accuracy = None
+    accuracy, confusions = None, {}
     for labels in cells.labels:
         predicted = labels.made == "predicted"
         if predicted:
@@ -112,6 +116,9 @@ def _score(cells: Cells, row: dict, output: Path) -> dict | None:
         confusion.to_csv(output / f"{name}.csv")
         if confusion.size:
             plots.draw_confusion(confusion, _name(row), output / name, labels.made)
+            confusions[labels.made] = confusion
+    if confusions:
+        draw_sankey(confusions, _name(row), output / "sankey")
     return accuracy
 
 

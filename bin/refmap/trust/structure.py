@@ -46,7 +46,7 @@ def principal_components(values: sparse.csr_matrix, seed: int) -> np.ndarray:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Let igraph draw from a generator of its own; it has one for the whole process."""
     import igraph
 
@@ -67,7 +67,7 @@ def leiden(points: np.ndarray, seed: int) -> np.ndarray:
     indices = Index(points).search_own(NEIGHBORHOOD).indices
     edges = np.column_stack([np.repeat(np.arange(len(points)), indices.shape[1]), indices.ravel()])
     edges = np.unique(np.sort(edges, axis=1), axis=0)
-    with _seeded(seed):
+    with seeded(seed):
         found = igraph.Graph(len(points), edges).community_leiden("modularity", n_iterations=2)
     return np.array(found.membership)
 
@@ -234,7 +234,7 @@ def _labels_for_kbet(batches: np.ndarray, labels: np.ndarray | None) -> tuple[np
     return cells, None
 
 
-def _neighbors(points: np.ndarray, k: int):
+def neighbors_within(points: np.ndarray, k: int):
     """Return scib-metrics' form of the nearest neighbours, of which it wants each cell itself to be the first."""
     from scib_metrics.nearest_neighbors import NeighborsResults
 
@@ -250,7 +250,7 @@ def ilisi(points: np.ndarray, batches: np.ndarray) -> float:
     """Return scib-metrics' iLISI of at least two batches, scaled: 0 if batches lie apart, 1 if each is everywhere."""
     from scib_metrics import ilisi_knn
 
-    return float(ilisi_knn(_neighbors(points, LISI_NEIGHBORS), batches))
+    return float(ilisi_knn(neighbors_within(points, LISI_NEIGHBORS), batches))
 
 
 def kbet(points: np.ndarray, batches: np.ndarray, labels: np.ndarray) -> float:
@@ -266,5 +266,5 @@ def kbet(points: np.ndarray, batches: np.ndarray, labels: np.ndarray) -> float:
     for label in pd.unique(labels):
         cells = np.flatnonzero(labels == label)
         k = int(np.clip(len(cells) / len(np.unique(batches[cells])) // 4, *KBET_NEIGHBORS))
-        rates.append(of_neighbors(_neighbors(points[cells], k), batches[cells])[0])
+        rates.append(of_neighbors(neighbors_within(points[cells], k), batches[cells])[0])
     return float(np.mean(rates))

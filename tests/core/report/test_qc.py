@@ -141,6 +141,8 @@ def test_folder_holds_the_records_and_the_pictures(described):
         "history.csv",
         "labels.csv.gz",
         "mapping.json",
+        "sankey.pdf",
+        "sankey.png",
         "training.pdf",
         "training.png",
         "umap.pdf",
@@ -282,6 +284,15 @@ def test_the_models_labels_and_those_of_the_neighbours_are_scored_apart(beside_r
     assert record["calibration"]["label_transferred"]["accuracy"] == 1
     table = pd.read_csv(output / "confusion_transferred.csv", index_col=0)
     assert np.trace(table.to_numpy()) == known.sum()
+
+
+def test_a_mapping_with_a_truth_is_evaluated(beside_reference):
+    mapping, _, record = beside_reference
+    found, n = record["evaluation"], int(pd.notna(mapping.truth).sum())
+    assert (found["truth_key"], found["query"]["n_cells"], found["query"]["n_batches"]) == ("cell_type", n, 2)
+    assert (found["joint"]["n_cells"], found["joint"]["n_labels"], found["joint"]["n_batches"]) == (n + 300, 3, 4)
+    assert found["joint"]["knn_purity"] > 0.99 and found["joint"]["ebm"] > 0.7
+    assert found["transferred"]["weighted"] == 1 > found["predicted"]["weighted"] > 0.8
 
 
 def test_a_good_mapping_is_judged_by_all_figures(beside_reference):

@@ -39,6 +39,12 @@ CALIBRATION = {
     **{"accuracy_unknown": 0.4, "ece": 0.1, "bins": BINS},
 }
 
+EVALUATION = {
+    "query": {"n_cells": 9, "n_labels": 2, "n_batches": 1}
+    | {"asw_label": 0.75, "nmi": 0.5, "ari": 0.5, "knn_purity": 1.0, "asw_batch": None, "ebm": None},
+    **dict.fromkeys(("joint", "predicted", "transferred")),
+}
+
 
 def row(dataset, file_id, **changes):
     return {
@@ -108,6 +114,7 @@ def write_qc(folder, row, matched=900, accuracy=0.875, epochs=40, more_warnings=
         few = {**CALIBRATION, "n": 2, "accuracy": 0.0}
         record["calibration"] = {"label_predicted": few, "fine_transferred": few, "coarse_transferred": CALIBRATION}
         record["trust"] = verdict("amber", ["Some are new.", "Others are not."], novel=0.30004, separation=SEPARATION)
+        record["evaluation"] = EVALUATION
         (folder / "explore.html").write_text("<!doctype html>")
         (folder / "joint.png").write_bytes(PNG)
     alignment = {"matched": matched, "padded": 1000 - matched, "n_model_genes": 1000, "n_query_genes": 2000, "dropped": 1050}
@@ -366,7 +373,7 @@ def test_page_has_every_section_and_every_mapping_by_its_full_name(page):
     sections = list(dict.fromkeys(name.removesuffix("-module") for name in headings))
     assert sections == [
         *["failures", "trust", "warnings", "mappings", "calibration", "reliability", "separation"],
-        *["genes", "training", "labels", "accuracy", "pictures"],
+        *["genes", "training", "labels", "accuracy", "evaluation", "pictures"],
     ]
     for name in ("lung/a", "lung/b", "gut/c", "gut/d.1", "gut/e", "gut/f"):
         assert f'data-original-sn="{name}"' in page

@@ -31,6 +31,13 @@ OPTIONS = {
         "int", 0, "Programmes without given genes that the query may add, to hold what is new in it.", least=0
     ),
     "min_genes": MIN_GENES,
+    "soft_mask": Option(
+        "float",
+        None,
+        "How much it costs a constrained programme of the row's `gmt` to take in a gene that it was not given, an L1 penalty; "
+        "none: it keeps to its genes.",
+        least=0,
+    ),
     "groups": Option(
         "column", None, "The groups between which programmes are compared; none: the labels, else the truth, else the batches."
     ),
@@ -66,6 +73,8 @@ class ExpimapFamily(Family):
         return expimap_card(folder)
 
     def faults(self, row: dict, card: dict, options: dict, programs: dict[str, list[str]]) -> list[str]:
+        if options["soft_mask"] is not None and not row["gmt"]:
+            return ["option 'soft_mask' is of use with programmes alone: name their file in gmt."]
         try:
             if programs:
                 new_programs(programs, card, options["min_genes"])

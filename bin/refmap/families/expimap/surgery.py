@@ -6,7 +6,11 @@ What the library (scarches 0.6.1) does wrong when a model already has programmes
 * it appends the new rows of the encoder at its end, although a constrained programme stands before the unconstrained ones:
   each of these would read its neighbour's row;
 * it trains the programmes of earlier queries anew;
-* the sparsity of the unconstrained programmes is not enforced by gradients, so that earlier ones shrink however frozen.
+* the sparsity of unconstrained programmes, and of constrained ones with a soft mask, is not enforced by gradients, so that
+  earlier ones shrink however frozen.
+
+The genes that a soft mask lets in start from nothing, and not, as in the library, from random weights that a short training
+would not have shrunk. Annealing of that penalty (`alpha_l1_epoch_anneal`) ends in an AttributeError, and is not used.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 # Rows of the encoder that give the programmes of queries: the constrained ones first.
 _EXPANDED = ("encoder.expand_mean_encoder.", "encoder.expand_var_encoder.")
 CONSTRAINED, UNCONSTRAINED = "decoder.L0.ext_L_m.weight", "decoder.L0.ext_L.weight"
+# What holds the constrained ones to their genes, in a network without a soft mask.
+HARD_MASK = "decoder.L0.ext_L_m.mask"
 # The losses in surgery, as in scArches' two tutorials of expiMap: without and with new programmes.
 SURGERY = {"alpha_kl": 0.1, "alpha_epoch_anneal": 100}
 EXTENSION = {"alpha_kl": 0.22, "alpha_epoch_anneal": 120, "gamma_ext": 0.7, "gamma_epoch_anneal": 50, "beta": 3.0}
@@ -72,6 +78,10 @@ class ExpimapSurgery(ConditionSurgery):
             unconstrained=before.unconstrained + settings.options["new_programs"],
         )
         mask = [*(attributes.get("ext_mask_") or []), *members.astype(int).tolist()]
+        if names and settings.options["soft_mask"] is not None:
+            # The earlier programmes keep to their genes as they are frozen, whichever mask they were trained with.
+            saved.attributes = attributes = attributes | {"soft_ext_mask_": True}
+            saved.weights = {name: tensor for name, tensor in saved.weights.items() if name != HARD_MASK}
         one_vs_all = after.unconstrained > before.unconstrained
         with quietly():
             from scarches.models import EXPIMAP
@@ -106,15 +116,19 @@ class ExpimapSurgery(ConditionSurgery):
         import torch
 
         trainable = super().trainable(name)
-        if name == CONSTRAINED:  # also where the reference's own mask is a soft one, which binds no new programme
+        # Also where the reference's own mask is a soft one, which binds no new programme.
+        if name == CONSTRAINED and self.settings.options["soft_mask"] is None:
             trainable = trainable & torch.tensor(self.masks[self.after.main :].T)
         return trainable
 
     def _freeze(self) -> None:
+        import torch
+
         super()._freeze()
         if self.after.constrained > self.before.constrained:
             state = self.model.model.state_dict()[CONSTRAINED]
-            state[:, self.before.constrained :] *= self.trainable(CONSTRAINED)[:, self.before.constrained :]
+            new = self.masks[self.after.main + self.before.constrained :].T
+            state[:, self.before.constrained :] *= torch.tensor(new).to(state)
 
     def trainer_defaults(self, max_epochs: int) -> dict[str, Any]:
         chosen = EXTENSION if self.after.unconstrained > self.before.unconstrained else SURGERY
@@ -124,22 +138,23 @@ class ExpimapSurgery(ConditionSurgery):
     def trainer(self, adata: ad.AnnData, max_epochs: int, arguments: dict) -> Any:
         from scarches.trainers import expiMapTrainer
 
-        trainer = expiMapTrainer(self.model.model, adata, alpha=None, condition_key=self.card["batch_key"], **arguments)
+        soft = self.settings.options["soft_mask"]
+        penalties = {"alpha": None, "alpha_l1": soft if self.after.constrained > self.before.constrained else None}
+        trainer = expiMapTrainer(self.model.model, adata, condition_key=self.card["batch_key"], **penalties, **arguments)
         if self.model.use_hsic_:
             _avoid_lone_cells(trainer, self.warnings)
         self._spare_earlier_programs(trainer)
         return trainer
 
     def _spare_earlier_programs(self, trainer: Any) -> None:
-        """Put the unconstrained programmes of earlier queries back where the sparsity of the new ones shrank them."""
-        if UNCONSTRAINED not in self.reference:
-            return
-        earlier, shrink = self.reference[UNCONSTRAINED], trainer.apply_prox_ops
-        weight = self.model.model.decoder.L0.ext_L.weight.data
+        """Put the programmes of earlier queries back where the sparsity of the new ones shrank them."""
+        shrink, state = trainer.apply_prox_ops, self.model.model.state_dict()
+        earlier = [(state[name], self.reference[name]) for name in (CONSTRAINED, UNCONSTRAINED) if name in self.reference]
 
         def apply_prox_ops() -> None:
             shrink()
-            weight[:, : earlier.shape[1]] = earlier.to(weight)
+            for weight, before in earlier:
+                weight[:, : before.shape[1]] = before.to(weight)
 
         trainer.apply_prox_ops = apply_prox_ops
 
@@ -161,7 +176,10 @@ class ExpimapSurgery(ConditionSurgery):
         result.uns["refmap"]["latent_active"] = self.active()
 
     def write_results(self, folder: Path) -> None:
-        """Write `program_genes.csv`: what each programme is, and the genes on which it weighs most."""
+        """Write what each programme is and the genes on which it weighs most, and all genes of those that queries brought.
+
+        The one to `program_genes.csv`, the other, if there are any, to `extension_genes.csv`.
+        """
         weights = self._decoder_weights()
         genes = np.array(self.card["genes"], dtype=object)
         heaviest = np.argsort(-np.abs(weights), axis=0, kind="stable")[:TOP_GENES]
@@ -178,6 +196,20 @@ class ExpimapSurgery(ConditionSurgery):
             }
         )
         table.to_csv(folder / "program_genes.csv", index=False)
+        if self.after.n > self.after.main:
+            self._extension_genes(weights, genes).to_csv(folder / "extension_genes.csv", index=False)
+
+    def _extension_genes(self, weights: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
+        """A row a gene of each programme that a query brought: its weight, the greatest first, and whether it was given."""
+        directions, tables = self.directions(), []
+        for k in range(self.after.main, self.after.n):
+            given = self.masks[k] if k < len(self.masks) else np.zeros(len(genes), dtype=bool)
+            order = np.argsort(-np.abs(weights[:, k]), kind="stable")
+            order = order[(weights[order, k] != 0) | given[order]]
+            # As in the direction of the programme, in which more of it means more of its genes.
+            of = {"gene": genes[order], "weight": weights[order, k] * (directions[k] or 1), "given": given[order]}
+            tables.append(pd.DataFrame({"programme": self.names[k], "kind": self.after.kinds[k], **of}))
+        return pd.concat(tables, ignore_index=True)
 
     def _decoder_weights(self) -> np.ndarray:
         """The weight of each programme on each gene: genes x latent dimensions."""

@@ -11,6 +11,7 @@ from ...models.folder import ModelFolder
 from ..base import Family, Trainable
 from ..options import Option
 from .card import is_scgen, scgen_card
+from .response import response_faults
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -30,6 +31,14 @@ class ScgenFamily(Family):
             choices=("largest", "reference"),
         ),
         "corrected_expression": Option("flag", False, "Whether the corrected expression, cells x genes and dense, is kept."),
+        "control": Option("text", None, "The condition of the reference's cells that the query's are like: see `stimulated`."),
+        "stimulated": Option(
+            "text",
+            None,
+            "The condition of the reference that the query's cells are predicted in: their latent is moved as that of the "
+            "reference's cells differs between `control` and it.",
+        ),
+        "condition": Option("text", None, "The column of the reference that these are values of; none: that of its batches."),
     }
     trains = {
         "scgen": Trainable(
@@ -47,6 +56,9 @@ class ScgenFamily(Family):
 
     def card(self, folder: ModelFolder) -> ModelCard:
         return scgen_card(folder)
+
+    def faults(self, row: dict, card: dict, options: dict, programs: dict[str, list[str]]) -> list[str]:
+        return response_faults(card, options)
 
     def surgery(self) -> type[ScgenSurgery]:
         from .surgery import ScgenSurgery

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...models.card import ModelCard
 from ...models.folder import ModelFolder
 from ..scarches.files import attributes_of, check_genes, has_attributes, start_card
+from .response import read_conditions
 
 # Cells of the reference as `map_query_data` of the library wants them, but with their latent in place of their expression.
 CORRECTED = "corrected_reference.zarr"
@@ -27,6 +28,7 @@ def scgen_card(folder: ModelFolder) -> ModelCard:
     card = start_card(folder, "scGen")
     check_genes(card, folder, attributes["x_dim_"])
     card.input, card.n_latent, card.takes_new_labels = "lognorm", int(attributes["z_dim_"]), True
+    card.conditions = {key: list(values) for key, values in read_conditions(folder, card.n_latent).items()}
     card.warnings = [NO_SURGERY]
     lacking = []
     if "normalization" not in folder.facts:

@@ -53,6 +53,18 @@ def encode(network: torch.nn.Module, x: sparse.csr_matrix) -> np.ndarray:
     return latent
 
 
+def decode(network: torch.nn.Module, latent: np.ndarray) -> np.ndarray:
+    """What a latent, cells x latent dimensions, decodes to: float32, cells x genes."""
+    import torch
+
+    expression = np.empty((len(latent), network.x_dim), np.float32)
+    network.eval()
+    with torch.no_grad():
+        for block in _blocks(*expression.shape):
+            expression[block] = network.decoder(tensor_of(network, latent[block])).cpu().numpy()
+    return expression
+
+
 def decode_and_encode(network: torch.nn.Module, latent: np.ndarray, expression: np.ndarray | None = None) -> np.ndarray:
     """The latent of what a latent decodes to, cells x latent dimensions: what scGen calls the corrected latent.
 

@@ -21,6 +21,7 @@ from ..scarches.files import ATTRIBUTES, GENES, WEIGHTS
 from .card import CORRECTED
 from .correction import correct
 from .network import decode_and_encode, encode, make, tensor_of
+from .response import write_conditions
 from .surgery import corrected_reference
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # The library's settings of its optimiser, Adam.
 LEARNING_RATE = 0.001
+# The label of cells whose column of labels nobody named.
+ALL_CELLS = "all cells"
 
 
 def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Callable = print) -> None:
@@ -37,9 +40,10 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
     Parameters
     ----------
     reference
-        Log-normalised values, CSR, cells x genes; obs columns ``batch_key`` and the first of ``labels_keys``.
+        Log-normalised values, CSR, cells x genes; obs columns ``batch_key``, ``categorical_covariate_keys`` and the first of
+        ``labels_keys``.
     settings
-        ``batch_key``, ``labels_keys`` (may be empty: then there is no correction by label), ``unlabeled_category``,
+        ``batch_key``, ``categorical_covariate_keys`` (further conditions), ``labels_keys`` (may be empty: then there is no correction by label), ``unlabeled_category``,
         ``n_latent``, ``n_layers``, ``max_epochs``, ``seed``, ``normalization``, ``options``.
 
     Raises
@@ -74,10 +78,16 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
     (folder / GENES).write_text("".join(f"{gene}\n" for gene in reference.var_names))
     facts = {name: settings[name] for name in ("normalization", "batch_key", "unlabeled_category")}
     facts["batches"] = _values(reference, settings["batch_key"])
+    latent = encode(network, reference.X)
+    labels = _labels(reference, settings)
+    labeled = labels != settings["unlabeled_category"]
+    conditions = [settings["batch_key"], *settings["categorical_covariate_keys"]]
+    columns = {key: reference.obs[key].astype(str).to_numpy()[labeled] for key in conditions}
+    write_conditions(folder, latent[labeled], labels[labeled], columns)
     if settings["labels_keys"]:
         key = settings["labels_keys"][0]
         facts["labels"] = {key: [label for label in _values(reference, key) if label != settings["unlabeled_category"]]}
-        write_zarr(_corrected(network, reference, settings), folder / CORRECTED)
+        write_zarr(_corrected(network, reference, latent, settings), folder / CORRECTED)
     write_facts(folder, **{name: fact for name, fact in facts.items() if fact is not None})
 
 
@@ -85,11 +95,17 @@ def _values(reference: ad.AnnData, key: str) -> list[str]:
     return sorted(set(reference.obs[key].astype(str)))
 
 
-def _corrected(network: torch.nn.Module, reference: ad.AnnData, settings: dict) -> ad.AnnData:
+def _labels(reference: ad.AnnData, settings: dict) -> np.ndarray:
+    """The label of each cell; without a column of labels all have one."""
+    if not settings["labels_keys"]:
+        return np.full(reference.n_obs, ALL_CELLS)
+    return reference.obs[settings["labels_keys"][0]].astype(str).to_numpy()
+
+
+def _corrected(network: torch.nn.Module, reference: ad.AnnData, latent: np.ndarray, settings: dict) -> ad.AnnData:
     """The reference's labeled cells, corrected between its batches as `batch_removal` of the library does, without sampling."""
     key, unlabeled = settings["labels_keys"][0], settings["unlabeled_category"]
-    labels, batches = (reference.obs[column].astype(str).to_numpy() for column in (key, settings["batch_key"]))
-    latent = encode(network, reference.X)
+    labels, batches = _labels(reference, settings), reference.obs[settings["batch_key"]].astype(str).to_numpy()
     latent = decode_and_encode(network, latent + correct(latent, labels, batches, unlabeled, {}).shift)
     labeled = labels != unlabeled
     return corrected_reference(key, labels[labeled], batches[labeled], reference.obs_names[labeled], latent[labeled])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ...common.errors import RefmapError
+from ...common.errors import RefmapError, listed
 from ...common.storage import write_zarr
 from ...models.facts import write_facts
 from ...models.folder import ModelFolder
@@ -20,7 +20,8 @@ from ..scarches.files import FILES
 from ..scarches.loading import read_saved
 from .card import CORRECTED, carries_corrected
 from .correction import correct, means_by
-from .network import decode_and_encode, encode, make
+from .network import decode, decode_and_encode, encode, make
+from .response import CONDITIONS, condition_of, read_conditions, response
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 CORRECTED_LATENT = "X_emb_scgen_corrected"
 CORRECTED_EXPRESSION = "X_scgen_corrected_expression"
+STIMULATED_LATENT = "X_emb_scgen_stimulated"
+STIMULATED_EXPRESSION = "X_scgen_stimulated_expression"
+# In uns['refmap']: the genes of either expression, and what was predicted.
+GENES, RESPONSE = "scgen_genes", "scgen_response"
 
 
 @dataclass
@@ -70,6 +75,38 @@ class ScgenSurgery(Surgery):
         return encode(self.network, self.query.X)
 
     def annotate(self, result: ad.AnnData) -> None:
+        """Add what the query's cells are predicted to be when stimulated, and where their labels move them, as asked for."""
+        if self.settings.options["stimulated"] is not None:
+            self._stimulate(result)
+        self._correct(result)
+
+    def _stimulate(self, result: ad.AnnData) -> None:
+        """Add the latent and the expression that the cells are predicted to have in another condition.
+
+        It is what `predict` of the library gives, but with the posterior's mean and the labels' means wherever that draws.
+        """
+        options = self.settings.options
+        key = condition_of(self.card, options)
+        means = read_conditions(ModelFolder(self.path), self.card["n_latent"])[key]
+        control, stimulated = means[options["control"]], means[options["stimulated"]]
+        self._warn_of_labels(control, stimulated)
+        delta = response(control, stimulated)
+        result.obsm[STIMULATED_LATENT] = result.obsm["X_emb"] + delta
+        result.obsm[STIMULATED_EXPRESSION] = decode(self.network, result.obsm[STIMULATED_LATENT])
+        named = result.uns.setdefault("refmap", {})
+        named[GENES] = np.array(self.card["genes"], dtype=object)
+        named[RESPONSE] = {"condition": key, **{name: options[name] for name in ("control", "stimulated")}, "delta": delta}
+
+    def _warn_of_labels(self, control: dict, stimulated: dict) -> None:
+        """Say where cell types that only one side has are taken for a part of the response."""
+        alone = sorted(set(control) ^ set(stimulated))
+        if alone:
+            self.warnings.append(
+                f"Of the reference's control and stimulated cells only one side has {listed(alone)}: scGen's response takes how "
+                "these cells differ from the others for a part of it."
+            )
+
+    def _correct(self, result: ad.AnnData) -> None:
         """Add the corrected latent, and the corrected expression where it was asked for, of a query with labels.
 
         It is what `map_query_data` of the library gives, but with the posterior's mean wherever that draws a sample: the
@@ -92,7 +129,7 @@ class ScgenSurgery(Surgery):
         result.obsm[CORRECTED_LATENT] = decode_and_encode(self.network, latent + correction.shift, expression)
         if expression is not None:
             result.obsm[CORRECTED_EXPRESSION] = expression
-            result.uns.setdefault("refmap", {})["scgen_corrected_genes"] = np.array(self.card["genes"], dtype=object)
+            result.uns.setdefault("refmap", {})[GENES] = np.array(self.card["genes"], dtype=object)
         labeled = labels != self._unlabeled
         self._add(labels[labeled], self._batches()[labeled], result.obs_names[labeled], result.obsm[CORRECTED_LATENT][labeled])
 
@@ -140,7 +177,7 @@ class ScgenSurgery(Surgery):
     def save(self, folder: Path) -> None:
         """Write the model, whose network is the reference's, with the query's cells, batches and labels added."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name in (*FILES, CONDITIONS) if self.card["conditions"] else FILES:
             shutil.copyfile(self.path / name, folder / name)
         card = self.card
         facts = {name: card[name] for name in ("normalization", "batch_key", "unlabeled_category")}

@@ -162,8 +162,8 @@ def draw_table(table: pd.DataFrame, name: str, column: str, path: Path) -> None:
         figure = Figure(figsize=size, layout="constrained")
         axis = figure.subplots()
         image = axis.imshow(values, cmap="PuOr_r", vmin=-MOST_SHOWN, vmax=MOST_SHOWN, aspect="auto")
-        axis.set_xticks(range(shown.shape[1]), [plots._short(group) for group in shown.columns], rotation=45, ha="right")
-        axis.set_yticks(range(shown.shape[0]), [plots._short(program, 40) for program in shown.index])
+        axis.set_xticks(range(shown.shape[1]), [plots.short(group) for group in shown.columns], rotation=45, ha="right")
+        axis.set_yticks(range(shown.shape[0]), [plots.short(program, 40) for program in shown.index])
         rows, columns = np.nonzero(np.abs(values) > STRONG)
         dark = np.abs(values[rows, columns]) > 0.7 * MOST_SHOWN
         axis.scatter(columns, rows, s=6, c=np.where(dark, "white", "black"), linewidths=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from ..outcomes import Outcome
-from .html import GREY, folded
+from .html import GREY, folded, table
 
 
 def _of_references(references: list[dict]) -> dict[tuple[str, str], dict]:
@@ -44,11 +44,6 @@ def calibration(mapped: list[Outcome], references: list[dict]) -> dict | None:
     sentences = [f"<li>{_at_threshold(name, key, of, held[name])}</li>" for (name, key), of in _of_references(references).items()]
     rows = [_calibration_row(name, key, labels, of) for labels, those in found.items() for (name, key), of in those.items()]
     columns = ("", "Column", "Labels", "Cells", "Right", "Unknown", "Right of the kept", "Right of the Unknown", "ECE")
-    head = "".join(f"<th>{column}</th>" for column in columns)
-    table = (
-        '<div class="table-responsive"><table class="table table-sm table-hover" style="width: auto">'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
     return {
         "section_name": "Calibration",
         "description": "How often labels are right, by how certain they are: of reference cells that were held out, and of the "
@@ -57,7 +52,7 @@ def calibration(mapped: list[Outcome], references: list[dict]) -> dict | None:
         "is how far certainty and accuracy lie apart; 0 is best.",
         "plot_type": "html",
         "data": folded(f"<ul>{''.join(sentences)}</ul>" if sentences else "", len(sentences), "reference")
-        + folded(table, len(rows), "row"),
+        + folded(table(columns, rows), len(rows), "row"),
     }
 
 
@@ -84,10 +79,9 @@ def _in_percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
-def _calibration_row(name: str, key: str, labels: str, of: dict) -> str:
+def _calibration_row(name: str, key: str, labels: str, of: dict) -> list[str]:
     shares = (of["accuracy"], of["unknown_share"], of["accuracy_kept"], of["accuracy_unknown"])
-    cells = [escape(name), escape(key), labels, f"{of['n']:,}", *map(_in_percent, shares), f"{of['ece']:.3f}"]
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    return [escape(name), escape(key), labels, f"{of['n']:,}", *map(_in_percent, shares), f"{of['ece']:.3f}"]
 
 
 def reliability(mapped: list[Outcome], references: list[dict]) -> dict | None:

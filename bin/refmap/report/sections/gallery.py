@@ -17,6 +17,7 @@ SHOWN = {
     "composition.png": "labels by batch",
     "confusion.png": "confusion matrix of the predicted labels",
     "confusion_transferred.png": "confusion matrix of the transferred labels",
+    "sankey.png": "true labels and those that cells got",
     "calibration.png": "reliability diagram",
     **PICTURES,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from urllib.parse import quote
 
@@ -57,3 +58,13 @@ def some(names: list[str]) -> str:
 def folded(content: str, n: int, noun: str) -> str:
     """A list or table, folded where it is long."""
     return content if n <= 2 * MOST_UNFOLDED else f"<details><summary>{many(n, noun)}</summary>{content}</details>"
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of cells in HTML."""
+    head = "".join(f"<th>{column}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return (
+        '<div class="table-responsive"><table class="table table-sm table-hover" style="width: auto">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
