@@ -9,6 +9,7 @@ from ..common.errors import RefmapError
 from ..models.folder import ModelFolder
 from .base import Family, Trainable
 from .expimap import ExpimapFamily
+from .multigrate import MultigrateFamily
 from .mvtcr import MvtcrFamily
 from .options import parse_reference_options, read_options
 from .sagenet import SagenetFamily
@@ -20,6 +21,7 @@ from .trvae import TrvaeFamily
 from .unmapped import about_foreign_tree, foreign_tree, unknown
 
 FAMILIES: list[Family] = [
+    MultigrateFamily(),  # before scvi-tools, whose file its is
     ScviFamily(),
     TrvaeFamily(),
     ScPoliFamily(),

@@ -5,7 +5,7 @@ Metadata are read when asked for; a matrix is only ever read in blocks of rows, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,7 +48,7 @@ class Query(Source):
         self.path = Path(path)
         self.container, self.format = self._open()
         self.root = self._choose(modality)
-        self.beside: list[Query] = []
+        self.beside: dict[str, Source] = {}  # by the model's modality that each is: see `beside.read_beside`
 
     def _open(self) -> tuple[h5py.Group | zarr.Group, str]:
         path = self.path
@@ -129,13 +129,8 @@ class Query(Source):
         """The name of the modality that is read, of several."""
         return self.root.name.rsplit("/", 1)[-1] if self.multimodal else None
 
-    def read_beside(self, modalities: Iterable[str]) -> None:
-        """Have the features of other modalities beside this one's in matrices and gene ids: see :mod:`.modalities`."""
-        held = set(self.container["mod"]) - {self.modality} if self.multimodal else set()
-        self.beside = [Query(self.path, self.shown_as, name, self.called) for name in modalities if name in held]
-
     def close(self) -> None:
-        for other in self.beside:
+        for other in self.beside.values():
             other.close()
         if isinstance(self.container, h5py.File):
             self.container.close()
@@ -290,12 +285,12 @@ class Query(Source):
 
     def protein_places(self) -> list[str]:
         """Where proteins may be: the keys of obsm and the modalities."""
-        return [*self._obsm(), *self._modalities()]
+        return [*self.obsm(), *self.modality_names()]
 
-    def _modalities(self) -> list[str]:
+    def modality_names(self) -> list[str]:
         return list(self.container["mod"]) if self.multimodal else []
 
-    def _obsm(self) -> dict:
+    def obsm(self) -> dict:
         obsm = self.root.get("obsm")
         return dict(members(obsm)) if obsm is not None else {}
 
@@ -307,11 +302,11 @@ class Query(Source):
 
         Raises RefmapError if there are none, or no names for them.
         """
-        modalities = self._modalities()
+        modalities = self.modality_names()
         modality, _, layer = key.partition("/")
         if key in modalities:
             return self._protein_modality(key, "X")
-        found = self._obsm()
+        found = self.obsm()
         if key not in found and modality in modalities:
             return self._protein_modality(modality, layer.removeprefix("layers/"))
         if found.get(key) is None:
@@ -323,14 +318,14 @@ class Query(Source):
         if encoding(elem) == "dataframe":
             return self._protein_frame(key, Frame(elem, self), elem)
         if not is_group(elem):
-            return Proteins(f"obsm '{key}'", self._protein_names(key, elem.shape[1]), self.n_obs, lambda a, b: _dense(elem[a:b]))
+            return Proteins(f"obsm '{key}'", self.feature_names(key, elem.shape[1]), self.n_obs, lambda a, b: _dense(elem[a:b]))
         with self.reading(f"obsm '{key}'"):
             matrix = Matrix(elem, f"obsm '{key}'", self, tuple(elem.attrs.get("shape", (self.n_obs, 0))))
             stored = (
                 matrix if matrix.format == "csr" else sparse.vstack([chunk for _, chunk in matrix.chunks(4096)], format="csr")
             )
         read = matrix.rows if stored is matrix else lambda a, b: stored[a:b]
-        return Proteins(matrix.name, self._protein_names(key, matrix.shape[1]), self.n_obs, lambda a, b: _dense(read(a, b)))
+        return Proteins(matrix.name, self.feature_names(key, matrix.shape[1]), self.n_obs, lambda a, b: _dense(read(a, b)))
 
     def _protein_frame(self, key: str, frame: Frame, elem) -> Proteins:
         def rows(start: int, stop: int) -> np.ndarray:
@@ -338,7 +333,7 @@ class Query(Source):
 
         return Proteins(f"obsm '{key}'", frame.columns, self.n_obs, rows)
 
-    def _protein_names(self, key: str, width: int) -> list[str]:
+    def feature_names(self, key: str, width: int) -> list[str]:
         """Names of the columns of an obsm array, from the uns entries that tools write them to."""
         for name in (f"{key}_names", "protein_names", f"{key}_columns"):
             if "uns" in self.root and name in self.root["uns"]:
