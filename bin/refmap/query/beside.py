@@ -95,6 +95,15 @@ def read_beside(query: Query, card: dict, named: str | None = None) -> None:
     query.beside |= found
 
 
+def features_of(query: Query, modality: str) -> list[str]:
+    """The ids of the features of another modality of a query, or of a key of obsm. Raises RefmapError if there is none."""
+    other = _modality_at(query, modality, query.modality_names())
+    try:
+        return list(other.gene_ids())
+    finally:
+        other.close()
+
+
 def _open(query: Query, modality: str) -> Query:
     return Query(query.path, query.shown_as, modality, query.called)
 

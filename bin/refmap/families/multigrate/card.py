@@ -64,7 +64,7 @@ def _lengths(weights: dict) -> list[int]:
 
 def _modalities(folder: ModelFolder, genes: list[str], lengths: list[int], losses: list[str]) -> dict[str, str]:
     """What the model's modalities are called, in their order, and what each takes."""
-    if told := folder.facts.get("modalities"):
+    if told := folder.facts.get("modality_values"):
         if len(told) != len(lengths):
             raise RefmapError(
                 f"{folder.show(FACTS)} names the modalities {listed(told)}, but the model has {len(lengths)}, of "
@@ -107,6 +107,6 @@ def _warnings(folder: ModelFolder, card: ModelCard) -> list[str]:
         warnings.append(
             f"{folder.shown} does not say how the values of {listed(unknown)} were normalised: the query's are taken as they are, and have "
             f"to be made as the reference's were; or say what they are made of in a file {FACTS} beside the model, such as "
-            f"modalities: {{{modalities}}} with counts, lognorm or clr in place of any."
+            f"modality_values: {{{modalities}}} with counts, lognorm or clr in place of any."
         )
     return warnings

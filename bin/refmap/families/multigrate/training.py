@@ -24,7 +24,8 @@ def run(model: MultiVAE, arguments: dict, log: Callable = print) -> tuple[pd.Dat
     runner, hook = _multivae.TrainRunner, model.module.register_forward_pre_hook(_twice)
     _multivae.TrainRunner = lambda *of_class, **by_class: runner(*of_class, **by_class | stopping)
     try:
-        return run_training(model, rest, log)
+        history, trained = run_training(model, rest, log)
+        return history.rename(columns={"train_loss": "train_loss_epoch"}), trained  # as all others have it
     finally:
         _multivae.TrainRunner = runner
         hook.remove()
