@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import anndata as ad
+import multigrate
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,8 +27,6 @@ from refmap.reference.inspection import inspect_model
 from refmap.reference.training import train_reference
 from rows import ROW
 from scipy import sparse
-
-multigrate = pytest.importorskip("multigrate")
 
 FACTS = {"rna": "counts", "adt": "clr"}
 REFERENCE = {
@@ -163,7 +162,7 @@ def test_card(library_model, cells, tmp_path):
     assert card.categorical_covariates == {"chemistry": ["v2", "v3"]} and not card.surgery_ready
     assert "condition_encoders=False" in card.warnings[0] and "how the values of 'protein' were normalised" in card.warnings[1]
     write_facts(untold, modality_values={"rna": "counts"})
-    assert "refmap.yaml names the modalities rna, but the model has 2, of 120 and 8 features" in inspect_model(untold, "atlas").fault
+    assert "refmap.yaml names the modalities 'rna', but the model has 2, of 120 and 8 features" in inspect_model(untold, "atlas").fault
 
 
 @pytest.mark.parametrize("held", ["h5mu", "obsm", "h5mu of other names", "obsm of another name"])
@@ -249,6 +248,25 @@ def test_other_models_and_few_cells(settings, cells, query, tmp_path):
         mapped = map_file(path, model, tmp_path / f"m{n}", train={"max_epochs": 2, "batch_size": 3})
         assert mapped.latent.shape == (n, 5)
         np.testing.assert_allclose(latent_of(mapped.model, data), before, atol=2e-6)
+
+
+def test_covariates_beside_the_batch(cells, query, tmp_path):
+    """One says what was measured of a cell, as in the library's tutorials: it is no batch, though the model integrates on it."""
+    cells, query = cells.copy(), query.copy()
+    cells.obs["Modality"], query.obs["measured"] = np.where(cells.obs["sample"] == "s0", "RNA", "CITE-seq"), "CITE-seq"
+    integrated = {"integrate_on": "Modality", "modality_alignment": "MMD", "alignment_type": "both"}
+    model = save_library_model(cells, tmp_path / "model", covariates=("Modality", "batch"), **integrated)
+    card = inspect_model(model, "atlas")
+    assert (card.batch_key, card.batches) == ("batch", ["ref_a", "ref_b"])
+    assert card.categorical_covariates == {"Modality": ["CITE-seq", "RNA"]}
+    data, before = laid_out(cells), latent_of(model, laid_out(cells))
+    mapped = map_file(as_h5mu(query, tmp_path / "q.h5mu"), model, tmp_path / "m", categorical_covariate_keys=["measured"])
+    assert mapped.record["parameters_trainable"] == 2 * 16  # an embedding of either batch
+    np.testing.assert_allclose(latent_of(mapped.model, data), before, atol=2e-6)
+    write_facts(model, modality_values=FACTS, batch_key="Modality")
+    assert inspect_model(model).categorical_covariates == {"batch": ["ref_a", "ref_b"]}
+    write_facts(model, modality_values=FACTS, batch_key="donor")
+    assert "has 'donor' as 'batch_key', but the model's covariates are 'Modality', 'batch'" in inspect_model(model).fault
 
 
 def test_values_that_nobody_vouches_for(cells, query, tmp_path):

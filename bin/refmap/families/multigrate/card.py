@@ -18,6 +18,8 @@ FILE = "model.pt"
 CLASS = "MultiVAE"
 # The losses that model counts.
 OF_COUNTS = ("nb", "zinb")
+# What the column is called that says which modalities were measured of a cell.
+OF_MODALITIES = ("modality", "group")
 _NAMED_BY_RANGE = re.compile(r"(chr)?\w[\w.]*[:_-]\d+[-_]\d+", re.IGNORECASE)
 
 
@@ -48,7 +50,7 @@ def multigrate_card(folder: ModelFolder) -> ModelCard:
     card.modalities = dict(zip(card.modality_values, lengths, strict=True))
     card.modality = next(iter(card.modalities))
     card.input = "any" if "any" in card.modality_values.values() else "counts"
-    _covariates(card, settings.get("integrate_on"), setup, fields)
+    _covariates(folder, card, settings.get("integrate_on"), setup, fields)
     card.size_factor_key = setup.get("size_factor_key")
     card.surgery_ready = bool(settings.get("condition_encoders")) and bool(card.batch_key)
     card.warnings = _warnings(folder, card)
@@ -68,7 +70,7 @@ def _modalities(folder: ModelFolder, genes: list[str], lengths: list[int], losse
         if len(told) != len(lengths):
             raise RefmapError(
                 f"{folder.show(FACTS)} names the modalities {listed(told)}, but the model has {len(lengths)}, of "
-                f"{listed(f'{length:,}' for length in lengths)} features: name them in their order."
+                f"{' and '.join(f'{length:,}' for length in lengths)} features: name them in their order."
             )
         return told
     names, start = [], 0
@@ -79,13 +81,20 @@ def _modalities(folder: ModelFolder, genes: list[str], lengths: list[int], losse
     return {name: "counts" if loss in OF_COUNTS else "any" for name, loss in zip(names, losses, strict=True)}
 
 
-def _covariates(card: ModelCard, integrated: str | None, setup: dict, fields: dict) -> None:
-    """The covariate that the model integrates on, or else its first one, is what a query's batches are new categories of."""
+def _covariates(folder: ModelFolder, card: ModelCard, integrated: str | None, setup: dict, fields: dict) -> None:
+    """One covariate is what a query's batches are new categories of: that which the model integrates on, or else the first.
+
+    As the library's tutorials have it, another may say which modalities were measured of a cell: a query's are none of its own.
+    """
     state = (fields.get("extra_categorical_covs") or {}).get("state_registry") or {}
     known = {str(key): texts(values) for key, values in (state.get("mappings") or {}).items()}
-    main = integrated or next(iter(known), None)
+    told = folder.facts.get("batch_key")
+    if told and told not in known:
+        raise RefmapError(f"{folder.show(FACTS)} has '{told}' as 'batch_key', but the model's covariates are {listed(known)}.")
+    sources = [key for key in known if key.lower() not in OF_MODALITIES] or list(known)
+    main = told or (str(integrated) if integrated in sources else next(iter(sources), None))
     if main is not None:
-        card.batch_key, card.batches = str(main), known.pop(str(main), [])
+        card.batch_key, card.batches = main, known.pop(main)
     card.categorical_covariates = known
     card.continuous_covariates = texts(setup.get("continuous_covariate_keys"))
 

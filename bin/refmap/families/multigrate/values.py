@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from ...common.errors import RefmapError
+from .card import OF_COUNTS
 
 TARGET_SUM = 1e4
 
@@ -62,7 +63,7 @@ def doubts(values: sparse.csr_matrix, modalities: Mapping[str, int], losses: lis
     for (name, columns), loss in zip(columns_of(modalities), losses, strict=True):
         part = values[:, columns].data
         whole = bool((part == np.rint(part)).all() and (part >= 0).all())
-        if loss in ("nb", "zinb") and not whole:
+        if loss in OF_COUNTS and not whole:
             raise RefmapError(
                 f"The query holds no counts in the features of modality '{name}', which the model takes counts of (loss {loss}): set layer "
                 "to one that holds them."
