@@ -54,7 +54,9 @@ class InObsm:
 
     def check_layer(self, layer: str) -> None:
         if layer != "X":
-            raise RefmapError(f"query '{self.shown_as}' has no layer '{layer}' in obsm '{self.modality}': store the modality in an .h5mu.")
+            raise RefmapError(
+                f"query '{self.shown_as}' has no layer '{layer}' in obsm '{self.modality}': store the modality in an .h5mu."
+            )
 
     def matrix(self, _layer: str) -> Matrix | Table:
         return self.table

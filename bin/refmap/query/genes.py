@@ -211,7 +211,9 @@ def resolve_query(query: Query, row: dict, card: dict, table: Iterable[tuple[str
         of_parts.append(of_part)
         start += len(part)
     sums = [sum(getattr(part, name) for part in of_parts) for name in ("stripped", "translated", "ambiguous")]
-    guessed, overlapping = ({k: v for part in of_parts for k, v in getattr(part, name).items()} for name in ("guessed", "overlapping"))
+    guessed, overlapping = (
+        {one: other for part in of_parts for one, other in getattr(part, name).items()} for name in ("guessed", "overlapping")
+    )
     other_case = sum(part.other_case for part in of_parts)
     return Resolution(target, found, *sums, guessed, other_case, firsts, overlapping, dict(card["modalities"]))
 

@@ -1,4 +1,7 @@
-"""Multigrate, a variational autoencoder of several modalities, each with an encoder of its own (https://github.com/theislab/multigrate)."""
+"""Multigrate, a variational autoencoder of several modalities, each with an encoder of its own.
+
+Litinetskaya et al. 2022, https://doi.org/10.1101/2022.03.16.484643; the implementation is that of multigrate.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,13 @@ REFERENCE_OPTIONS = {
     "values": Option(
         "text",
         None,
-        "What the second modality's counts are made into: their centred log ratio (`clr`), or log1p of counts per 10,000 (`lognorm`); "
-        "without it `lognorm` of peaks, else `clr`.",
+        "What the second modality's counts are made into: their centred log ratio (`clr`), or log1p of counts per 10,000 "
+        "(`lognorm`); without it `lognorm` of peaks, else `clr`.",
         choices=("clr", "lognorm"),
     ),
-    "mix": Option("text", "product", "How the modalities come together: product or mixture of experts.", choices=("product", "mixture")),
+    "mix": Option(
+        "text", "product", "How the modalities come together: product or mixture of experts.", choices=("product", "mixture")
+    ),
     "n_hidden": Option("int", 128, "Units of a hidden layer.", least=1),
     "batch_embedding": Option("int", 16, "Size of the embedding of a batch.", least=1),
     "dropout": Option("float", 0.2, "Rate of dropout in training.", least=0, most=1),

@@ -1,7 +1,7 @@
 """The card of a Multigrate model, from its inert file and from `refmap.yaml`.
 
-The file is scvi-tools' `model.pt`. Its features lie beside each other; how many belong to each modality can be told from the decoders'
-weights. Neither what the modalities are called is in it, nor how their values were normalised.
+The file is scvi-tools' `model.pt`. Its features lie beside each other; how many belong to each modality can be told from the
+decoders' weights. Neither what the modalities are called is in it, nor how their values were normalised.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ def multigrate_card(folder: ModelFolder) -> ModelCard:
     attributes, genes = folder.value(FILE, "attr_dict"), texts(folder.value(FILE, "var_names"))
     registry = attributes["registry_"]
     setup, fields = registry.get("setup_args") or {}, registry.get("field_registries") or {}
-    weights = folder.value(FILE, "model_state_dict")
-    lengths = _lengths(weights)
+    lengths, shown = _lengths(folder.value(FILE, "model_state_dict")), folder.show(FILE)
     init = attributes.get("init_params_") or {}
     settings = {**init.get("non_kwargs", {}), **init.get("kwargs", {})}
     if not genes or not lengths:
-        raise RefmapError(f"{folder.show(FILE)} is incomplete: it lacks the names of its features or the weights of its decoders.")
+        raise RefmapError(f"{shown} is incomplete: it lacks the names of its features or the weights of its decoders.")
     if sum(lengths) != len(genes):
-        raise RefmapError(f"{folder.show(FILE)} is damaged: its {len(genes):,} features are not the {sum(lengths):,} of its modalities.")
+        raise RefmapError(f"{shown} is damaged: its {len(genes):,} features are not the {sum(lengths):,} of its modalities.")
     card = ModelCard(model=folder.shown, class_name="Multigrate", genes=genes, n_latent=settings.get("z_dim"))
     card.modality_values = _modalities(folder, genes, lengths, settings.get("losses") or ["mse"] * len(lengths))
     card.modalities = dict(zip(card.modality_values, lengths, strict=True))

@@ -1,7 +1,7 @@
 """Read a saved Multigrate model and make the same with more categories.
 
-The library (1.0.1) loads a model with its reference's cells alone; all that it takes of them is how many categories there were, which
-the file says.
+The library (1.0.1) loads a model with its reference's cells alone; all that it takes of them is how many categories there were,
+which the file says.
 """
 
 from __future__ import annotations

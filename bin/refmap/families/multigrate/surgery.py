@@ -1,6 +1,6 @@
-"""Architecture surgery on Multigrate: each new category gets an embedding, which encoders and decoders are given, and nothing else moves.
+"""Architecture surgery on Multigrate: each new category gets an embedding, which encoders and decoders are given.
 
-Where the model integrates on its batches, each new one also gets the dispersions of the counts' losses.
+Nothing else moves. Where the model integrates on its batches, each new one also gets the dispersions of the counts' losses.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def run(model: MultiVAE, arguments: dict, log: Callable = print) -> tuple[pd.Dat
 
 
 def _twice(_module: object, inputs: tuple) -> tuple:
-    """A minibatch of one cell as two of it, whose mean loss is the same: a zero-inflated loss fails for one (multigrate 1.0.1)."""
+    """A minibatch of one cell as two of it, of the same mean loss: a zero-inflated loss fails for one (multigrate 1.0.1)."""
     tensors, *rest = inputs
     if len(tensors["X"]) > 1:
         return inputs

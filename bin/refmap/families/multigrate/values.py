@@ -65,13 +65,13 @@ def doubts(values: sparse.csr_matrix, modalities: Mapping[str, int], losses: lis
         whole = bool((part == np.rint(part)).all() and (part >= 0).all())
         if loss in OF_COUNTS and not whole:
             raise RefmapError(
-                f"The query holds no counts in the features of modality '{name}', which the model takes counts of (loss {loss}): set layer "
-                "to one that holds them."
+                f"The query holds no counts in the features of modality '{name}', of which the model takes counts (loss {loss}): set "
+                "layer to one that holds them."
             )
         if made_of[name] == "any" and loss == "mse" and len(part) and whole and part.max() > 1:
             said.append(
-                f"The query's values in modality '{name}' are whole numbers, as counts are: the model was most likely trained on normalised "
-                "ones, and embeds cells elsewhere by counts."
+                f"The query's values in modality '{name}' are whole numbers, as counts are: the model was most likely trained on "
+                "normalised ones, and embeds cells elsewhere by counts."
             )
     return said
 
