@@ -21,7 +21,6 @@ from .trvae import TrvaeFamily
 from .unmapped import about_foreign_tree, foreign_tree, unknown
 
 FAMILIES: list[Family] = [
-    MultigrateFamily(),  # before scvi-tools, whose file its is
     ScviFamily(),
     TrvaeFamily(),
     ScPoliFamily(),
@@ -30,6 +29,7 @@ FAMILIES: list[Family] = [
     SagenetFamily(),
     ScatlasvaeFamily(),
     MvtcrFamily(),
+    MultigrateFamily(),
 ]
 
 __all__ = [
