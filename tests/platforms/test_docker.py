@@ -15,7 +15,7 @@ from runs import ROOT
 # What a task of an environment imports first of all
 LIBRARIES = {
     "core": ("anndata", "matplotlib.pyplot", "multiqc", "pydantic", "scanpy", "sklearn", "umap", "zarr"),
-    "scvi": ("anndata", "scvi", "torch", "zarr"),
+    "scvi": ("anndata", "multigrate", "scvi", "torch", "zarr"),
     "scarches": ("anndata", "captum", "mvtcr", "scarches", "scatlasvae", "scHPL", "torch", "torch_geometric", "zarr"),
 }
 

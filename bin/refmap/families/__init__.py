@@ -9,6 +9,7 @@ from ..common.errors import RefmapError
 from ..models.folder import ModelFolder
 from .base import Family, Trainable
 from .expimap import ExpimapFamily
+from .multigrate import MultigrateFamily
 from .mvtcr import MvtcrFamily
 from .options import parse_reference_options, read_options
 from .sagenet import SagenetFamily
@@ -28,6 +29,7 @@ FAMILIES: list[Family] = [
     SagenetFamily(),
     ScatlasvaeFamily(),
     MvtcrFamily(),
+    MultigrateFamily(),
 ]
 
 __all__ = [

@@ -165,10 +165,13 @@ class Trainable:
         What `--reference_options` may set, by name.
     input
         What it is trained on, "counts" or "lognorm", given the options.
+    multimodal
+        Whether the features that `reference_protein_key` names are a modality beside the genes, as the model's own are.
     """
 
     needs: tuple[str, ...] = ("reference_batch_key",)
     has_latent: bool = True
+    multimodal: bool = False
     options: dict[str, Option] = field(default_factory=dict)
     input: Callable[[dict], str] = lambda options: "counts"
 

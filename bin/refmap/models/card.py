@@ -42,6 +42,7 @@ class ModelCard:
     modality: str | None = None  # of the genes, where it was set up from several
     # How many of `genes` belong to each modality, in their order, where it takes more than one matrix: {"rna": 2000, "atac": 90000}.
     modalities: dict[str, int] = field(default_factory=dict)
+    modality_values: dict[str, str] = field(default_factory=dict)  # what each of them is made of: see `facts.MODALITY_VALUES`
     layers: list[str] = field(default_factory=list)  # the layers of each modality that it takes, where it takes more than one
     protein_key: str | None = None
     proteins: list[str] = field(default_factory=list)

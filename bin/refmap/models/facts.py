@@ -20,10 +20,14 @@ _KINDS_OF_FACTS: dict[str, type] = {
     "labels": dict,
     "unlabeled_category": str,
     "latent_names": list,
+    "modality_values": dict,
 }
 INPUTS = ("counts", "lognorm", "any")
+# What a model takes of a modality: counts; made of counts, log1p of counts per 10,000 of the modality or their centred log ratio;
+# or whatever the query has, where nobody knows.
+MODALITY_VALUES = ("counts", "lognorm", "clr", "any")
 # Those that a mapping does not change.
-LASTING_FACTS = ("input", "normalization", "batch_key", "unlabeled_category")
+LASTING_FACTS = ("input", "normalization", "batch_key", "unlabeled_category", "modality_values")
 
 
 def write_facts(folder: Path, **facts: Any) -> None:
@@ -57,6 +61,9 @@ def read_facts(path: Path, shown: str) -> dict[str, Any]:
         _check_normalization(facts["normalization"], shown)
     if not all(isinstance(labels, list) for labels in facts.get("labels", {}).values()):
         raise RefmapError(f"{shown} has {facts['labels']} as 'labels', which must hold a list of labels for each column.")
+    for name, values in facts.get("modality_values", {}).items():
+        if values not in MODALITY_VALUES:
+            raise RefmapError(f"{shown} has {values!r} for modality '{name}', which must be one of {', '.join(MODALITY_VALUES)}.")
     return {name: _as_text(value) for name, value in facts.items()}
 
 

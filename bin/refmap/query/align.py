@@ -18,9 +18,10 @@ from scipy import sparse
 
 from ..common.errors import RefmapError, listed
 from ..common.storage import COMPRESSOR, stored_name
+from .beside import read_beside
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
-from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, repeat_warnings, resolve
+from .genes import Resolution, overlap_fault, overlap_warnings, repeat_warnings, resolve_query
 from .matrix import Matrix
 from .modalities import wanted_layers
 from .proteins import find_proteins, write_proteins
@@ -108,10 +109,10 @@ def align(
 
     Raises RefmapError if too few genes are found or if values are not what the model wants.
     """
-    query.read_beside(card["modalities"])
+    read_beside(query, card, row["protein_key"])
     layer, *further = wanted_layers(query, row, card)
     matrix = query.matrix(layer)
-    resolution = resolve(gene_ids(query, row), card["genes"], table, card["modalities"])
+    resolution = resolve_query(query, row, card, table)
     fault = overlap_fault(query, row, card, resolution, table)
     if fault:
         raise RefmapError(fault)

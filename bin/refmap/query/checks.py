@@ -16,10 +16,11 @@ from ..families import by_name
 from ..families.gmt import read_gmt
 from ..families.options import Option, read_options
 from ..models.card import unlabeled
+from .beside import read_beside
 from .columns import batches, name_batches, pair_covariates, pair_labels
 from .contents import Contents, fitting_name
 from .elements import as_text
-from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, read_id_table, resolve
+from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, read_id_table, resolve_query
 from .modalities import wanted_layers
 from .proteins import find_proteins
 from .query import Query
@@ -77,7 +78,7 @@ class Check:
     ):
         self.query, self.row, self.card = query, row, card
         self.table_path, self.gmt_path, self.airr_path = table_path, gmt_path, airr_path
-        query.read_beside(card["modalities"])
+        read_beside(query, card, row["protein_key"])
         self.faults: list[str] = []
         self.warnings: list[str] = list(card["warnings"])
         self.batches: dict[str, dict] = {}
@@ -163,7 +164,7 @@ class Check:
         if not len(ids):
             self._fault("has no genes.")
             return
-        resolution = resolve(ids, self.card["genes"], self.table, self.card["modalities"])
+        resolution = resolve_query(self.query, self.row, self.card, self.table)
         self.summary |= {"n_genes_found": resolution.matched, "n_model_genes": resolution.n_wanted}
         self._overlap(resolution)
 

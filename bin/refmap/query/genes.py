@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..common.errors import RefmapError, listed
 from .elements import as_text
-from .modalities import only_elsewhere
+from .modalities import ids_beside, only_elsewhere, own_names, places_of
 from .peaks import overlapping
 from .query import Query
 
@@ -180,6 +180,42 @@ def resolve(
     overlap = {str(query_ids[column]): str(model_genes[index]) for column, index in by_range.items()}
     guessed = {str(query_ids[column]): str(model_genes[index]) for column, index in (by_sign | by_case).items()}
     return Resolution(target, found, stripped, translated, ambiguous, guessed, other_case, first, overlap, dict(modalities or {}))
+
+
+def resolve_query(query: Query, row: dict, card: dict, table: Iterable[tuple[str, str]] | None = None) -> Resolution:
+    """Find the model's gene for each column of a query, as :func:`resolve` does.
+
+    A modality that is read beside another is looked for among the model's features of it alone, and what is read first among
+    the others: a protein may be called as its gene.
+    """
+    ids, genes = gene_ids(query, row), card["genes"]
+    if not query.beside:
+        return resolve(ids, genes, table, card["modalities"])
+    places = places_of(card["modalities"])
+    others = [places.pop(name) for name in query.beside]
+    widths = [len(names) for names in ids_beside(query, row["layer"], row["var_key"])]
+    parts = np.split(ids, np.cumsum([len(ids) - sum(widths), *widths])[:-1])
+    first = np.concatenate([np.arange(0), *places.values()])
+    target = np.full(len(ids), -1, dtype=np.int32)
+    found, firsts = np.zeros(len(genes), dtype=bool), np.arange(len(genes))
+    of_parts, start = [], 0
+    for part, wanted in zip(parts, [first, *others], strict=True):
+        held, names = set(part), np.array(genes, dtype=object)
+        for name, place in own_names(genes, wanted).items():
+            if name in held and genes[place] not in held:
+                names[place] = name
+        of_part = resolve(part, list(names[wanted]), table)
+        counted = of_part.target >= 0
+        target[start : start + len(part)][counted] = wanted[of_part.target[counted]]
+        found[wanted], firsts[wanted] = of_part.found, wanted[of_part.first]
+        of_parts.append(of_part)
+        start += len(part)
+    sums = [sum(getattr(part, name) for part in of_parts) for name in ("stripped", "translated", "ambiguous")]
+    guessed, overlapping = (
+        {one: other for part in of_parts for one, other in getattr(part, name).items()} for name in ("guessed", "overlapping")
+    )
+    other_case = sum(part.other_case for part in of_parts)
+    return Resolution(target, found, *sums, guessed, other_case, firsts, overlapping, dict(card["modalities"]))
 
 
 def _peaks(query_ids: Sequence[str], model_genes: Sequence[str], target: np.ndarray) -> dict[int, int]:

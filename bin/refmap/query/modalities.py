@@ -6,7 +6,8 @@ a column of ids that another modality does not have is its X or its index.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -70,19 +71,37 @@ class Beside:
             matrix.try_block()
 
 
+def own_names(genes: Sequence[str], places: np.ndarray) -> dict[str, int]:
+    """The model's features at `places`, one modality's, by name: as the model has them, and as they were in the modality.
+
+    Libraries that lay modalities beside each other call the CD4 of the second one CD4-1.
+    """
+    held = {genes[place]: int(place) for place in places}
+    others = set(genes) - set(held)
+    before = {re.sub(r"-\d+$", "", name): place for name, place in held.items()}
+    return {name: place for name, place in before.items() if name in others} | held
+
+
+def places_of(modalities: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Where the features of each of a model's modalities stand among all of them."""
+    ends = np.cumsum(list(modalities.values()))
+    return {name: np.arange(end - size, end) for (name, size), end in zip(modalities.items(), ends, strict=True)}
+
+
 def matrices_beside(query: Source, matrix: Matrix, layer: str) -> Beside:
     """The matrix of a layer of `query` with those of the modalities read beside it."""
-    others = [(other.matrix(_layer_like(other, layer)), other.obs_names) for other in query.beside]
-    name = f"{matrix.name} of modality '{query.modality}' with {listed(other.modality for other in query.beside)}"
+    others = [(other.matrix(_layer_like(other, layer)), other.obs_names) for other in query.beside.values()]
+    first = f"{matrix.name} of modality '{query.modality}'" if query.modality else matrix.name
+    name = f"{first} with {listed(other.modality for other in query.beside.values())}"
     return Beside(matrix, query.obs_names, others, name)
 
 
 def ids_beside(query: Source, layer: str, var_key: str | None) -> list[np.ndarray]:
     """The ids of the features of each modality read beside a query."""
-    layers = [_layer_like(other, layer) for other in query.beside]
+    layers = [_layer_like(other, layer) for other in query.beside.values()]
     return [
         other.gene_ids(like, var_key if var_key in other.gene_frame(like) else None)
-        for other, like in zip(query.beside, layers, strict=True)
+        for other, like in zip(query.beside.values(), layers, strict=True)
     ]
 
 
@@ -96,12 +115,12 @@ def wanted_layers(query: Source, row: dict, card: dict) -> list[str]:
     Raises RefmapError if a modality lacks one of several.
     """
     for layer in card["layers"]:
-        for each in (query, *query.beside):
+        for each in (query, *query.beside.values()):
             each.check_layer(layer)
     return card["layers"] or [row["layer"]]
 
 
 def only_elsewhere(query: Source) -> dict[str, int]:
     """For each modality read beside a query, the number of its cells that the query lacks, if any."""
-    lacking = {other.modality: int((~np.isin(other.obs_names, query.obs_names)).sum()) for other in query.beside}
+    lacking = {other.modality: int((~np.isin(other.obs_names, query.obs_names)).sum()) for other in query.beside.values()}
     return {name: number for name, number in lacking.items() if number}

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from ..common.errors import listed, nearest
-from .elements import Frame, encoding, is_group, members, read_whole, text
+from .elements import Frame, encoding, is_group
 from .matrix import Matrix
 from .query import Query, layer_name
 
@@ -28,17 +28,7 @@ class Proteins:
 
 def protein_places(query: Query) -> list[str]:
     """Where proteins may be: the keys of obsm and the modalities."""
-    return [*_obsm(query), *_modalities(query)]
-
-
-def _modalities(query: Query) -> list[str]:
-    return list(query.container["mod"]) if query.multimodal else []
-
-
-def _obsm(query: Query) -> dict:
-    with query.reading("its obsm"):
-        obsm = query.root.get("obsm")
-        return dict(members(obsm)) if obsm is not None else {}
+    return [*query.obsm(), *query.modality_names()]
 
 
 def read_proteins(query: Query, key: str) -> Proteins:
@@ -49,11 +39,11 @@ def read_proteins(query: Query, key: str) -> Proteins:
 
     Raises RefmapError if there are none, or no names for them.
     """
-    modalities = _modalities(query)
+    modalities = query.modality_names()
     modality, _, layer = key.partition("/")
     if key in modalities:
         return _protein_modality(query, key, "X")
-    found = _obsm(query)
+    found = query.obsm()
     if key not in found and modality in modalities:
         return _protein_modality(query, modality, layer.removeprefix("layers/"))
     if found.get(key) is None:
@@ -65,12 +55,12 @@ def read_proteins(query: Query, key: str) -> Proteins:
     if encoding(elem) == "dataframe":
         return _protein_frame(query, key, Frame(elem, query), elem)
     if not is_group(elem):
-        return Proteins(f"obsm '{key}'", _protein_names(query, key, elem.shape[1]), query.n_obs, lambda a, b: _dense(elem[a:b]))
+        return Proteins(f"obsm '{key}'", query.feature_names(key, elem.shape[1]), query.n_obs, lambda a, b: _dense(elem[a:b]))
     with query.reading(f"obsm '{key}'"):
         matrix = Matrix(elem, f"obsm '{key}'", query, tuple(elem.attrs.get("shape", (query.n_obs, 0))))
         stored = matrix if matrix.format == "csr" else sparse.vstack([chunk for _, chunk in matrix.chunks(4096)], format="csr")
     read = matrix.rows if stored is matrix else lambda a, b: stored[a:b]
-    return Proteins(matrix.name, _protein_names(query, key, matrix.shape[1]), query.n_obs, lambda a, b: _dense(read(a, b)))
+    return Proteins(matrix.name, query.feature_names(key, matrix.shape[1]), query.n_obs, lambda a, b: _dense(read(a, b)))
 
 
 def _protein_frame(query: Query, key: str, frame: Frame, elem) -> Proteins:
@@ -78,18 +68,6 @@ def _protein_frame(query: Query, key: str, frame: Frame, elem) -> Proteins:
         return np.column_stack([np.asarray(_numbers(elem[name])[start:stop], dtype=float) for name in frame.columns])
 
     return Proteins(f"obsm '{key}'", frame.columns, query.n_obs, rows)
-
-
-def _protein_names(query: Query, key: str, width: int) -> list[str]:
-    """Names of the columns of an obsm array, from the uns entries that tools write them to."""
-    for name in (f"{key}_names", "protein_names", f"{key}_columns"):
-        if "uns" in query.root and name in query.root["uns"]:
-            names = np.asarray(read_whole(query.root["uns"][name]), dtype=object).ravel()
-            if len(names) == width:
-                return [text(value) for value in names]
-    raise query.fault(
-        f"has no names for the {width} proteins of obsm '{key}': store it as a DataFrame, or put the names in uns['{key}_names']."
-    )
 
 
 def _protein_modality(query: Query, key: str, layer: str) -> Proteins:

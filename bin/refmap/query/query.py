@@ -5,7 +5,6 @@ Metadata are read when asked for; a matrix is only ever read in blocks of rows, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ import zarr
 
 from ..common.errors import RefmapError, listed, nearest
 from .causes import is_zipped_zarr, what_holds, what_it_is
-from .elements import Frame, Source, as_text, encoding, is_group, members
+from .elements import Frame, Source, as_text, encoding, is_group, members, read_whole, text
 from .matrix import Matrix
 from .modalities import Beside, ids_beside, matrices_beside
 
@@ -35,7 +34,7 @@ class Query(Source):
         self.path = Path(path)
         self.container, self.format = self._open()
         self.root = self._choose(modality)
-        self.beside: list[Query] = []
+        self.beside: dict[str, Source] = {}  # by the model's modality that each is: see `beside.read_beside`
 
     def _open(self) -> tuple[h5py.Group | zarr.Group, str]:
         path = self.path
@@ -116,13 +115,8 @@ class Query(Source):
         """The name of the modality that is read, of several."""
         return self.root.name.rsplit("/", 1)[-1] if self.multimodal else None
 
-    def read_beside(self, modalities: Iterable[str]) -> None:
-        """Have the features of other modalities beside this one's in matrices and gene ids: see :mod:`.modalities`."""
-        held = set(self.container["mod"]) - {self.modality} if self.multimodal else set()
-        self.beside = [Query(self.path, self.shown_as, name, self.called) for name in modalities if name in held]
-
     def close(self) -> None:
-        for other in self.beside:
+        for other in self.beside.values():
             other.close()
         if isinstance(self.container, h5py.File):
             self.container.close()
@@ -273,6 +267,26 @@ class Query(Source):
         if pd.api.types.is_float_dtype(ids.dtype) and (ids.dropna() % 1 == 0).all():
             ids = ids.astype("Int64")  # whole numbers become floats where one is missing
         return as_text(ids)
+
+    def modality_names(self) -> list[str]:
+        return list(self.container["mod"]) if self.multimodal else []
+
+    def obsm(self) -> dict:
+        """The elements of obsm by name."""
+        with self.reading("its obsm"):
+            obsm = self.root.get("obsm")
+            return dict(members(obsm)) if obsm is not None else {}
+
+    def feature_names(self, key: str, width: int) -> list[str]:
+        """Names of the columns of an obsm array, from the uns entries that tools write them to."""
+        for name in (f"{key}_names", "protein_names", f"{key}_columns"):
+            if "uns" in self.root and name in self.root["uns"]:
+                names = np.asarray(read_whole(self.root["uns"][name]), dtype=object).ravel()
+                if len(names) == width:
+                    return [text(value) for value in names]
+        raise self.fault(
+            f"has no names for the {width} proteins of obsm '{key}': store it as a DataFrame, or put the names in uns['{key}_names']."
+        )
 
 
 def _is_anndata(elem) -> bool:

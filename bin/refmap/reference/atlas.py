@@ -10,6 +10,7 @@ from ..families import reference_options, trainable
 from ..hierarchy import base_parameters
 from ..models.card import ModelCard
 from ..query.align import align
+from ..query.beside import features_of
 from ..query.checks import check
 from ..query.elements import as_text
 from ..query.protein_tables import read_proteins
@@ -66,13 +67,27 @@ def align_reference(atlas: Path, settings: dict, out: Path, airr: Path | None = 
     shown_as = settings["reference"] or "the demo's atlas"
     row = _row(settings, trained, shown_as)
     with Query(atlas, shown_as) as query:
-        card = _card(query, row, trained, wants)
+        card = _card(query, row, trained, wants, kind.multimodal)
+        if kind.multimodal:
+            _add_modality(card, query, row)
+            trained["modalities"] = card["modalities"]
         card["receptors"] = "needed" if "reference_airr" in kind.needs else None
         plan = check(atlas, row, card, airr_path=airr, published=False)
         if plan["faults"]:
             raise RefmapError("\n".join(plan["faults"]))
         trained["normalization"] = align(query, row, card, plan, out, airr=airr)["normalization"]
     return trained
+
+
+def _add_modality(card: dict, query: Query, row: dict) -> None:
+    """Put the features that `row` names as proteins beside the card's genes, as a modality of the model."""
+    named, own = row["protein_key"], query.modality or "rna"
+    if named == own:
+        raise query.fault(f"is read as its modality '{own}': set reference_protein_key to another.")
+    genes, others = card["genes"], list(dict.fromkeys(features_of(query, named)))
+    card["modalities"] = {own: len(genes), named: len(others)}
+    taken = set(genes)  # the second CD4 is called as libraries call it that lay modalities beside each other
+    card["genes"] = [*genes, *(f"{name}-1" if name in taken else name for name in others)]
 
 
 def _several(value: str | None) -> list[str]:
@@ -105,7 +120,7 @@ def _row(settings: dict, trained: dict, shown_as: str) -> dict:
     }
 
 
-def _card(query: Query, row: dict, trained: dict, wants: str) -> dict:
+def _card(query: Query, row: dict, trained: dict, wants: str, multimodal: bool) -> dict:
     """The card of a model that wants just what the atlas has."""
     labels = {
         key: sorted(set(spell(as_text(query.obs_column(key))).values) - {"", trained["unlabeled_category"]})
@@ -124,7 +139,7 @@ def _card(query: Query, row: dict, trained: dict, wants: str) -> dict:
         unlabeled_category=trained["unlabeled_category"],
         categorical_covariates={key: [] for key in row["categorical_covariate_keys"]},
         continuous_covariates=row["continuous_covariate_keys"],
-        protein_key=row["protein_key"],
-        proteins=list(read_proteins(query, row["protein_key"]).names) if row["protein_key"] else [],
+        protein_key=None if multimodal else row["protein_key"],
+        proteins=list(read_proteins(query, row["protein_key"]).names) if row["protein_key"] and not multimodal else [],
     )
     return card.to_json()

@@ -18,6 +18,7 @@ from ..common.spelling import spell
 from ..common.storage import write_zarr
 from ..models.folder import DATA
 from ..query.align import align
+from ..query.beside import read_beside
 from ..query.checks import Check
 from ..query.counts import looks_like_counts
 from ..query.elements import as_text
@@ -34,7 +35,7 @@ class ReferenceCells(Query):
     def __init__(self, path: Path, shown_as: str, card: dict, transfer_keys: list[str]):
         self.card, self.transfer_keys = card, transfer_keys
         super().__init__(path, shown_as, called="reference")
-        self.read_beside(card["modalities"])
+        read_beside(self, card)
         self.notes: list[str] = []
         self._columns: dict[str, pd.Series] = {}
 

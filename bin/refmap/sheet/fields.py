@@ -164,7 +164,10 @@ class Mapping(BaseModel):
     ] = None
     protein_key: Annotated[
         Key,
-        Field(description="Where the proteins are: a key of `obsm`, the protein modality of an .h5mu, or `<modality>/<layer>`."),
+        Field(
+            description="Where the proteins are: a key of `obsm`, the protein modality of an .h5mu, or `<modality>/<layer>`. For a "
+            "model of two modalities, such as Multigrate's, the key of `obsm` or the modality that is the second one, whatever it measures."
+        ),
     ] = None
     categorical_covariate_keys: Annotated[
         Keys, Field(description="Columns of `obs` for the model's categorical covariates, in its order.")

@@ -60,12 +60,12 @@ def write_h5mu(path, modalities):
         ad.io.write_elem(file, "obs", pd.DataFrame(index=everyone))
 
 
-def aligned(path, folder, **row):
+def aligned(path, folder, card=CARD, **row):
     row = ROW | {"warn_gene_overlap": 0.5} | row
-    plan = check(path, row, CARD)
+    plan = check(path, row, card)
     assert plan["faults"] == []
     with Query(path, "q", row["modality"]) as query:
-        found = align(query, row, CARD, plan, folder)
+        found = align(query, row, card, plan, folder)
     return ad.read_zarr(folder), found, plan["warnings"]
 
 
@@ -122,3 +122,58 @@ def test_too_few_of_one_modality_stop_a_mapping(tmp_path):
         "has of the model's features 3 of 3 in 'rna' (100.0%) and 1 of 3 in 'atac' (33.3%), fewer than min_gene_overlap (50%)"
         in fault
     )
+
+
+# A protein that is called as a gene: the model calls it otherwise.
+ANTIBODIES = ["CD3D", "CD8A", "CD19"]
+CITE = make_card(genes=[*GENES, "CD3D-1", "CD8A-1", "CD19"], modalities={"rna": 3, "adt": 3}, modality="rna", predicts=False)
+ADT = [[7, 0, 0], [0, 8, 0], [1, 2, 9]]
+
+
+def in_obsm(path, key, kind):
+    adata, order = cells(GENES, RNA), [2, 0, 1]
+    table = pd.DataFrame(np.array(ADT)[:, order], index=adata.obs_names, columns=[ANTIBODIES[place] for place in order])
+    if kind == "table":
+        adata.obsm[key] = table
+    else:
+        adata.uns[f"{key}_names"] = np.array(table.columns, dtype=object)
+        adata.obsm[key] = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": np.array}[kind](
+            table.to_numpy(np.float32)
+        )
+    adata.write_h5ad(path)
+
+
+@pytest.mark.parametrize("kind", ["table", "csr", "csc", "dense"])
+def test_a_modality_in_obsm(kind, tmp_path):
+    in_obsm(tmp_path / "q.h5ad", "antibodies", kind)
+    query, found, warnings = aligned(tmp_path / "q.h5ad", tmp_path / "q.zarr", CITE, protein_key="antibodies")
+    np.testing.assert_array_equal(query.X.toarray(), np.hstack([RNA, ADT]))
+    assert found["modalities"] == {"rna": {"matched": 3, "of": 3}, "adt": {"matched": 3, "of": 3}} and warnings == []
+    in_obsm(tmp_path / "named.h5ad", "adt", kind)
+    query, found, warnings = aligned(tmp_path / "named.h5ad", tmp_path / "named.zarr", CITE)
+    # A matrix that nothing names may be an embedding.
+    assert found["matched"] == (6 if kind == "table" else 3) and bool(warnings) == (kind != "table")
+
+
+@pytest.mark.parametrize("names", [("rna", "adt"), ("gex", "prot")])
+def test_a_protein_is_none_of_the_gene_of_its_name(names, tmp_path):
+    write_h5mu(tmp_path / "q.h5mu", {names[0]: cells(GENES, RNA), names[1]: cells(ANTIBODIES, ADT)})
+    query, _, _ = aligned(tmp_path / "q.h5mu", tmp_path / "q.zarr", CITE, modality=names[0])
+    np.testing.assert_array_equal(query.X.toarray(), np.hstack([RNA, ADT]))
+
+
+def test_a_modality_that_is_another_is_left(tmp_path):
+    write_h5mu(tmp_path / "q.h5mu", {"rna": cells(GENES, RNA), "atac": cells(PEAKS, ATAC)})
+    _, found, warnings = aligned(tmp_path / "q.h5mu", tmp_path / "q.zarr", CITE)
+    assert found["matched"] == 3 and "no feature of the model's modality 'adt'" in warnings[0]
+
+
+def test_what_the_row_names_must_be_there(tmp_path):
+    in_obsm(tmp_path / "q.h5ad", "antibodies", "table")
+    (fault,) = check(tmp_path / "q.h5ad", ROW | {"protein_key": "antibody"}, CITE)["faults"]
+    assert "has no protein data 'antibody' (protein_key): its obsm keys and modalities are 'antibodies'" in fault
+    adata = ad.read_h5ad(tmp_path / "q.h5ad")
+    adata.obsm["X_pca"] = np.zeros((3, 2))
+    adata.write_h5ad(tmp_path / "q.h5ad")
+    (fault,) = check(tmp_path / "q.h5ad", ROW | {"protein_key": "X_pca"}, CITE)["faults"]
+    assert "has no names for the 2 proteins of obsm 'X_pca'" in fault

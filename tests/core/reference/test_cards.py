@@ -94,6 +94,7 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "layer": "counts",
         "modality": None,
         "modalities": {},
+        "modality_values": {},
         "layers": [],
         "protein_key": None,
         "proteins": [],
@@ -275,7 +276,7 @@ def test_models_of_a_mudata_and_of_a_datamodule(tmp_path):
         assert f"is a {name} model, which cannot be mapped onto" in card.fault and reason in card.fault
 
 
-@pytest.mark.parametrize("name", ["MultiVAE", "GIMVI"])
+@pytest.mark.parametrize("name", ["AUTOZI", "GIMVI"])
 def test_other_classes_are_named(tmp_path, name):
     card = inspect_model(save(tmp_path / "m", {"registry_": registry(name), "init_params_": READY}), "m")
     assert card.fault.startswith(f"m is a {name} model, and refmap maps onto SCVI, SCANVI, TOTALVI,")

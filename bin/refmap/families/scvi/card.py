@@ -18,6 +18,10 @@ NEW = "model.pt"
 OLD = ("attr.pkl", "model_params.pt", "var_names.csv")
 
 
+# Classes of packages that stand on scvi-tools and save its file: Multigrate's.
+OF_OTHER_FAMILIES = ("MultiVAE",)
+
+
 @dataclass(frozen=True)
 class Class:
     """What holds for every model of one class of scvi-tools."""
@@ -120,7 +124,8 @@ _CLASS_BY_WEIGHT = {
 
 def is_scvi(folder: ModelFolder) -> bool:
     if folder.has(NEW):
-        return bool(folder.value(NEW, "attr_dict"))
+        attributes = folder.value(NEW, "attr_dict")
+        return bool(attributes) and folder.value(NEW, "attr_dict", "registry_", "model_name") not in OF_OTHER_FAMILIES
     attributes = folder.value("attr.pkl")
     return isinstance(attributes, dict) and bool({"registry_", "scvi_setup_dict_"} & set(attributes))
 

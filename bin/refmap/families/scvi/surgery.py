@@ -241,6 +241,9 @@ class Surgery(base.Surgery):
             if isinstance(part, Dropout):
                 part.train()
         arguments = training_arguments(type(self.model), settings, self.model.adata.n_obs, self.warnings)
+        return self._run(arguments, log)
+
+    def _run(self, arguments: dict, log=print) -> tuple[pd.DataFrame, dict]:
         return run_training(self.model, arguments, log)
 
     def batch_size(self, settings: dict) -> int:
