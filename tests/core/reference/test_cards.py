@@ -95,6 +95,7 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "modality": None,
         "modalities": {},
         "modality_values": {},
+        "conditions": {},
         "layers": [],
         "protein_key": None,
         "proteins": [],
