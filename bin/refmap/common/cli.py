@@ -120,6 +120,8 @@ def command(stage: str) -> Callable:
         @click.option("--fault", type=OUTPUT, help="Write what is wrong with the input to this file and exit with 0.")
         @functools.wraps(function)
         def run(fault: Path | None, **options):
+            # A log is read while its task runs
+            sys.stdout.reconfigure(line_buffering=True)
             outputs = {
                 parameter.name: options.pop(parameter.name)
                 for parameter in click.get_current_context().command.params

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -130,3 +132,19 @@ def test_two_attempts_in_one_folder_do_not_meet(run, tmp_path, monkeypatch):
 def test_an_output_that_is_not_written_leaves_no_old_one(run, tmp_path):
     write_json(tmp_path / "table.json", "old")
     assert run("--unwritten").exit_code == 0 and left(tmp_path) == []
+
+
+def test_a_line_is_in_the_log_as_soon_as_it_is_said():
+    """A task that is killed, or still running, has said what it said."""
+    program = """
+import os, sys
+sys.path.insert(0, sys.argv.pop(1))
+from refmap.common.cli import command
+@command("TRAIN_SURGERY")
+def train():
+    print("epoch 1/100")
+    os._exit(0)
+train()
+"""
+    root = Path(__file__).resolve().parents[3] / "bin"
+    assert subprocess.run([sys.executable, "-c", program, root], capture_output=True, text=True).stdout == "epoch 1/100\n"
