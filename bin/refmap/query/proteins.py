@@ -21,6 +21,8 @@ from .query import Query
 
 PROTEIN_SUFFIX = re.compile(r"[_-]TotalSeq[-_]?[ABCD]?$", re.IGNORECASE)
 PROTEIN_ROWS = 1 << 16
+# What a row gives as its protein_key to say that its query has no proteins to be looked at.
+NO_PROTEINS = "none"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def match_proteins(query: Query, names: Sequence[str], wanted: Sequence[str]) ->
     if len(missing) == len(wanted):
         raise query.fault(
             f"has none of the model's {len(wanted)} proteins: it has {listed(names[:3])}, the model has {listed(wanted[:3])}; "
-            "rename them to the model's names, or take them out of the query to map it by its genes alone."
+            "rename them to the model's names, or set protein_key: none to map it by its genes alone."
         )
     warnings = []
     if guessed:
@@ -78,15 +80,16 @@ def find_proteins(query: Query, row: dict, card: dict) -> tuple[Proteins, Protei
     Raises RefmapError if there are none where the row says they are, or none of the model's.
     """
     key, places = row["protein_key"] or card["protein_key"], protein_places(query)
-    if row["protein_key"] or key in places:
+    told = key == NO_PROTEINS and key not in places
+    if key in places or (row["protein_key"] and not told):
         proteins = read_proteins(query, key)
         return proteins, match_proteins(query, proteins.names, card["proteins"])
     none = Proteins("nothing", [], query.n_obs, lambda start, stop: np.zeros((stop - start, 0)))
     wanted = card["proteins"]
-    warning = (
-        f"query '{query.shown_as}' has no proteins{f' at {key!r}' if key else ''}: all {len(wanted)} of the model are treated as "
-        f"missing. If it has proteins, set protein_key to where (its obsm keys and modalities are {listed(places)})."
-    )
+    at = "" if told or not key else f" at '{key}'"
+    warning = f"query '{query.shown_as}' has no proteins{at}: all {len(wanted)} of the model are treated as missing."
+    if not told:
+        warning += f" If it has proteins, set protein_key to where (its obsm keys and modalities are {listed(places)})."
     return none, ProteinMatch(np.full(len(wanted), -1, dtype=np.int64), list(wanted), [warning])
 
 

@@ -165,7 +165,7 @@ class Mapping(BaseModel):
     protein_key: Annotated[
         Key,
         Field(
-            description="Where the proteins are: a key of `obsm`, the protein modality of an .h5mu, or `<modality>/<layer>`. For a "
+            description="Where the proteins are: a key of `obsm`, the protein modality of an .h5mu, or `<modality>/<layer>`; `none`: it has none. For a "
             "model of two modalities, such as Multigrate's, the key of `obsm` or the modality that is the second one, whatever it measures."
         ),
     ] = None

@@ -198,6 +198,9 @@ def test_a_query_without_proteins_is_mapped_by_its_genes(tmp_path):
         "query 'data/q.h5ad' has no proteins at 'adt': all 2 of the model are treated as missing. If it has proteins, set "
         "protein_key to where (its obsm keys and modalities are 'prot')."
     ) in plan["warnings"]
+    told = plan_of(adata, tmp_path, PROTEINS, protein_key="none")
+    assert told["faults"] == []
+    assert "query 'data/q.h5ad' has no proteins: all 2 of the model are treated as missing." in told["warnings"]
 
 
 def test_all_faults_at_once(tmp_path):
