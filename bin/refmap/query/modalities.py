@@ -29,7 +29,7 @@ class InOrder:
     def __init__(self, matrix: Matrix, order: np.ndarray):
         self.matrix, self.order = matrix, order
         # Only what is stored by the column, or in another order, must be held whole.
-        in_order = len(order) == matrix.shape[0] and np.array_equal(order, np.arange(len(order)))
+        in_order = np.array_equal(order, np.arange(len(order)))
         self.whole = None if in_order and matrix.format != "csc" else self._read()
 
     def _read(self) -> sparse.csr_matrix:

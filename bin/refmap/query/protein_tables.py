@@ -12,6 +12,7 @@ from scipy import sparse
 from ..common.errors import listed, nearest
 from .elements import Frame, encoding, is_group
 from .matrix import Matrix
+from .modalities import InOrder
 from .query import Query, layer_name
 
 
@@ -78,25 +79,10 @@ def _protein_modality(query: Query, key: str, layer: str) -> Proteins:
             f"has no '{layer}' in modality '{key}' (protein_key): set protein_key to '{key}' for its X, or to "
             f"{listed(f'{key}/{name}' for name in other.layers if name != 'X')}.{nearest(layer, other.layers)}"
         )
-    matrix = other.matrix(layer)
-    order = pd.Index(other.obs_names).get_indexer(query.obs_names)
-    in_order = np.array_equal(order, np.arange(query.n_obs))
-    # Only a modality stored by the column, or in another order than the counts, must be held whole.
-    whole = (
-        None if in_order and matrix.format != "csc" else sparse.vstack([chunk for _, chunk in matrix.chunks(4096)], format="csr")
-    )
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        if whole is None:
-            return _dense(matrix.rows(start, stop))
-        taken = order[start:stop]
-        values = np.asarray(whole[np.maximum(taken, 0)].toarray(), dtype=float)
-        values[taken < 0] = 0
-        return values
-
+    held = InOrder(other.matrix(layer), pd.Index(other.obs_names).get_indexer(query.obs_names))
     where = f"modality '{key}'" + ("" if layer == "X" else f", {layer_name(layer)}")
     others = (f"{key}/{name}" if name != "X" else key for name in other.layers if name != layer)
-    return Proteins(where, list(other.gene_ids(layer)), query.n_obs, rows, tuple(others))
+    return Proteins(where, list(other.gene_ids(layer)), query.n_obs, lambda a, b: _dense(held.rows(a, b)), tuple(others))
 
 
 def _numbers(elem):

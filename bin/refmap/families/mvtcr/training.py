@@ -15,7 +15,7 @@ import pandas as pd
 
 from ...common.errors import RefmapError
 from ..base import Settings
-from ..scarches.training import FEWEST_FOR_VALIDATION, MONITOR, PATIENCE, TRAIN_SIZE, EarlyStopping
+from ..scarches.training import FEWEST_FOR_VALIDATION, MONITOR, PATIENCE, TRAIN_SIZE, EarlyStopping, finished
 from .network import Cells, Network
 
 LEARNING_RATE = 3e-4  # the library's
@@ -80,9 +80,7 @@ def train(
         log(f"epoch {epoch + 1}/{most}  {shown}")
         if validated and settings.get("early_stopping") and not stopping.goes_on(found):
             break
-    history = pd.DataFrame(curves, index=pd.RangeIndex(1, len(curves) + 1, name="epoch"))
-    seconds = round(time.monotonic() - start, 2)
-    return history, {"epochs": len(curves), "max_epochs": most, "stopped_early": len(curves) < most, "seconds": seconds}
+    return finished(curves, most, start)
 
 
 def _split(rows: np.ndarray, train_size: float, warnings: list[str]) -> tuple[np.ndarray, np.ndarray]:

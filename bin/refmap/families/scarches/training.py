@@ -197,6 +197,11 @@ def run_trainer(trainer: Any, settings: dict, log: Callable = print) -> tuple[pd
             if "invalid values" not in str(error):
                 raise
             raise _diverged(len(rows) + 1) from error
+    return finished(rows, most, start)
+
+
+def finished(rows: list[dict], most: int, start: float) -> tuple[pd.DataFrame, dict]:
+    """What a family's `train` returns: the history, of a row an epoch, and the record of a training that began at `start`."""
     history = pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
     return history, {
         "epochs": len(rows),

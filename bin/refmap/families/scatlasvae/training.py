@@ -15,7 +15,7 @@ import pandas as pd
 
 from ...common.errors import RefmapError, nearest
 from ..base import BATCH_SIZE, Settings
-from ..scarches.training import FEWEST_FOR_VALIDATION, MONITOR, PATIENCE, TRAIN_SIZE, EarlyStopping
+from ..scarches.training import FEWEST_FOR_VALIDATION, MONITOR, PATIENCE, TRAIN_SIZE, EarlyStopping, finished
 from .files import Description
 from .network import Cells, losses
 
@@ -73,13 +73,7 @@ def train_batches(
         shown = "  ".join(f"{name} {rows[-1][name]:.1f}" for name in ("elbo_train", MONITOR) if name in rows[-1])
         log(f"epoch {len(rows)}/{most}  {shown}")
     _set_dropout(network, False)
-    history = pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="epoch"))
-    return history, {
-        "epochs": len(rows),
-        "max_epochs": most,
-        "stopped_early": len(rows) < most,
-        "seconds": round(time.monotonic() - start, 2),
-    }
+    return finished(rows, most, start)
 
 
 def _split(cells: np.ndarray, settings: dict, warnings: list[str]) -> tuple[np.ndarray, np.ndarray]:
