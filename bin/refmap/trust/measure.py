@@ -12,8 +12,9 @@ from scipy import sparse
 from ..transfer.labels import UNKNOWN
 from ..transfer.regions import sample
 from .figures import NO_CELLS, figure, genes, novel, separation, unknown
+from .mixing import batch_mixing
 from .space import mixing, presence
-from .structure import batch_mixing, cluster_preservation, log_normalize
+from .structure import cluster_preservation, log_normalize
 
 # Cells whose expression is read.
 MOST_CELLS = 20_000

@@ -1,4 +1,4 @@
-"""What the mapping made of the query's own structure: its clusters are to stay, its batches to come together."""
+"""What the mapping made of the query's own structure: whether its clusters stay."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from scipy import sparse
 
 from ..query.counts import normalize
 from ..transfer.neighbors import Index
-from ..transfer.regions import FEWEST, NEIGHBORHOOD, sample
-from .figures import figure, plural
+from ..transfer.regions import NEIGHBORHOOD
+from .figures import figure
 
 COMPONENTS = 30
 FEWEST_GENES = 40
@@ -21,14 +21,6 @@ FEWEST_GENES = 40
 FEWEST_CLUSTERED, MOST_CLUSTERED = 50, 10
 # How far above chance two halves of the genes must agree on a cluster, lest it is noise.
 LEAST_AGREEMENT = 0.1
-# Cells whose batches are looked at.
-MOST_IN_BATCHES = 5_000
-# Neighbours of scib-metrics' own benchmark.
-LISI_NEIGHBORS = 90
-# The fewest and the most that kBET looks at.
-KBET_NEIGHBORS = 10, 70
-# Labels of fewer cells, or batches of fewer within them, have no kBET.
-FEWEST_OF_LABEL, FEWEST_OF_BATCH = 50, 10
 
 
 def log_normalize(counts: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -122,10 +114,10 @@ def _preserved(values: sparse.csr_matrix, latent: np.ndarray, seed: int) -> dict
     """Return the figures of one batch; none if it has too few genes."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    expressed = _expressed(values)
-    if len(expressed) < FEWEST_GENES:
+    genes = expressed(values)
+    if len(genes) < FEWEST_GENES:
         return {}
-    halves = np.array_split(np.random.default_rng(seed).permutation(expressed), 2)
+    halves = np.array_split(np.random.default_rng(seed).permutation(genes), 2)
     first, second = (principal_components(values[:, np.sort(half)], seed) for half in halves)
     clusters = leiden(first, seed)
     in_latent, in_second = leiden(latent, seed), leiden(second, seed)
@@ -139,7 +131,7 @@ def _preserved(values: sparse.csr_matrix, latent: np.ndarray, seed: int) -> dict
     }
 
 
-def _expressed(values: sparse.csr_matrix) -> np.ndarray:
+def expressed(values: sparse.csr_matrix) -> np.ndarray:
     """Return the columns of the genes that any cell has a value in."""
     return np.unique(values.indices)
 
@@ -150,121 +142,3 @@ def purity(points: np.ndarray, clusters: np.ndarray) -> float:
     same = (clusters[indices] == clusters[:, None]).mean(axis=1)
     chance = (np.bincount(clusters)[clusters] - 1) / (len(clusters) - 1)
     return float((same - chance).mean())
-
-
-def batch_mixing(
-    values: sparse.csr_matrix | None, latent: np.ndarray, batches: np.ndarray, labels: np.ndarray | None, seed: int
-) -> dict:
-    """Whether surgery moved the query's batches together: iLISI and kBET before it and after it, by scib-metrics.
-
-    iLISI (Korsunsky et al. 2019, doi:10.1038/s41592-019-0619-0) is the effective number of batches in a cell's neighbourhood,
-    kBET (Büttner et al. 2019, doi:10.1038/s41592-018-0254-1) the share of neighbourhoods whose batches do not differ from those
-    of all cells of the label; both as Luecken et al. 2022 (doi:10.1038/s41592-021-01336-8) scale them, 0 to 1, more is more
-    mixed. Before is the principal components of the query's own log-normalised counts, after is the latent space. What iLISI
-    can reach depends on the batches' sizes and cell types: ``expected`` is the iLISI after the batches were shuffled among the
-    cells of each label, or among all cells where there are no labels. At most 5,000 cells are used.
-
-    Parameters
-    ----------
-    values
-        CSR, cells x genes, log-normalised; None where there are none, and then there is no before.
-    latent
-        float, cells x latent dimensions.
-    batches
-        One a cell. Those of fewer than 20 cells are left out.
-    labels
-        One a cell, None where it has none; None if no cell has any, and then there is no kBET.
-
-    Returns
-    -------
-    A figure: value is iLISI after, ``before`` that before, ``relative`` value / expected (at most 1), ``kbet`` and
-    ``kbet_before`` the means over the labels, ``kbet_note`` why there are none.
-    """
-    rng = np.random.default_rng(seed)
-    rows = sample(len(latent), MOST_IN_BATCHES, rng)
-    counts = pd.Series(batches[rows]).value_counts()
-    rows = rows[np.isin(batches[rows], counts[counts >= FEWEST].index)]
-    n_batches = len(np.unique(batches[rows]))
-    if n_batches < 2:
-        known = plural(len(pd.unique(batches)), "batch").replace("batchs", "batches")
-        return figure(
-            note=f"The query has {known}, and fewer than two of at least {FEWEST} cells: there is nothing to move together.",
-            n_batches=n_batches,
-        )
-    batches, after = batches[rows], latent[rows]
-    labels = None if labels is None else labels[rows]
-    before = None
-    if values is not None and len(_expressed(values[rows])) >= FEWEST_GENES:
-        before = principal_components(values[rows], seed)
-    shuffled = _shuffle(batches, labels, rng)
-    value, expected = ilisi(after, batches), ilisi(after, shuffled)
-    fit, note = _labels_for_kbet(batches, labels)
-    return figure(
-        value,
-        expected,
-        before=None if before is None else ilisi(before, batches),
-        relative=float(np.clip(value / expected, 0, 1)) if expected > 0 else None,
-        kbet=None if fit is None else kbet(after[fit], batches[fit], labels[fit]),
-        kbet_before=None if fit is None or before is None else kbet(before[fit], batches[fit], labels[fit]),
-        kbet_note=note,
-        n_batches=n_batches,
-        n_cells=len(rows),
-    )
-
-
-def _shuffle(batches: np.ndarray, labels: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
-    """Return the batches, permuted among the cells of each label."""
-    groups = np.zeros(len(batches)) if labels is None else pd.factorize(labels)[0]
-    result = batches.copy()
-    for group in np.unique(groups):
-        cells = np.flatnonzero(groups == group)
-        result[cells] = batches[rng.permutation(cells)]
-    return result
-
-
-def _labels_for_kbet(batches: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray | None, str | None]:
-    """Return the cells whose label has cells and batches enough, or None and why there are none."""
-    if labels is None:
-        return None, "The query's cells have no labels, and kBET compares batches label by label."
-    table = pd.crosstab(labels, batches)
-    table = table[(table.sum(axis=1) >= FEWEST_OF_LABEL) & ((table >= FEWEST_OF_BATCH).sum(axis=1) >= 2)]
-    cells = np.flatnonzero(pd.Series(labels).isin(table.index))
-    if not len(cells):
-        return None, f"No label has {FEWEST_OF_LABEL} cells with {FEWEST_OF_BATCH} of each of two batches, too few for kBET."
-    return cells, None
-
-
-def neighbors_within(points: np.ndarray, k: int):
-    """Return scib-metrics' form of the nearest neighbours, of which it wants each cell itself to be the first."""
-    from scib_metrics.nearest_neighbors import NeighborsResults
-
-    # In a smaller dataset a smaller neighbourhood, lest it is all of it.
-    near = Index(points).search_own(min(k - 1, max(NEIGHBORHOOD, len(points) // 5)))
-    return NeighborsResults(
-        indices=np.column_stack([np.arange(len(points)), near.indices]),
-        distances=np.column_stack([np.zeros(len(points)), near.distances]).astype(np.float32),
-    )
-
-
-def ilisi(points: np.ndarray, batches: np.ndarray) -> float:
-    """Return scib-metrics' iLISI of at least two batches, scaled: 0 if batches lie apart, 1 if each is everywhere."""
-    from scib_metrics import ilisi_knn
-
-    return float(ilisi_knn(neighbors_within(points, LISI_NEIGHBORS), batches))
-
-
-def kbet(points: np.ndarray, batches: np.ndarray, labels: np.ndarray) -> float:
-    """Return scib-metrics' kBET (the share of neighbourhoods that are accepted), the mean over labels of two batches at least.
-
-    Neighbours are the exact ones among the label's own cells, as many as Luecken et al. 2022 take: a quarter of the mean
-    batch, 10 to 70. The library's own loop over labels takes approximate ones on a diffusion map, by which it also scores graphs
-    without an embedding; it depends on an unseeded start, and compiles for many seconds.
-    """
-    from scib_metrics import kbet as of_neighbors
-
-    rates = []
-    for label in pd.unique(labels):
-        cells = np.flatnonzero(labels == label)
-        k = int(np.clip(len(cells) / len(np.unique(batches[cells])) // 4, *KBET_NEIGHBORS))
-        rates.append(of_neighbors(neighbors_within(points[cells], k), batches[cells])[0])
-    return float(np.mean(rates))

@@ -35,27 +35,31 @@ def test_labels_apart_and_batches_together_are_best():
     assert measure(blobs(), 0) == mixed
 
 
-def test_silhouettes_are_those_of_the_definition():
-    from sklearn.metrics import silhouette_samples, silhouette_score
+def test_silhouettes_and_clusters_are_those_of_scib_metrics():
+    from scib_metrics import nmi_ari_cluster_labels_leiden, silhouette_batch, silhouette_label
+    from scib_metrics.nearest_neighbors import NeighborsResults
+    from sklearn.neighbors import NearestNeighbors
 
-    truth = blobs(apart=3)
+    truth = blobs(300, apart=3)
+    truth.labels[::7] = "C"  # a label that is no cluster
     found = measure(truth, 0)
-    assert found["asw_label"] == pytest.approx((silhouette_score(truth.latent, truth.labels) + 1) / 2, abs=1e-3)
-    within = [
-        np.abs(silhouette_samples(truth.latent[cells], truth.batches[cells])).mean()
-        for cells in (truth.labels == "A", truth.labels == "B")
-    ]
-    assert found["asw_batch"] == pytest.approx(1 - np.mean(within), abs=1e-3)
+    assert found["asw_label"] == pytest.approx(silhouette_label(truth.latent, truth.labels), abs=1e-3)
+    assert found["asw_batch"] == pytest.approx(silhouette_batch(truth.latent, truth.labels, truth.batches), abs=1e-3)
+    distances, indices = NearestNeighbors(n_neighbors=15).fit(truth.latent).kneighbors(truth.latent)
+    clusters = nmi_ari_cluster_labels_leiden(NeighborsResults(indices=indices, distances=distances), truth.labels, seed=0)
+    assert 0.2 < clusters["nmi"] < 0.9
+    assert (found["nmi"], found["ari"]) == pytest.approx((clusters["nmi"], clusters["ari"]), abs=0.02)
 
 
 @pytest.mark.parametrize(
     ("changes", "none"),
     [
         ({"labels": np.full(120, "A", dtype=object)}, {"asw_label", "nmi", "ari", "knn_purity"}),
+        ({"labels": np.arange(120).astype(str).astype(object)}, {"asw_label", "asw_batch", "nmi", "ari", "knn_purity"}),
         ({"batches": np.zeros(120, int)}, {"asw_batch", "ebm"}),
         ({"batches": np.arange(120) % 2}, {"asw_batch"}),
     ],
-    ids=["one label", "one batch", "a batch of each label"],
+    ids=["one label", "a label a cell", "one batch", "a batch of each label"],
 )
 def test_what_cannot_be_compared_is_null(changes, none):
     truth = blobs()
