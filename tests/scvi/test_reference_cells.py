@@ -44,7 +44,7 @@ def test_counts_are_embedded_as_the_library_does(reference, cells, tmp_path):
     cells[:, ::-1].copy().write_h5ad(tmp_path / "cells.h5ad")
     record, prepared, card = prepare(tmp_path / "out", folder, tmp_path / "cells.h5ad", reference="cells.h5ad")
     assert record["fault"] is None and record["source"] == "counts"
-    latent = embed_reference(ad.read_zarr(prepared.aligned), folder, card, seed=0)
+    latent = embed_reference(ad.read_zarr(prepared.aligned), folder, card, seed=0)["X_emb"]
     np.testing.assert_allclose(latent, model.get_latent_representation(), atol=1e-5)
 
 
@@ -53,7 +53,7 @@ def test_cells_saved_with_the_model_are_found(reference, tmp_path):
     model.save(str(tmp_path / "model"), save_anndata=True)
     record, prepared, card = prepare(tmp_path / "out", tmp_path / "model")
     assert record["fault"] is None and record["source"] == "counts" and record["reference"] == "atlas/adata.h5ad"
-    latent = embed_reference(ad.read_zarr(prepared.aligned), tmp_path / "model", card, seed=0)
+    latent = embed_reference(ad.read_zarr(prepared.aligned), tmp_path / "model", card, seed=0)["X_emb"]
     np.testing.assert_allclose(latent, model.get_latent_representation(), atol=1e-5)
 
 

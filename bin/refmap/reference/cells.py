@@ -90,7 +90,14 @@ def prepare_reference(
         row names of them; one of the two is None, or both where there are no cells, and ``warnings`` may say why.
     """
     folder.folder.mkdir()
-    record = {"reference": request["reference"], "source": None, "fault": None, "warnings": [], "keys": []}
+    record = {
+        "reference": request["reference"],
+        "source": None,
+        "fault": None,
+        "warnings": [],
+        "keys": [],
+        "latent_names": card["latent_names"],
+    }
     if card["fault"]:
         pass  # which all of its mappings stop at
     elif request["reference"]:
