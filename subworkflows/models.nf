@@ -5,18 +5,21 @@ include { TRY_MODEL           } from '../modules/try_model'
 include { PREPARE_REFERENCE   } from '../modules/prepare_reference'
 include { EMBED_REFERENCE     } from '../modules/embed_reference'
 include { CALIBRATE_REFERENCE } from '../modules/calibrate_reference'
+include { SAVE_REFERENCE      } from '../modules/save_reference'
 
-include { alignedSize ; parse ; put ; stamp ; toJson } from '../modules/functions'
+include { alignedSize ; given ; parse ; put ; stamp ; toJson } from '../modules/functions'
 
 // Every distinct model inspected and tried once, and every distinct reference's cells put into its latent space. Emits
 //   mappings    the records with model_name, card, untried, env, hierarchical, reference, and reference_cells: [source, fault, warnings]
 //   cards       a file each
 //   references  [reference, the scale that its cells set], of those that have cells; [] where these cannot be embedded
+//   trained     the model that the run trained, with what its cells say beside its files; nothing where there is none
 workflow MODELS {
     take:
     mappings
     trained
     atlas
+    trainer
     settings
     code
 
@@ -26,10 +29,15 @@ workflow MODELS {
         .combine(trained.ifEmpty([]).map { path -> [path] })
         .combine(atlas.ifEmpty([]).map { path -> [path] })
         .map { m, trained_here, its_cells -> m + (m.row.model ? [:] : [model: trained_here]) + (m.row.cells.trained ? [cells: its_cells] : [:]) }
-        .map { m -> m + [model_name: m.row.model ?: 'the reference trained in this run'] }
-        .map { m -> m + [reference: [model: m.model_name, request: toJson(m.row.cells.sort())]] }
+        .map { m -> m + [model_name: m.row.model ?: trainedHere(), reference: asked(m.row.model ?: trainedHere(), m.row.cells)] }
+    // It is described and measured whether a row is mapped onto it or not
+    own = trained.combine(atlas).combine(trainer).map { path, its_cells, about ->
+        def cells = parse(about.text).cells
+        [model_name: trainedHere(), reference: asked(trainedHere(), cells), model: path, cells: its_cells, cells_airr: cells.airr ? given('reference_airr', settings) : []]
+    }
+    all = named.mix(own)
 
-    models = named.unique { m -> m.model_name }
+    models = all.unique { m -> m.model_name }
     INSPECT_MODEL(models.map { m -> [m.model_name, m.model, stamp(m.model)] }, settings.subMap(['trust_models']), code)
     inspected = put(models, 'card', INSPECT_MODEL.out.card, 'model_name')
         .map { m -> m + parse(m.card.text).subMap(['env', 'fault']) }
@@ -43,7 +51,7 @@ workflow MODELS {
         .join(TRY_MODEL.out.card, remainder: true)
         .map { name, card, again -> [name, [card: again ?: card, untried: again ? null : untried(name)]] }
         .mix(inspected.faulty.map { m -> [m.model_name, [card: m.card, untried: null]] })
-    known = put(named, 'tried', tried, 'model_name').map { m ->
+    known = put(all, 'tried', tried, 'model_name').map { m ->
         def card = parse(m.tried.card.text)
         m + m.tried + [env: card.env, hierarchical: card.hierarchy != null]
     }
@@ -74,6 +82,17 @@ workflow MODELS {
         code,
     )
 
+    // What is not measured is published as it was trained
+    measured = put(put(own, 'embedded', embedded.map { r -> [r.reference, r] }, 'reference'), 'scale', CALIBRATE_REFERENCE.out.reference, 'reference')
+    SAVE_REFERENCE(
+        measured.map { m -> [m.model, m.embedded.card, m.embedded.prepared, m.embedded.latent, m.scale] },
+        settings.subMap(['seed']),
+        code,
+    )
+    saved = trained.map { path -> [trainedHere(), path] }
+        .join(SAVE_REFERENCE.out.model.map { path -> [trainedHere(), path] }, remainder: true)
+        .map { _name, plain, whole -> whole ?: plain }
+
     // What fails there ends a mapping only if its row names the cells
     scaled = prepared.filter { r -> r.source }.map { r -> [r.reference, r.source] }
         .join(CALIBRATE_REFERENCE.out.reference, remainder: true)
@@ -85,9 +104,20 @@ workflow MODELS {
     }
 
     emit:
-    mappings = put(known, 'reference_cells', prepared.map { r -> [r.reference, r.subMap(['source', 'fault', 'warnings'])] }, 'reference')
+    mappings = put(known.filter { m -> m.id }, 'reference_cells', prepared.map { r -> [r.reference, r.subMap(['source', 'fault', 'warnings'])] }, 'reference')
     cards = tried.map { _name, found -> found.card }
     references = scaled
+    trained = saved
+}
+
+// What the model that a run trains is called
+def trainedHere() {
+    return 'the reference trained in this run'
+}
+
+// Which cells of which model are asked for
+def asked(model, cells) {
+    return [model: model, request: toJson(cells.sort())]
 }
 
 // The cells of a reference, whatever of their labels is asked for

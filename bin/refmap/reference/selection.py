@@ -82,18 +82,22 @@ def _rank(cells: ad.AnnData, n_top: int, counts: bool) -> np.ndarray:
     return table["highly_variable"].to_numpy(bool)
 
 
-def sample_by_group(groups: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Draw at most `most` cells, the same number of each group, and of those that have fewer all; rows, ascending."""
+def sample_by_group(groups: np.ndarray, most: int, seed: int, of_each: int | None = None) -> np.ndarray:
+    """Draw at most `most` cells, the same number of each group (at most `of_each`), and of those that have fewer all.
+
+    Returns their rows, ascending.
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(groups))
-    codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    codes = np.unique(groups, return_inverse=True)[1]
     # The first cells of all groups come before the second ones, and so on
     shuffled = codes[order]
     by_group = np.argsort(shuffled, kind="stable")
     starts = np.searchsorted(shuffled[by_group], shuffled[by_group], side="left")
     turn = np.empty(len(groups), dtype=np.int64)
     turn[by_group] = np.arange(len(groups)) - starts
-    return np.sort(order[np.argsort(turn, kind="stable")[:most]])
+    wanted = np.argsort(turn, kind="stable")[:most]
+    return np.sort(order[wanted if of_each is None else wanted[turn[wanted] < of_each]])
 
 
 def _read(query: Query, row: dict, card: dict, candidates: np.ndarray, drawn: np.ndarray) -> tuple[sparse.csr_matrix, bool]:
