@@ -4,10 +4,12 @@ include { INSPECT_MODEL       } from '../modules/inspect_model'
 include { TRY_MODEL           } from '../modules/try_model'
 include { PREPARE_REFERENCE   } from '../modules/prepare_reference'
 include { EMBED_REFERENCE     } from '../modules/embed_reference'
+include { IDENTIFY_REFERENCE  } from '../modules/identify_reference'
 include { CALIBRATE_REFERENCE } from '../modules/calibrate_reference'
 include { SAVE_REFERENCE      } from '../modules/save_reference'
 
 include { alignedSize ; given ; parse ; put ; stamp ; toJson } from '../modules/functions'
+include { keep ; kept } from '../modules/publishing'
 
 // Every distinct model inspected and tried once, and every distinct reference's cells put into its latent space. Emits
 //   mappings    the records with model_name, card, untried, env, hierarchical, reference, and reference_cells: [source, fault, warnings]
@@ -58,9 +60,22 @@ workflow MODELS {
 
     // A reference is a record of its own: [reference, model, cells, cells_airr, card, env, prepared, source, fault, warnings, latent]
     references = known.unique { m -> m.reference }.map { m -> m.subMap(['reference', 'model', 'cells', 'cells_airr', 'card', 'env']) }
-    PREPARE_REFERENCE(references.map { r -> [r.reference, r.cells, r.cells_airr, r.model, stamp(r.cells) + stamp(r.model), r.card] }, code)
-    prepared = put(references, 'prepared', PREPARE_REFERENCE.out.prepared, 'reference').map { r ->
-        r + parse(r.prepared.resolve('reference.json').text).subMap(['source', 'fault', 'warnings'])
+    // What another run found out about the same one is taken over
+    IDENTIFY_REFERENCE(
+        references.filter { r -> settings.cache && r.reference.model != trainedHere() }.map { r -> filesOf(r) },
+        toJson(settings.subMap(measuring()).sort()),
+        code,
+    )
+    sought = references.map { r -> [r.reference, r] }
+        .join(IDENTIFY_REFERENCE.out.key, remainder: true)
+        .map { _reference, r, key -> r + [place: key ? kept("references/${key.text.trim()}", settings) : null] }
+        .branch { r ->
+            found: r.place?.exists()
+            fresh: true
+        }
+    PREPARE_REFERENCE(sought.fresh.map { r -> filesOf(r) }, code)
+    prepared = put(sought.fresh, 'prepared', PREPARE_REFERENCE.out.prepared, 'reference').map { r ->
+        r + told(r.prepared)
     }
     sources = prepared.branch { r ->
         counts: r.source == 'counts'
@@ -78,7 +93,7 @@ workflow MODELS {
     embedded = put(counted, 'latent', EMBED_REFERENCE.out.latent, 'cells_alone').mix(sources.embedded.map { r -> r + [latent: []] })
     CALIBRATE_REFERENCE(
         embedded.map { r -> [r.reference, r.prepared, r.latent] },
-        settings.subMap(['seed', 'transfer_neighbors', 'unknown_threshold']),
+        settings.subMap(measuring()),
         code,
     )
 
@@ -94,9 +109,12 @@ workflow MODELS {
         .map { _name, plain, whole -> whole ?: plain }
 
     // What fails there ends a mapping only if its row names the cells
+    calibrated = put(embedded, 'scale', CALIBRATE_REFERENCE.out.reference, 'reference')
+        .map { r -> [r.reference, r.place ? keep(r.scale, r.place) : r.scale] }
     scaled = prepared.filter { r -> r.source }.map { r -> [r.reference, r.source] }
-        .join(CALIBRATE_REFERENCE.out.reference, remainder: true)
+        .join(calibrated, remainder: true)
         .map { reference, _source, scale -> [reference, scale ?: []] }
+        .mix(sought.found.map { r -> [r.reference, r.place] })
     scaled.subscribe { reference, scale ->
         if (!scale) {
             log.warn("The reference cells of '${reference.model}' could not be embedded: see the logs of EMBED_REFERENCE and CALIBRATE_REFERENCE.")
@@ -104,7 +122,12 @@ workflow MODELS {
     }
 
     emit:
-    mappings = put(known.filter { m -> m.id }, 'reference_cells', prepared.map { r -> [r.reference, r.subMap(['source', 'fault', 'warnings'])] }, 'reference')
+    mappings = put(
+        known.filter { m -> m.id },
+        'reference_cells',
+        prepared.mix(sought.found.map { r -> r + told(r.place) }).map { r -> [r.reference, r.subMap(['source', 'fault', 'warnings'])] },
+        'reference',
+    )
     cards = tried.map { _name, found -> found.card }
     references = scaled
     trained = saved
@@ -113,6 +136,21 @@ workflow MODELS {
 // What the model that a run trains is called
 def trainedHere() {
     return 'the reference trained in this run'
+}
+
+// What its cells are found in
+def filesOf(r) {
+    return [r.reference, r.cells, r.cells_airr, r.model, stamp(r.cells) + stamp(r.model), r.card]
+}
+
+// What is to be said of a reference's cells
+def told(folder) {
+    return parse(folder.resolve('reference.json').text).subMap(['source', 'fault', 'warnings'])
+}
+
+// What the scale of a reference hangs on
+def measuring() {
+    return ['seed', 'transfer_neighbors', 'unknown_threshold']
 }
 
 // Which cells of which model are asked for
