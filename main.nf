@@ -29,14 +29,14 @@ workflow MAP {
     REFERENCE(SHEET.out.atlas, SHEET.out.trainer, settings, code)
 
     // What each mapping stands on: the card of its model, and the cells of its reference where there are any
-    MODELS(SHEET.out.mappings, REFERENCE.out.model, SHEET.out.atlas, settings, code)
+    MODELS(SHEET.out.mappings, REFERENCE.out.model, SHEET.out.atlas, SHEET.out.trainer, settings, code)
 
     // Checks of all, then the gate; alignment, surgery, labels, export, figures
     MAPPING(MODELS.out.mappings, MODELS.out.references, settings, code)
 
     // Each result in its place below outdir, as soon as it is there
     placed = SHEET.out.parameters.map { path -> publish(path, 'pipeline_info/parameters.json') }.mix(
-        REFERENCE.out.model.map { path -> publish(path, 'reference_model') },
+        MODELS.out.trained.map { path -> publish(path, 'reference_model') },
         MAPPING.out.trained.map { m -> publish(m.updated, "reference_mapping/model/dataset~${m.dataset}/file_id~${m.file_id}") },
         MAPPING.out.exported.map { m -> publish(m.exported, "reference_mapping/dataset~${m.dataset}/file_id~${m.file_id}.zarr") },
         MAPPING.out.judged.map { m -> publish(m.qc, "reference_mapping/qc/dataset~${m.dataset}/file_id~${m.file_id}") },

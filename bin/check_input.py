@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 import click
-from refmap.common.cli import INPUT, OUTPUT, command, read_json
+from refmap.common.cli import INPUT, OUTPUT, command, read_json, write_json
 from refmap.common.errors import RefmapError
 from refmap.families import trainer_of
 from refmap.hierarchy import base_parameters
 from refmap.sheet.parameters import check_parameters, defaults, load_schema
-from refmap.sheet.sheet import bundled, read_sheet
+from refmap.sheet.sheet import bundled, read_sheet, trained_cells
 
 
 def read_parameters(path: Path) -> dict:
@@ -25,7 +25,7 @@ def read_parameters(path: Path) -> dict:
 @click.option("--parameters", required=True, type=INPUT, help="The run's parameters, as JSON.")
 @click.option("--schema", required=True, type=INPUT, help="The pipeline's nextflow_schema.json.")
 @click.option("--output", required=True, type=OUTPUT, help="Write the mappings here, one line of JSON each.")
-@click.option("--trainer", type=OUTPUT, help="Write the environment that trains the reference's family here.")
+@click.option("--trainer", type=OUTPUT, help="Write to this JSON file which environment trains the reference, and where its cells are.")
 def main(sheet: Path | None, parameters: Path, schema: Path, output: Path, trainer: Path | None) -> None:
     """Check parameters and sheet, report every fault of both at once, and write one line of JSON a mapping."""
     contract = load_schema(schema)
@@ -48,7 +48,7 @@ def main(sheet: Path | None, parameters: Path, schema: Path, output: Path, train
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise RefmapError("\n".join([f"{count} in the input (a sheet's rows are told by line; its header is row 1):", *faults]))
     if trainer:
-        trainer.write_text(f"{trainer_of(base_parameters(settings)['family']).env}\n")
+        write_json(trainer, {"env": trainer_of(base_parameters(settings)["family"]).env, "cells": trained_cells(settings)})
     # ASCII only, so that a line can stand in a script whatever the locale.
     output.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

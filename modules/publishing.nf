@@ -62,6 +62,31 @@ def replace(result, place) {
     discard(replaced)
 }
 
+// Where --cache keeps something for other runs; null where there is no cache, or one in an object store, which renames nothing
+def kept(name, settings) {
+    def folder = settings.cache ? file(settings.cache) : null
+    return folder && isHere(folder) ? folder.resolve(name) : null
+}
+
+// Keep a folder for other runs at its place, whole or not at all, whoever else keeps the same at the same time; return where it lies
+def keep(result, place) {
+    def partial = place.resolveSibling(".${place.name}.${UUID.randomUUID()}")
+    try {
+        if (!place.exists()) {
+            place.parent.mkdirs()
+            imitate(result, partial, false)
+            java.nio.file.Files.move(partial, place, java.nio.file.StandardCopyOption.ATOMIC_MOVE)
+        }
+    } catch (IOException e) {
+        discard(partial)
+        if (!place.exists()) {
+            log.warn("${place} could not be written (${e.message}): another run will compute it again. See to the disk or the rights.")
+            return result
+        }
+    }
+    return place
+}
+
 // What tells whether a file or folder is the one that was copied, as far as sizes and dates tell
 def look(path) {
     return path.isDirectory() ? stamp(path) : "${path.size()} ${path.lastModified()}".toString()

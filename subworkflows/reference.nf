@@ -4,7 +4,7 @@ include { ALIGN_REFERENCE } from '../modules/align_reference'
 include { TRAIN_REFERENCE } from '../modules/train_reference'
 include { LEARN_HIERARCHY } from '../modules/learn_hierarchy'
 
-include { alignedSize ; given ; stamp ; toJson } from '../modules/functions'
+include { alignedSize ; given ; parse ; stamp ; toJson } from '../modules/functions'
 
 // From an atlas, once the sheet is known to be right, to a model that surgery can map onto. Emits
 //   model   a folder; nothing where there is no atlas
@@ -20,11 +20,18 @@ workflow REFERENCE {
     // What the training hangs on, and nothing else: another parameter must not train again
     training = toJson(settings.findAll { name, _value -> name.startsWith('reference') || name in ['family', 'seed'] }.sort())
 
-    ALIGN_REFERENCE(atlas.combine(trainer).map { path, _trainer -> [path, given('reference_airr', settings), stamp(path)] }, training, code)
+    ALIGN_REFERENCE(
+        atlas.combine(trainer).map { path, _trainer ->
+            [path, given('reference_airr', settings), given('reference_gmt', settings), given('reference_genes', settings), stamp(path)]
+        },
+        training,
+        code,
+    )
+    ALIGN_REFERENCE.out.aligned.subscribe { _aligned, checked -> parse(checked.text).warnings.each { warning -> log.warn(warning) } }
     TRAIN_REFERENCE(
-        ALIGN_REFERENCE.out.aligned.combine(trainer).map { aligned, checked, env ->
+        ALIGN_REFERENCE.out.aligned.combine(trainer).map { aligned, checked, about ->
             def size = alignedSize(aligned, settings.reference_max_epochs)
-            [aligned, checked, given('reference_gmt', settings), env.text.trim(), hierarchical, size]
+            [aligned, checked, given('reference_gmt', settings), parse(about.text).env, hierarchical, size]
         },
         code,
     )

@@ -8,7 +8,7 @@ include { given ; located ; parse ; toJson } from '../modules/functions'
 // The sheet and the parameters, checked. Emits
 //   mappings    records: [id, dataset, file_id, row, query, id_table, gmt, airr, model, cells, cells_airr]; a path that leads nowhere is []
 //   atlas       what a reference is to be trained on, if one is
-//   trainer     the environment that trains it: a file
+//   trainer     the environment that trains it, and where its cells are as a row has it: a file of JSON
 //   rows        all rows as one file
 //   parameters  as they were checked: a file
 workflow SHEET {

@@ -3,7 +3,7 @@ process ALIGN_REFERENCE {
     label 'process_essential'
 
     input:
-    tuple path(atlas, stageAs: 'atlas'), path(airr, stageAs: 'airr'), val(stamp)
+    tuple path(atlas, stageAs: 'atlas'), path(airr, stageAs: 'airr'), path(gmt, stageAs: 'gmt'), path(genes, stageAs: 'genes'), val(stamp)
     val parameters
     val code
 
@@ -16,7 +16,8 @@ process ALIGN_REFERENCE {
     ${parameters}
     END_OF_PARAMETERS
 
-    align_reference.py --atlas atlas --parameters parameters.json ${airr ? '--airr airr' : ''} --output aligned.zarr --settings settings.json
+    align_reference.py --atlas atlas --parameters parameters.json ${airr ? '--airr airr' : ''} ${gmt ? '--gmt gmt' : ''} \\
+        ${genes ? '--genes genes' : ''} --output aligned.zarr --settings settings.json
     """
 
     stub:

@@ -20,6 +20,6 @@ process CALIBRATE_REFERENCE {
     stub:
     """
     mkdir -p reference/cells.zarr
-    echo '{}' > reference/reference.json
+    echo '{"source": "counts", "fault": null, "warnings": []}' > reference/reference.json
     """
 }

@@ -10,7 +10,7 @@ process CHECK_INPUT {
 
     output:
     path 'mappings.jsonl', emit: mappings
-    path 'trainer.txt', emit: trainer
+    path 'trainer.json', emit: trainer
     path 'parameters.json', emit: parameters
 
     script:
@@ -29,6 +29,6 @@ def checkInput(sheet, parameters, schema) {
     END_OF_PARAMETERS
 
     check_input.py ${sheet} --parameters parameters.json --schema ${schema} \\
-        --output mappings.jsonl --trainer trainer.txt
+        --output mappings.jsonl --trainer trainer.json
     """.stripIndent()
 }

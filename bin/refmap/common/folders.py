@@ -85,3 +85,26 @@ class ReferenceFolder:
     def aligned(self) -> Path:
         """Their counts, ready for the model: AnnData zarr; absent where there is an embedding already."""
         return self.folder / "aligned.zarr"
+
+
+@dataclass(frozen=True)
+class ReferenceProducts(ReferenceFolder):
+    """What a model's folder holds of the cells that it was trained on, so that labels are transferred without them.
+
+    The record and the cells are those that set the scale; nothing in here is a program, and none of it is the model's.
+    """
+
+    @classmethod
+    def of_model(cls, model: Path) -> ReferenceProducts:
+        """Those beside the files of a model."""
+        return cls(model / "refmap")
+
+    @property
+    def sample(self) -> Path:
+        """Some of the cells of each label and batch x the model's genes, as the model takes them: AnnData zarr; may be absent."""
+        return self.folder / "sample.zarr"
+
+    @property
+    def profiles(self) -> Path:
+        """Labels x the model's genes, the mean over the cells of each: AnnData zarr; absent where there is no sample."""
+        return self.folder / "profiles.zarr"

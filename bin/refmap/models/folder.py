@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..common.digest import sha256_of
 from ..common.errors import RefmapError, brief
+from ..common.folders import ReferenceProducts
 from .facts import FACTS, LASTING_FACTS, read_facts, write_facts
 from .pickles import Contents, read_pickle, read_torch
 from .places import locate
@@ -56,10 +56,12 @@ class ModelFolder:
         self._contents: dict[str, Contents] = {}
 
     def files(self) -> list[str]:
-        """The names of the model's files, sorted."""
+        """The names of the model's files, sorted; what lies beside them of its reference is none of the model's."""
         if self.file:
             return [self.file]
-        return sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
+        products = ReferenceProducts.of_model(self.path).folder
+        files = (path for path in self.path.rglob("*") if products not in path.parents)
+        return sorted(path.relative_to(self.path).as_posix() for path in files if path.is_file())
 
     def has(self, *names: str) -> bool:
         return all((self.path / name).is_file() and self.file in (None, name) for name in names)
@@ -130,17 +132,7 @@ class ModelFolder:
 
     def sha256(self) -> str:
         """The SHA-256 of the names, sizes and bytes of all the model's files, but not of data saved beside it."""
-        digest = hashlib.sha256()
-        for name in self.files():
-            if name.endswith(DATA):
-                continue
-            path = self.path / name
-            digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-            # What cannot be read can be nothing that the model is loaded from.
-            with suppress(PermissionError), open(path, "rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-        return digest.hexdigest()
+        return sha256_of(self.path, [name for name in self.files() if not name.endswith(DATA)])
 
 
 def carry_facts(reference: ModelFolder, updated: Path) -> None:

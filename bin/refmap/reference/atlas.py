@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from ..common.errors import RefmapError
 from ..common.spelling import spell
 from ..families import reference_options, trainable
@@ -15,13 +17,16 @@ from ..query.checks import check
 from ..query.elements import as_text
 from ..query.protein_tables import read_proteins
 from ..query.query import Query
+from .selection import genes_of_programs, listed_genes, variable_genes
 
 # How counts are normalised for a reference that wants it, scanpy's usual way but for the genes: a query's total must not
 # hang on genes that the reference lacks.
 NORMALIZATION = {"target_sum": 1e4, "genes": "model"}
 
 
-def align_reference(atlas: Path, settings: dict, out: Path, airr: Path | None = None) -> dict:
+def align_reference(
+    atlas: Path, settings: dict, out: Path, airr: Path | None = None, gmt: Path | None = None, genes: Path | None = None
+) -> dict:
     """Check an atlas as a query is checked, and write what a reference is trained on as an AnnData zarr.
 
     Parameters
@@ -31,14 +36,20 @@ def align_reference(atlas: Path, settings: dict, out: Path, airr: Path | None = 
     settings
         The pipeline's parameters ``reference``, ``reference_*``, ``family`` and ``seed``.
     out
-        Path of the AnnData zarr: X (cells x distinct gene ids) counts or log-normalised values, whichever the family wants;
-        obs and obsm under the atlas's own keys.
+        Path of the AnnData zarr: X (cells x distinct gene ids that are trained on) counts or log-normalised values, whichever
+        the family wants; obs and obsm under the atlas's own keys.
     airr
         The table of its receptors, which the user calls ``settings['reference_airr']``.
+    gmt
+        Gene programmes, which the user calls ``settings['reference_gmt']``: for a family that is made of them, its genes are
+        chosen among theirs.
+    genes
+        The genes to train on, one id a line, which the user calls ``settings['reference_genes']``. Without it they are the
+        ``settings['reference_n_top_genes']`` that vary most, or all where that is 0 or not there.
 
     Returns
     -------
-    The settings under the names that a family's training takes.
+    The settings under the names that a family's training takes, and ``warnings``.
 
     Raises
     ------
@@ -63,7 +74,9 @@ def align_reference(atlas: Path, settings: dict, out: Path, airr: Path | None = 
         "max_epochs": settings["reference_max_epochs"],
         "options": options,
         "normalization": NORMALIZATION if wants == "lognorm" else None,
+        "warnings": [],
     }
+    programs = gmt if "reference_gmt" in kind.needs else None
     shown_as = settings["reference"] or "the demo's atlas"
     row = _row(settings, trained, shown_as)
     with Query(atlas, shown_as) as query:
@@ -75,8 +88,29 @@ def align_reference(atlas: Path, settings: dict, out: Path, airr: Path | None = 
         plan = check(atlas, row, card, airr_path=airr, published=False)
         if plan["faults"]:
             raise RefmapError("\n".join(plan["faults"]))
+        kept, trained["warnings"] = _choose_genes(query, row, card, settings, programs, genes)
+        if len(kept) < (n_genes := next(iter(card["modalities"].values()), len(card["genes"]))):
+            print(f"{len(kept):,} of {n_genes:,} genes are trained on")
+            card["genes"] = [card["genes"][place] for place in kept]
+            if kind.multimodal:
+                _add_modality(card, query, row)
+                trained["modalities"] = card["modalities"]
         trained["normalization"] = align(query, row, card, plan, out, airr=airr)["normalization"]
     return trained
+
+
+def _choose_genes(
+    query: Query, row: dict, card: dict, settings: dict, gmt: Path | None, genes: Path | None
+) -> tuple[np.ndarray, list[str]]:
+    """Choose the genes to train on, of the first modality where there are several: places in the card's genes, and warnings."""
+    own = card["genes"][: next(iter(card["modalities"].values()), None)]
+    if genes:
+        return listed_genes(genes, settings["reference_genes"], own)
+    n_top = settings.get("reference_n_top_genes") or 0
+    if not 0 < n_top < len(own):
+        return np.arange(len(own)), []
+    candidates = genes_of_programs(gmt, settings["reference_gmt"], own) if gmt else np.arange(len(own))
+    return variable_genes(query, row, card, candidates, n_top, settings["seed"]), []
 
 
 def _add_modality(card: dict, query: Query, row: dict) -> None:

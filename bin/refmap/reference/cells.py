@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from ..common.cli import remove, write_json
 from ..common.errors import AskedFor, RefmapError, listed, nearest
 from ..common.exhaustion import MachineFault, exhaustion
 from ..common.folders import ReferenceFolder
 from ..common.spelling import spell
-from ..common.storage import write_zarr
+from ..common.storage import given_name, stored_name, write_zarr
 from ..models.folder import DATA
 from ..query.align import align
 from ..query.beside import read_beside
@@ -23,17 +25,22 @@ from ..query.checks import Check
 from ..query.counts import looks_like_counts
 from ..query.elements import as_text
 from ..query.query import Query, layer_name
-from .embedding import FEWEST_GENES, find_embedding
+from .embedding import FEWEST_GENES, find_embedding, read_umap
+from .products import saved_products
+
+# A column of more values than this holds no categories.
+MOST_CATEGORIES = 1000
 
 
 class ReferenceCells(Query):
     """The cells of a reference, whose batches, labels and covariates are read in the spelling of its model.
 
-    `notes` says of the columns read so far what was taken for what.
+    `notes` says of the columns read so far what was taken for what. Those that are `kept` beside the model are stored by refmap,
+    under names as it stores them.
     """
 
-    def __init__(self, path: Path, shown_as: str, card: dict, transfer_keys: list[str]):
-        self.card, self.transfer_keys = card, transfer_keys
+    def __init__(self, path: Path, shown_as: str, card: dict, transfer_keys: list[str], kept: bool = False):
+        self.card, self.transfer_keys, self.kept = card, transfer_keys, kept
         super().__init__(path, shown_as, called="reference")
         read_beside(self, card)
         self.notes: list[str] = []
@@ -56,11 +63,16 @@ class ReferenceCells(Query):
         own = self.card["modality"]
         return super()._choose(own if self.multimodal and own in self.container["mod"] else modality)
 
+    @property
+    def obs_columns(self) -> list[str]:
+        return [given_name(name) for name in super().obs_columns] if self.kept else super().obs_columns
+
     def obs_column(self, column: str) -> pd.Series:
+        stored = stored_name(column) if self.kept else column
         if column not in self._known:
-            return super().obs_column(column)
+            return super().obs_column(stored)
         if column not in self._columns:
-            spelled = spell(as_text(super().obs_column(column)), self._known[column])
+            spelled = spell(as_text(super().obs_column(stored)), self._known[column])
             self.notes += spelled.notes(f"reference '{self.shown_as}', column '{column}'")
             self._columns[column] = pd.Series(np.where(spelled.values == "", None, spelled.values), dtype=object)
         return self._columns[column]
@@ -74,20 +86,22 @@ def prepare_reference(
     Parameters
     ----------
     request
-        What a row of the sheet says of them: ``reference`` (path as the user wrote it, or None), ``layer`` (None: where the
-        counts are found), ``var_key``, ``embedding`` (a key of obsm, or None: counts are embedded by the model), ``airr``
+        What a row of the sheet says of them: ``trained`` (whether the run trains the model on them), ``reference`` (path as the
+        user wrote it, or None), ``layer`` (None: where the counts are found), ``var_key``, ``embedding`` (a key of obsm, or None: counts are embedded by the model), ``airr``
         (the table of their receptors, or None) and ``transfer_keys``.
     source
         Where `request['reference']` lies; None if it does not exist.
     model
-        The model's folder, in which scvi-tools saves its cells if it is told to.
+        The model's folder, which holds what refmap kept of its cells if it was trained here, and in which scvi-tools saves its
+        cells if it is told to.
     card
         The model's card.
     airr
         Where `request['airr']` lies; None if it does not exist.
     folder
         The folder to make: its record says under ``source`` where the cells come from, ``fault`` what is wrong with what the
-        row names of them; one of the two is None, or both where there are no cells, and ``warnings`` may say why.
+        row names of them; one of the two is None, or both where there are no cells, and ``warnings`` may say why. What was kept
+        of them brings its UMAP, and the scale that they set, under ``saved_scale``.
     """
     folder.folder.mkdir()
     record = {
@@ -116,12 +130,15 @@ def _prepare_saved(model: Path | None, request: dict, card: dict, folder: Refere
     No row names them: whatever is wrong with them is a warning, unless it is with something in them that the row names.
     """
     named = [name for name in ("layer", "var_key", "embedding") if request[name]]
-    warnings = []
-    for path in _saved_cells(model):
-        shown = f"{card['model']}/{path.name}"
+    products, scale, warnings = saved_products(model, card)
+    for path in [*([products.cells] if products else []), *_saved_cells(model)]:
+        kept = bool(products) and path == products.cells
+        shown = f"{card['model']}/{path.relative_to(model).as_posix()}"
         try:
             with exhaustion():
-                found = _prepare(path, shown, request, card, folder, airr)
+                found = _prepare(path, shown, request, card, folder, airr, kept)
+            if kept and scale:
+                found["saved_scale"] = scale
             return found | {"warnings": warnings + found["warnings"]}
         except MachineFault:
             raise
@@ -146,12 +163,16 @@ def _saved_cells(model: Path | None) -> list[Path]:
     return sorted((path for path in files if path.name.endswith(DATA)), key=lambda path: (path.name not in DATA, path.name))
 
 
-def _prepare(path: Path, shown: str, request: dict, card: dict, folder: ReferenceFolder, airr: Path | None) -> dict:
+def _prepare(
+    path: Path, shown: str, request: dict, card: dict, folder: ReferenceFolder, airr: Path | None, kept: bool = False
+) -> dict:
     """Write the cells in a file; return what to record of them.
+
+    Their UMAP is that of the model's latent space where they are `kept` beside the model.
 
     Raises RefmapError if they cannot be used, and AskedFor if that is due to something that the row names.
     """
-    with ReferenceCells(path, shown, card, request["transfer_keys"]) as cells:
+    with ReferenceCells(path, shown, card, request["transfer_keys"], kept) as cells:
         if not cells.n_obs:
             raise cells.fault("has no cells: give the cells of the reference.")
         keys, warnings = _label_keys(cells, request["transfer_keys"], card)
@@ -169,7 +190,13 @@ def _prepare(path: Path, shown: str, request: dict, card: dict, folder: Referenc
             except RefmapError as error:  # which is no news where an embedding would have been taken
                 raise type(error)(" ".join([*notes, str(error)])) from error
             source = "counts"
-        write_zarr(ad.AnnData(obs=obs, obsm={} if latent is None else {"X_emb": latent}), folder.cells)
+        if request.get("trained"):  # they are kept beside the model, for a run that asks for other labels
+            for column, values in _categories(cells, set(obs.columns)):
+                obs[column] = values
+        obsm = {} if latent is None else {"X_emb": latent}
+        if kept:
+            obsm["X_umap"] = read_umap(cells)
+        write_zarr(ad.AnnData(obs=obs, obsm=obsm), folder.cells)
         return {
             "reference": cells.shown_as,
             "source": source,
@@ -201,6 +228,19 @@ def _labels(cells: Query, key: str, unlabeled: str | None) -> pd.Categorical:
     """The labels of a column, sorted categories; missing where empty or called as the model calls cells without a label."""
     labels = as_text(cells.obs_column(key))
     return pd.Categorical(np.where((labels == "") | (labels == unlabeled), None, labels))
+
+
+def _categories(cells: Query, taken: set[str]) -> Iterator[tuple[str, pd.Categorical]]:
+    """The columns of obs beside those `taken` that hold categories."""
+    for column in cells.obs_columns:
+        try:
+            values = None if column in taken else cells.obs_column(column)
+        except RefmapError:
+            continue  # which nobody asked for
+        if values is None or (is_numeric_dtype(values) and not is_bool_dtype(values)):
+            continue
+        if values.nunique() <= MOST_CATEGORIES:
+            yield column, _labels(cells, column, None)
 
 
 def _foreign_labels(cells: Query, keys: list[str], card: dict) -> list[str]:

@@ -69,6 +69,18 @@ def find_embedding(cells: Query, request: dict, card: dict) -> tuple[np.ndarray 
     return None, "", warnings
 
 
+def read_umap(cells: Query) -> np.ndarray:
+    """The UMAP of cells that are kept beside their model: float32, cells x 2, no numbers for those without a place.
+
+    Raises RefmapError if it is not there, or of another shape.
+    """
+    with cells.reading("obsm 'X_umap'"):
+        position = np.asarray(read_elem(cells.root["obsm/X_umap"]), dtype=np.float32)
+    if position.shape != (cells.n_obs, 2):
+        raise cells.fault(f"has {' x '.join(map(str, position.shape))} values in obsm 'X_umap', which is no map of its cells.")
+    return position
+
+
 def _class_of(key: str) -> str | None:
     """The class whose minified models call their latent so, as they write it."""
     named = MINIFIED.fullmatch(key)

@@ -139,12 +139,24 @@ def _row(mapping: Mapping, defaults: dict[str, Any]) -> dict:
 def _reference_cells(mapping: Mapping, defaults: dict[str, Any]) -> dict:
     """Say where a row's reference cells are; `trained`: they are those that this run trains the model on."""
     trained = mapping.model is None and mapping.reference is None
-    return {
-        "trained": trained,
-        "reference": (defaults["reference"] or "the demo's atlas") if trained else mapping.reference,
-        "layer": mapping.reference_layer or (defaults["reference_layer"] if trained else None),
-        "var_key": mapping.reference_var_key or (defaults["reference_var_key"] if trained else None),
+    known = trained_cells(defaults) if trained else {"trained": False, "reference": mapping.reference}
+    return known | {
+        "layer": mapping.reference_layer or known.get("layer"),
+        "var_key": mapping.reference_var_key or known.get("var_key"),
         "embedding": mapping.reference_embedding,
-        "airr": mapping.reference_airr or (defaults["reference_airr"] if trained else None),
+        "airr": mapping.reference_airr or known.get("airr"),
         "transfer_keys": mapping.transfer_keys,
+    }
+
+
+def trained_cells(settings: dict[str, Any]) -> dict:
+    """Where the cells are that a run trains its reference on, as a row that says nothing else of them has it."""
+    return {
+        "trained": True,
+        "reference": settings["reference"] or "the demo's atlas",
+        "layer": settings["reference_layer"],
+        "var_key": settings["reference_var_key"],
+        "embedding": None,
+        "airr": settings["reference_airr"],
+        "transfer_keys": [],
     }

@@ -37,9 +37,12 @@ def calibrate_reference(
     threshold, k
         The uncertainty above which a label is `Unknown`, and the number of neighbours that labels come from.
     out
-        The folder to make. Its record holds, beside that of `prepared`: ``held_out`` (``by`` batch or cell, ``n``),
-        ``distances`` and ``separations`` (the scores of held-out cells, sorted: see :mod:`refmap.transfer.novelty` and
+        The folder to make. Its record holds, beside that of `prepared`: ``seed``, ``neighbors``, ``held_out`` (``by`` batch or
+        cell, ``n``), ``distances`` and ``separations`` (the scores of held-out cells, sorted: see :mod:`refmap.transfer.novelty` and
         :mod:`refmap.transfer.separation`), and ``calibration`` (see :func:`refmap.transfer.calibration.calibrate`) by label column.
+
+    What `prepared` holds of these already, as what was saved beside a model does, is taken over: the UMAP, and a scale that was
+    computed with the same settings.
 
     Raises RefmapError if the latent is not that of the cells.
     """
@@ -55,19 +58,33 @@ def calibrate_reference(
             f"The embedding of reference '{record['reference']}' holds values that are no numbers: see to its counts."
         )
     batches = cells.obs[record["batch_key"]].astype(object) if record["batch_key"] else None
-    held = hold_out(embedding, batches, seed, k=k)
-    cells.obsm["X_umap"] = _place(embedding, seed)
+    if "X_umap" not in cells.obsm:
+        cells.obsm["X_umap"] = _place(embedding, seed)
     out.folder.mkdir()
     write_zarr(cells, out.cells)
-    record |= {
-        "n_latent": embedding.shape[1],
-        "neighbors": k,
-        "held_out": {"by": held.by, "n": len(held.rows)},
-        "distances": _known(np.sort(distance_scores(held.neighbors))),
-        "separations": held_out_separation(embedding, batches, seed).tolist(),
-        "calibration": {key: _calibration(cells.obs[key], held, threshold) for key in record["keys"]},
-    }
-    write_json(out.record, record)
+    saved = record.pop("saved_scale", None)
+    if not saved or not _fits(saved, record["keys"], seed, threshold, k):
+        held = hold_out(embedding, batches, seed, k=k)
+        saved = {
+            "seed": seed,
+            "neighbors": k,
+            "held_out": {"by": held.by, "n": len(held.rows)},
+            "distances": _known(np.sort(distance_scores(held.neighbors))),
+            "separations": held_out_separation(embedding, batches, seed).tolist(),
+            "calibration": {key: _calibration(cells.obs[key], held, threshold) for key in record["keys"]},
+        }
+    calibration = {key: saved["calibration"][key] for key in record["keys"]}
+    write_json(out.record, record | {"n_latent": embedding.shape[1]} | saved | {"calibration": calibration})
+
+
+def _fits(saved: dict, keys: list[str], seed: int, threshold: float, k: int) -> bool:
+    """Whether the scale that was saved with the cells is the one that is wanted."""
+    found = saved["calibration"]
+    return (
+        (saved["seed"], saved["neighbors"]) == (seed, k)
+        and set(keys) <= set(found)
+        and all(found[key] is None or found[key]["threshold"] == threshold for key in keys)
+    )
 
 
 def _known(scores: np.ndarray) -> list[float]:

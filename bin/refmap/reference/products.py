@@ -1,0 +1,149 @@
+"""What a reference's cells say, beside the files of its model: made once, and what the next run needs to transfer labels."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from .. import __version__
+from ..common.cli import read_json, write_json
+from ..common.digest import sha256_of_all
+from ..common.folders import ReferenceFolder, ReferenceProducts
+from ..common.storage import read_zarr, write_zarr
+from ..query.align import CHUNK_ROWS
+from ..query.counts import normalize
+from ..query.query import Query
+from .selection import sample_by_group
+
+# Cells of the sample: of each label and batch, and of all of them.
+MOST_OF_EACH, MOST_SAMPLED = 200, 20_000
+# What the profiles of a model of counts are the means of: log1p of counts scaled to this a cell.
+TARGET_SUM = 1e4
+
+
+def save_products(
+    model: Path, card: dict, prepared: ReferenceFolder, latent: Path | None, scale: ReferenceFolder, seed: int, out: Path
+) -> None:
+    """Write a model's folder again, with what the cells of its reference say beside its files.
+
+    Parameters
+    ----------
+    model, card
+        The folder, whose files stay as they are, and what is known of it.
+    prepared, latent
+        Its aligned cells, and their embedding (.npy) where these do not hold it.
+    scale
+        The cells with their embedding and UMAP, and the scale that they set, as CALIBRATE_REFERENCE wrote them.
+    out
+        The folder to make.
+    """
+    shutil.copytree(model, out)
+    products = ReferenceProducts.of_model(out)
+    products.folder.mkdir()
+    who = {"model_sha256": card["sha256"], "class_name": card["class_name"]}
+    cells, record = read_zarr(scale.cells), read_json(scale.record)
+    cells.uns["refmap"] = who
+    write_zarr(cells, products.cells)
+    write_json(products.record, record | who | {"cells_sha256": sha256_of_all(products.cells), "version": __version__})
+    if latent and prepared.aligned.exists():
+        placed = np.flatnonzero(~np.isnan(np.load(latent)).all(axis=1))  # of the others there is no latent
+        _summarise(prepared.aligned, cells, placed, record, card, seed, products)
+
+
+def _summarise(
+    aligned: Path, cells: ad.AnnData, placed: np.ndarray, record: dict, card: dict, seed: int, products: ReferenceProducts
+) -> None:
+    """Write the sample and the profiles, in one pass over the aligned cells, of which `placed` are the rows of `cells`."""
+    keys, batch_key = record["keys"], record["batch_key"]
+    drawn = sample_by_group(_groups(cells.obs, list(dict.fromkeys([*keys, *filter(None, [batch_key])]))), MOST_SAMPLED, seed, MOST_OF_EACH)
+    labels = [(key, name) for key in keys for name in cells.obs[key].cat.categories]
+    members = [np.asarray(cells.obs[key] == name) for key, name in labels]
+    sums = np.zeros((len(labels), len(card["genes"])))
+    parts = []
+    with Query(aligned, "the aligned reference", called="reference") as query:
+        for start, chunk in query.matrix("X").chunks(CHUNK_ROWS):
+            first, last = np.searchsorted(placed, [start, start + chunk.shape[0]])
+            chunk = chunk[placed[first:last] - start]
+            parts.append(chunk[drawn[(first <= drawn) & (drawn < last)] - first])
+            if card["input"] == "counts":
+                chunk = normalize(chunk, np.asarray(chunk.sum(axis=1, dtype=np.float64)).ravel(), TARGET_SUM)
+            if labels:
+                sums += sparse.csr_matrix([member[first:last] for member in members], dtype=np.float64).dot(chunk).toarray()
+    genes = pd.DataFrame(index=pd.Index(card["genes"], dtype=object))
+    sample = cells[drawn]
+    write_zarr(ad.AnnData(sparse.vstack(parts, format="csr"), obs=sample.obs, var=genes, obsm=dict(sample.obsm)), products.sample)
+    n_cells = np.array([member.sum() for member in members], dtype=np.int64)
+    obs = pd.DataFrame(
+        {"key": [key for key, _ in labels], "label": [name for _, name in labels], "n_cells": n_cells},
+        index=pd.Index([f"{key}: {name}" for key, name in labels], dtype=object),
+    )
+    values = f"log1p of counts per {TARGET_SUM:,.0f} of the model's genes" if card["input"] == "counts" else "as the model takes them"
+    means = (sums / np.maximum(n_cells, 1)[:, None]).astype(np.float32)
+    write_zarr(ad.AnnData(means, obs=obs, var=genes, uns={"values": values}), products.profiles)
+
+
+def _groups(obs: pd.DataFrame, columns: list[str]) -> np.ndarray:
+    """The number of each cell's combination of values: int64; a missing value is one of them."""
+    return obs.groupby(columns, dropna=False, observed=True).ngroup().to_numpy() if columns else np.zeros(len(obs), dtype=int)
+
+
+def saved_products(model: Path | None, card: dict) -> tuple[ReferenceProducts | None, dict | None, list[str]]:
+    """Find what lies beside a model's files of its reference's cells.
+
+    Returns
+    -------
+    The folder, if it holds the cells of this very model; the scale that they set, if it can be read; and warnings.
+    """
+    products = ReferenceProducts.of_model(model) if model else None
+    if not products or not products.folder.is_dir():
+        return None, None, []
+    shown = f"{card['model']}/{products.folder.name}"
+    try:
+        record = read_json(products.record)
+        of_this, whole = record["model_sha256"] == card["sha256"], record["cells_sha256"] == sha256_of_all(products.cells)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None, None, [f"{shown} is not used: its {products.record.name} is missing or damaged, so train the reference again."]
+    if not of_this:
+        return None, None, [f"{shown} is not used: it holds the reference cells of another model, or this one changed since."]
+    if not whole:
+        return None, None, [f"{shown} is not used: {products.cells.name} in it is not what was written there: copy the model again."]
+    if not _is_scale(record):
+        return products, None, [f"The scale in {shown}/{products.record.name} is damaged: it was computed again."]
+    return products, {name: record[name] for name in _SCALE}, []
+
+
+# What the record says of the scale, and of what it was computed with.
+_SCALE = ("seed", "neighbors", "held_out", "distances", "separations", "calibration")
+
+
+def _is_scale(record: dict) -> bool:
+    """Whether a record, which anybody may have written, holds a scale."""
+    try:
+        held, calibration = record["held_out"], record["calibration"]
+        return (
+            all(isinstance(record[name], int) for name in ("seed", "neighbors"))
+            and held["by"] in ("batch", "cell")
+            and isinstance(held["n"], int)
+            and all(map(_are_scores, (record["distances"], record["separations"])))
+            and all(found is None or _is_calibration(found) for found in calibration.values())
+        )
+    except (AttributeError, KeyError, TypeError):
+        return False
+
+
+def _are_scores(values: object) -> bool:
+    numbers = isinstance(values, list) and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    return numbers and values == sorted(values)
+
+
+def _is_calibration(found: dict) -> bool:
+    bins = [part[name] for part in found["bins"] for name in ("low", "high", "n", "confidence", "accuracy")]
+    shares = [found[name] for name in ("n", "n_foreign", "threshold", "accuracy", "unknown_share", "ece")]
+    kept = [found[name] for name in ("accuracy_kept", "accuracy_unknown") if found[name] is not None]
+    return all(type(value) in (int, float) and math.isfinite(value) for value in [*bins, *shares, *kept])
