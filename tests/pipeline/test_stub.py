@@ -64,7 +64,7 @@ def test_what_a_shared_task_left_undone_is_done_alone_but_for_a_fault(together):
     assert together.counts() == {
         **{"MAKE_DEMO": 1, "CHECK_INPUT": 1, "ALIGN_REFERENCE": 1, "TRAIN_REFERENCE": 1, "LEARN_HIERARCHY": 1},
         **{"INSPECT_MODEL": 1, "TRY_MODEL": 1, "PREPARE_REFERENCE": 1, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 1},
-        **{"CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 1, "TRAIN_ALONE": 1, "UPDATE_HIERARCHY": 2},
+        **{"SAVE_REFERENCE": 1, "CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 1, "TRAIN_ALONE": 1, "UPDATE_HIERARCHY": 2},
         **{"TRANSFER_LABELS": 2, "EXPORT_EMBEDDING": 2, "QC_MAPPING": 2, "REPORT": 1, "VERDICT": 1},
     }
     assert {"TRAIN_SURGERY (clinic~patient_1 and 2 more)", "TRAIN_ALONE (pbmc~donor_1)"} <= set(together.tasks())
@@ -81,6 +81,7 @@ def test_what_a_shared_task_left_undone_is_done_alone_but_for_a_fault(together):
         "reference_mapping/qc/dataset~pbmc/file_id~donor_1/mapping.json",
         "reference_model/hierarchy/hierarchy.json",
         "reference_model/model.pt",
+        "reference_model/refmap/reference.json",
     ]
 
 
@@ -171,8 +172,39 @@ def test_an_atlas_alone_is_trained_on_and_nothing_mapped(tmp_path):
     (tmp_path / "atlas.h5ad").touch()
     run = StubRun(tmp_path, *ATLAS)
     assert run.status == 0, run.printed
-    assert run.counts() == {"CHECK_INPUT": 1, "ALIGN_REFERENCE": 1, "TRAIN_REFERENCE": 1}
+    assert run.counts() == {
+        **{"CHECK_INPUT": 1, "ALIGN_REFERENCE": 1, "TRAIN_REFERENCE": 1, "INSPECT_MODEL": 1, "TRY_MODEL": 1},
+        **{"PREPARE_REFERENCE": 1, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 1, "SAVE_REFERENCE": 1},
+    }
+    assert run.published() == ["reference_model/model.pt", "reference_model/refmap/reference.json"]
+
+
+def test_a_reference_that_cannot_be_measured_is_published_as_it_was_trained(tmp_path):
+    (tmp_path / "atlas.h5ad").touch()
+    (tmp_path / "killed.config").write_text("process { withName: CALIBRATE_REFERENCE { beforeScript = 'exit 1' } }")
+    run = StubRun(tmp_path, *ATLAS, "-c", "killed.config")
+    assert run.tasks()["CALIBRATE_REFERENCE (the reference trained in this run)"] == "FAILED"
     assert run.published() == ["reference_model/model.pt"]
+
+
+def test_what_was_prepared_of_a_reference_is_kept_for_another_run_until_its_file_changes(tmp_path):
+    (tmp_path / "query.h5ad").touch()
+    (tmp_path / "cells.h5ad").write_text("one")
+    (tmp_path / "atlas").mkdir()
+    (tmp_path / "atlas/model.pt").touch()
+    head = "dataset,file_id,query,model,batch_key,reference,transfer_keys"
+    (tmp_path / "sheet.csv").write_text(f"{head}\nlung,a,query.h5ad,atlas,donor,cells.h5ad,l1\n")
+    prepared = {f"{step}_REFERENCE" for step in ("PREPARE", "EMBED", "CALIBRATE")}
+    kept = []
+    for number, cells in enumerate(["one", "one", "two"]):
+        (tmp_path / "cells.h5ad").write_text(cells)
+        run = StubRun(tmp_path, "--input", "sheet.csv", "--cache", "kept", "-work-dir", f"work_{number}")
+        assert run.status == 0, run.printed
+        done = set(run.counts())
+        assert {"IDENTIFY_REFERENCE", "TRANSFER_LABELS"} <= done
+        kept.append(sorted(path.name for path in (tmp_path / "kept/references").iterdir()))
+        assert done & prepared == (set() if number == 1 else prepared)
+    assert kept[0] == kept[1] and len(kept[0]) == 1 and len(kept[2]) == 2 and set(kept[0]) < set(kept[2])
 
 
 def test_nothing_is_trained_before_the_sheet_is_right(tmp_path):

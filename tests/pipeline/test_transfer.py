@@ -116,3 +116,22 @@ def test_a_cell_is_placed_among_the_reference_cells_around_it(demo, reference, n
     place = mapped.obsm["X_umap_reference"]
     assert place.shape == (mapped.n_obs, 2) and np.isfinite(place).all()
     assert ((around.min(axis=1) - 1e-4 <= place) & (place <= around.max(axis=1) + 1e-4)).all()
+
+
+def test_a_next_run_transfers_the_same_labels_without_the_atlas(demo, tmp_path):
+    (query,) = work_folder(demo, "MAKE_DEMO").glob("**/donor_1.h5ad")
+    head = "dataset,file_id,query,model,batch_key,layer,truth_key"
+    model = demo.out / "reference_model"
+    (tmp_path / "sheet.csv").write_text(f"{head}\npbmc,donor_1,{query},{model},donor,layers/counts,cell_type\n")
+    run = Run(tmp_path, "-profile", "test", "--demo", "false", "--input", "sheet.csv")
+    assert run.status == 0, run.printed
+    assert not any(name.startswith(("TRAIN_REFERENCE", "EMBED_REFERENCE")) for name in run.tasks())
+    before, after = published(demo, MAPPINGS[0]), published(run, MAPPINGS[0])
+    assert list(after.obs[f"{KEY}_transferred"]) == list(before.obs[f"{KEY}_transferred"])
+    for name in (f"{KEY}_uncertainty", "reference_distance", "novelty_pvalue", "reference_separation", "separation_pvalue"):
+        np.testing.assert_array_equal(after.obs[name], before.obs[name])
+    for name in ("X_emb", "X_umap_reference"):
+        np.testing.assert_array_equal(after.obsm[name], before.obsm[name])
+    one, other = (json.loads((qc(which, MAPPINGS[0]) / "mapping.json").read_text()) for which in (demo, run))
+    assert one["trust"] == other["trust"] and one["model_sha256"] == other["model_sha256"]
+    assert other["transfer"]["reference"] == f"{model}/refmap/cells.zarr" and other["warnings"] == one["warnings"]

@@ -1,5 +1,7 @@
 """What is done with a model beside mapping onto it, with every family of scArches: it is tried, and embeds its own cells."""
 
+import shutil
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -45,6 +47,19 @@ def test_cells_beside_a_model_are_embedded_as_in_its_training(trained, cells, tm
     found = embed_reference(ad.read_zarr(aligned), model, card, seed=0)["X_emb"]
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, latent, atol=1e-4)
+
+
+def test_what_refmap_keeps_beside_a_model_is_none_of_it(trained, cells, tmp_path):
+    model, latent = trained
+    whole = tmp_path / "model"
+    shutil.copytree(model, whole)
+    (whole / "refmap/sample.zarr/X").mkdir(parents=True)
+    for name in ("reference.json", "sample.zarr/.zgroup", "sample.zarr/X/0", "model.pt", "attr.pkl"):
+        (whole / "refmap" / name).write_text("{}")
+    before, after = (inspect_model(folder, "atlas").to_json() for folder in (model, whole))
+    assert after == before and after["fault"] is None
+    card, _record, aligned = prepare_cells(cells, whole, tmp_path / "cells")
+    np.testing.assert_allclose(embed_reference(ad.read_zarr(aligned), whole, card, seed=0), latent, atol=1e-4)
 
 
 def test_made_up_cells_can_be_mapped_onto_a_sound_model(trained):

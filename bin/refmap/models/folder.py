@@ -9,10 +9,9 @@ from typing import Any
 
 from ..common.digest import sha256_of
 from ..common.errors import RefmapError, brief
-from ..common.folders import ReferenceProducts
 from .facts import FACTS, LASTING_FACTS, read_facts, write_facts
 from .pickles import Contents, read_pickle, read_torch
-from .places import locate
+from .places import is_product, locate
 
 # What scvi-tools calls the data that it saves beside a model, behind a prefix that the user may choose.
 DATA = ("adata.h5ad", "mdata.h5mu")
@@ -59,9 +58,8 @@ class ModelFolder:
         """The names of the model's files, sorted; what lies beside them of its reference is none of the model's."""
         if self.file:
             return [self.file]
-        products = ReferenceProducts.of_model(self.path).folder
-        files = (path for path in self.path.rglob("*") if products not in path.parents)
-        return sorted(path.relative_to(self.path).as_posix() for path in files if path.is_file())
+        files = (path for path in self.path.rglob("*") if path.is_file() and not is_product(path, self.path))
+        return sorted(path.relative_to(self.path).as_posix() for path in files)
 
     def has(self, *names: str) -> bool:
         return all((self.path / name).is_file() and self.file in (None, name) for name in names)

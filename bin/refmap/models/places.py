@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ..common.errors import RefmapError, brief
+from ..common.folders import ReferenceProducts
 
 # What tells a model, behind a prefix that scvi-tools lets the user choose; and the file that is a whole model by itself.
 _WHOLE = "model.pt"
@@ -65,12 +66,20 @@ def locate(path: Path, shown: str) -> Place:
     return place
 
 
+def is_product(path: Path, model: Path) -> bool:
+    """Whether a path lies in what is kept beside a model of its reference's cells, which is none of the model's."""
+    products = ReferenceProducts.of_model(model).folder
+    return path == products or products in path.parents
+
+
 def _in_folder(folder: Path, shown: str) -> Place:
     here = _prefixes(folder)
     if "" in here:
         return Place(folder, shown)
     models = [(folder, prefix) for prefix in here] or [
-        (below, prefix) for below in sorted(p for p in folder.rglob("*") if p.is_dir()) for prefix in _prefixes(below)
+        (below, prefix)
+        for below in sorted(p for p in folder.rglob("*") if p.is_dir() and not is_product(p, folder))
+        for prefix in _prefixes(below)
     ]
     if not models:
         return Place(folder, shown)
