@@ -12,7 +12,7 @@ from refmap.transfer.neighbors import NEIGHBORS
 
 @command("CALIBRATE_REFERENCE")
 @click.option("--prepared", type=INPUT, required=True, help="The reference's cells: a folder.")
-@click.option("--latent", type=INPUT, help="Their latent (.npy), where the folder does not hold it.")
+@click.option("--latent", type=INPUT, help="Their latent (.npz), where the folder does not hold it.")
 @click.option("--seed", type=int, default=0, help="Of the random numbers.")
 @click.option("--neighbors", type=click.IntRange(min=1), default=NEIGHBORS, help="How many reference cells a label comes from.")
 @click.option("--threshold", type=click.FloatRange(0, 1), required=True, help="The uncertainty above which a label is Unknown.")

@@ -25,7 +25,9 @@ def read_parameters(path: Path) -> dict:
 @click.option("--parameters", required=True, type=INPUT, help="The run's parameters, as JSON.")
 @click.option("--schema", required=True, type=INPUT, help="The pipeline's nextflow_schema.json.")
 @click.option("--output", required=True, type=OUTPUT, help="Write the mappings here, one line of JSON each.")
-@click.option("--trainer", type=OUTPUT, help="Write to this JSON file which environment trains the reference, and where its cells are.")
+@click.option(
+    "--trainer", type=OUTPUT, help="Write to this JSON file which environment trains the reference, and where its cells are."
+)
 def main(sheet: Path | None, parameters: Path, schema: Path, output: Path, trainer: Path | None) -> None:
     """Check parameters and sheet, report every fault of both at once, and write one line of JSON a mapping."""
     contract = load_schema(schema)

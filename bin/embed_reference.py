@@ -15,12 +15,12 @@ from refmap.reference.training import embed_reference as embed
 @click.option("--model", type=INPUT, required=True, help="The model's folder or file.")
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--seed", type=int, default=0, help="Of the random numbers.")
-@click.option("--output", type=OUTPUT, required=True, help="Write the latent, cells x dimensions, to this .npy.")
+@click.option("--output", type=OUTPUT, required=True, help="Write the latent, cells x dimensions, to this .npz.")
 def embed_reference(aligned: Path, model: Path, card: Path, seed: int, output: Path) -> None:
     """Write the latent of cells whose batches the model knows; nothing is trained."""
     hush_libraries()
     with open(output, "wb") as stream:
-        np.save(stream, embed(read_zarr(aligned), model, read_json(card), seed))
+        np.savez(stream, **embed(read_zarr(aligned), model, read_json(card), seed))
 
 
 if __name__ == "__main__":

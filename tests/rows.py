@@ -32,6 +32,7 @@ ROW = {
         "layer": None,
         "var_key": None,
         "embedding": None,
+        "protein_key": None,
         "airr": None,
         "transfer_keys": [],
     },

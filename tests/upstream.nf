@@ -66,7 +66,7 @@ process MAKE_CELLS {
 
     output:
     path 'cells.zarr', emit: cells
-    path 'latent.npy', emit: latent
+    path 'latent.npz', emit: latent
 
     script:
     """
@@ -79,7 +79,7 @@ process MAKE_CELLS {
     types = cells.obs["bulk_labels"].cat
     latent = 2 * rng.normal(size=(len(types.categories), 10))[types.codes] + rng.normal(size=(cells.n_obs, 10))
     cells.obsm["X_atlas"] = latent.astype("float32")
-    np.save("latent.npy", cells.obsm["X_atlas"])
+    np.savez("latent.npz", X_emb=cells.obsm["X_atlas"])
     with anndata.settings.override(zarr_write_format=2):
         cells.write_zarr("cells.zarr")
     """

@@ -4,7 +4,7 @@ process CALIBRATE_REFERENCE {
     label 'process_medium'
 
     input:
-    tuple val(reference), path(prepared, stageAs: 'prepared'), path(latent, stageAs: 'latent.npy')
+    tuple val(reference), path(prepared, stageAs: 'prepared'), path(latent, stageAs: 'latent.npz')
     val settings
     val code
 
@@ -13,7 +13,7 @@ process CALIBRATE_REFERENCE {
 
     script:
     """
-    calibrate_reference.py --prepared prepared ${latent ? '--latent latent.npy' : ''} --seed ${settings.seed} \\
+    calibrate_reference.py --prepared prepared ${latent ? '--latent latent.npz' : ''} --seed ${settings.seed} \\
         --neighbors ${settings.transfer_neighbors} --threshold ${settings.unknown_threshold} --output reference
     """
 

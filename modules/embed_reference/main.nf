@@ -10,15 +10,15 @@ process EMBED_REFERENCE {
     val code
 
     output:
-    tuple val(reference), path('latent.npy'), emit: latent
+    tuple val(reference), path('latent.npz'), emit: latent
 
     script:
     """
-    embed_reference.py --aligned prepared/aligned.zarr --model ${model} --card ${card} --seed ${settings.seed} --output latent.npy
+    embed_reference.py --aligned prepared/aligned.zarr --model ${model} --card ${card} --seed ${settings.seed} --output latent.npz
     """
 
     stub:
     """
-    touch latent.npy
+    touch latent.npz
     """
 }

@@ -3,7 +3,7 @@ process SAVE_REFERENCE {
     label 'process_medium'
 
     input:
-    tuple path(model, stageAs: 'trained/*'), path(card), path(prepared, stageAs: 'prepared'), path(latent, stageAs: 'latent.npy'), path(reference, stageAs: 'reference')
+    tuple path(model, stageAs: 'trained/*'), path(card), path(prepared, stageAs: 'prepared'), path(latent, stageAs: 'latent.npz'), path(reference, stageAs: 'reference')
     val settings
     val code
 
@@ -12,7 +12,7 @@ process SAVE_REFERENCE {
 
     script:
     """
-    save_reference.py --model ${model} --card ${card} --prepared prepared ${latent ? '--latent latent.npy' : ''} --reference reference \\
+    save_reference.py --model ${model} --card ${card} --prepared prepared ${latent ? '--latent latent.npz' : ''} --reference reference \\
         --seed ${settings.seed} --output reference_model
     """
 

@@ -29,7 +29,8 @@ def prepare(asked: dict) -> dict:
         return {"settings": settings}
     if "cells" in asked:
         card = inspect_model(Path(asked["model"]), "atlas").to_json()
-        request = {"reference": "cells.h5ad", "layer": "X", "var_key": None, "embedding": None, "transfer_keys": []}
+        request = {"reference": "cells.h5ad", "layer": "X", "var_key": None, "embedding": None}
+        request |= {"protein_key": None, "transfer_keys": []}
         request["airr"] = airr and airr.name
         folder = ReferenceFolder(Path(asked["folder"]))
         prepare_reference(request, Path(asked["cells"]), None, card, folder, airr)

@@ -183,7 +183,7 @@ def test_what_is_said_of_the_cells_is_the_librarys(mapped):
 
 def test_bayes_factors_are_the_librarys(extended, query):
     """It draws 5,000 pairs of cells where all of them are taken here, so that its own error is what may differ."""
-    from refmap.report.results.programs import compare_programs
+    from refmap.report.results.programs import Posteriors, compare_programs
 
     adata = ad.read_zarr(extended.aligned)
     adata.obs["type"] = np.where(query.obs["cell_type"].astype(str).str.contains("T"), "T", "other")
@@ -194,7 +194,7 @@ def test_bayes_factors_are_the_librarys(extended, query):
     facts = extended.embedding.uns["refmap"]
     programs = pd.DataFrame({"programme": facts["latent_names"], "active": facts["latent_active"]})
     means, variances = extended.latent * facts["latent_directions"], extended.embedding.obsm["X_emb_var"]
-    table = compare_programs(means, variances, programs, adata.obs["type"].reset_index(drop=True).astype(object))
+    table = compare_programs(Posteriors(means, variances), programs, adata.obs["type"].reset_index(drop=True).astype(object))
     for group, theirs in model.adata.uns["bf_scores"].items():
         ours = table[table["group"] == group].set_index("programme").loc[facts["latent_names"]]
         np.testing.assert_allclose(ours["p"], theirs["p_h0"], atol=0.015)

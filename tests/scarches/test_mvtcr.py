@@ -169,7 +169,7 @@ def test_the_reference_stays_and_its_latent_is_the_librarys(
     assert record["fault"] is None
     assert any("of the 300 cells of reference 'cells.h5ad'" in sentence for sentence in record["warnings"])
     aligned = ad.read_zarr(path)
-    before = embed_reference(aligned, model, card, 0)
+    before = embed_reference(aligned, model, card, 0)["X_emb"]
     whole = aligned[aligned.obs_names.isin(aligned.uns["receptors"]["barcode"])].copy()
     rows = aligned.obs_names.get_indexer(whole.obs_names)
     assert 150 < len(rows) < 250
@@ -180,7 +180,7 @@ def test_the_reference_stays_and_its_latent_is_the_librarys(
     second = map_cells(query, first.model, tmp_path / "second", airr=airr, train=QUICK)
     for updated in (first.model, second.model):
         new = inspect_model(updated).to_json()
-        np.testing.assert_allclose(embed_reference(aligned, updated, new, 0), before, atol=1e-6)
+        np.testing.assert_allclose(embed_reference(aligned, updated, new, 0)["X_emb"], before, atol=1e-6)
     assert new["batches"] == ["ref_a", "ref_b", "d2", "d1", "d2@lung.donor_1", "d1@lung.donor_1"]
     # The library loads what surgery saved, too.
     np.testing.assert_allclose(library_latent(second.model, whole, new["batches"]), before[rows], atol=1e-5)

@@ -44,7 +44,7 @@ def test_cells_beside_a_model_are_embedded_as_in_its_training(trained, cells, tm
     # In a file whose genes stand in another order.
     card, record, aligned = prepare_cells(cells[:, ::-1].copy(), model, tmp_path / "cells")
     assert (record["fault"], record["source"]) == (None, "counts")
-    found = embed_reference(ad.read_zarr(aligned), model, card, seed=0)
+    found = embed_reference(ad.read_zarr(aligned), model, card, seed=0)["X_emb"]
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, latent, atol=1e-4)
 

@@ -275,7 +275,7 @@ def test_a_fresh_process_gives_the_same_embedding(mapped):
         "import sys, anndata, numpy\nfrom pathlib import Path\n"
         "from refmap.reference.inspection import inspect_model\nfrom refmap.reference.training import embed_reference\n"
         "model, cells = Path(sys.argv[2]), anndata.read_zarr(sys.argv[3])\n"
-        "numpy.save(sys.argv[1], embed_reference(cells, model, inspect_model(model).to_json(), 5))"
+        "numpy.save(sys.argv[1], embed_reference(cells, model, inspect_model(model).to_json(), 5)['X_emb'])"
     )
     np.testing.assert_allclose(in_a_fresh_process(code, mapped.model, mapped.aligned), mapped.latent, atol=1e-6)
 
@@ -378,7 +378,7 @@ def test_other_networks(settings, atlas, query, tmp_path):
     trained_by_library(atlas, tmp_path / "atlas.pt", **settings)
     mapped = map_cells(query, tmp_path / "atlas.pt", tmp_path / "m", train=QUICK)
     before, after = (
-        embed_reference(atlas, path, inspect_model(path).to_json(), 0) for path in (tmp_path / "atlas.pt", mapped.model)
+        embed_reference(atlas, path, inspect_model(path).to_json(), 0)["X_emb"] for path in (tmp_path / "atlas.pt", mapped.model)
     )
     np.testing.assert_array_equal(before, after)
 

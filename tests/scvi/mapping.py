@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 from refmap.common.cli import write_json
-from refmap.common.folders import MappedFolder, PreparedFolder
+from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from refmap.mapping.mapping import map_query
 from refmap.query.align import align
 from refmap.query.checks import check
 from refmap.query.query import Query
+from refmap.reference.cells import prepare_reference
 from refmap.reference.inspection import inspect_model
+from refmap.reference.training import embed_reference
 from rows import ROW
 
 
@@ -42,6 +45,20 @@ def prepare(adata, model: Path, folder: Path, row: dict) -> tuple[dict, Prepared
         write_json(prepared.alignment, align(opened, row, card, plan, prepared.aligned))
     write_json(prepared.plan, plan)
     return card, prepared
+
+
+def prepare_cells(cells: Path | None, model: Path, folder: Path, **request) -> tuple[dict, ReferenceFolder, dict]:
+    """Prepare the cells of a model's reference; return what is recorded of them, the folder and the model's card."""
+    prepared, card = ReferenceFolder(folder), inspect_model(model, "atlas").to_json()
+    prepare_reference(ROW["cells"] | {"reference": cells and cells.name} | request, cells, model, card, prepared)
+    return json.loads(prepared.record.read_text()), prepared, card
+
+
+def embed_cells(cells: Path, model: Path, folder: Path, **request) -> np.ndarray:
+    """The latent of the cells of a model's reference, as the pipeline computes it."""
+    record, prepared, card = prepare_cells(cells, model, folder, **request)
+    assert (record["fault"], record["source"]) == (None, "counts")
+    return embed_reference(ad.read_zarr(prepared.aligned), model, card, seed=0)["X_emb"]
 
 
 def training_of(row: dict) -> dict:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from mapping import Mapped, training_of
+from mapping import Mapped, embed_cells, training_of
 from refmap.common.cli import write_json
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, PreparedFolder
@@ -196,6 +196,11 @@ def with_batches(data: ad.AnnData, mapped: Mapped) -> ad.AnnData:
 def test_surgery_moves_the_query_and_not_the_reference(library_model, cells, query, tmp_path):
     data, path = laid_out(cells), as_h5mu(query, tmp_path / "query.h5mu")
     before = latent_of(library_model, data)
+    as_h5mu(cells, tmp_path / "cells.h5mu")
+    as_h5ad(cells, tmp_path / "cells.h5ad", "antibodies")
+    for name, key in (("cells.h5mu", None), ("cells.h5ad", "antibodies")):
+        own = embed_cells(tmp_path / name, library_model, tmp_path / f"own {name}", protein_key=key)
+        np.testing.assert_allclose(own, before, atol=2e-6)
     untrained = map_file(path, library_model, tmp_path / "untrained", train=None)
     short = {"max_epochs": 3, "learning_rate": 0.05, "early_stopping": True, "early_stopping_monitor": "elbo_validation"}
     first = map_file(path, library_model, tmp_path / "first", train=short)
@@ -325,3 +330,53 @@ def test_values_are_made_cell_by_cell():
     assert (made[1, :3] == 0).all() and (made[2, 3:] == 0).all()
     np.testing.assert_allclose(centred_log_ratio(counts).toarray(), clr(counts.toarray()), rtol=1e-6)
     np.testing.assert_array_equal(size_factors(counts, 3), [4, 10, 10])
+
+
+def test_genes_peaks_and_proteins(cells, query, tmp_path):
+    """Three modalities: the latent is the library's, of all of them, and of a query that lacks the peaks."""
+    import mudata
+
+    def parts(data: ad.AnnData, without: str | None = None) -> dict[str, ad.AnnData]:
+        rna, adt = data.copy(), proteins_of(data)
+        del rna.obsm
+        atac = ad.AnnData((rna.X[:, ::-1][:, :60] * 2).tocsr(), obs=data.obs.copy())
+        atac.var_names = [f"chr1:{1000 * i}-{1000 * i + 500}" for i in range(60)]
+        found = {"rna": rna, "atac": atac, "adt": adt}
+        if without:
+            found[without].X = sparse.csr_matrix(found[without].shape, dtype=np.float32)
+        return found
+
+    def laid(modalities: dict[str, ad.AnnData]) -> ad.AnnData:
+        values = {name: part.copy() for name, part in modalities.items()}
+        for name, part in values.items():
+            dense = part.X.toarray() if sparse.issparse(part.X) else part.X
+            made = {"rna": lambda x: x, "adt": clr, "atac": logged}[name](dense)
+            part.X = sparse.csr_matrix(made, dtype=np.float32)
+        return multigrate.data.organize_multimodal_anndatas([[part] for part in values.values()])
+
+    def logged(counts: np.ndarray) -> np.ndarray:
+        return np.log1p(1e4 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+
+    data = laid(parts(cells))
+    multigrate.model.MultiVAE.setup_anndata(data, categorical_covariate_keys=["batch"], rna_indices_end=cells.n_vars)
+    model = multigrate.model.MultiVAE(data, losses=["nb", "mse", "mse"], z_dim=5, dropout=0.0)
+    model.train(max_epochs=1, batch_size=32, train_size=1.0, early_stopping=False, accelerator="cpu", enable_progress_bar=False)
+    model.save(str(tmp_path / "model"))
+    write_facts(tmp_path / "model", modality_values={"rna": "counts", "atac": "lognorm", "adt": "clr"})
+    before = latent_of(tmp_path / "model", data)
+
+    ordered = query[:, cells.var_names].copy()
+    ordered.obs["batch"] = query.obs["donor"].astype(str)
+    for lacks in (None, "atac"):
+        given = parts(ordered, lacks)
+        expected = laid(given)
+        if lacks:
+            del given[lacks]
+        whole = mudata.MuData(given)
+        whole.obs["donor"] = ordered.obs["donor"]
+        whole.write_h5mu(tmp_path / f"{lacks}.h5mu")
+        mapped = map_file(tmp_path / f"{lacks}.h5mu", tmp_path / "model", tmp_path / f"mapped_{lacks}", train=None)
+        matched = {name: found["matched"] for name, found in alignment_of(tmp_path / f"mapped_{lacks}")["modalities"].items()}
+        assert matched == {"rna": 120, "atac": 0 if lacks else 60, "adt": 8}
+        np.testing.assert_allclose(mapped.latent, latent_of(mapped.model, with_batches(expected, mapped)), atol=5e-6)
+        np.testing.assert_allclose(latent_of(mapped.model, data), before, atol=5e-6)

@@ -8,7 +8,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from mapping import map_cells
+from mapping import embed_cells, map_cells
 from refmap.mapping.trial import try_model
 from refmap.reference.inspection import inspect_model
 from small_models import model_class
@@ -101,6 +101,8 @@ def test_multivi(saved_as, multivi, multiome, query, genes, tmp_path):
     assert try_model(model, card.to_json())["fault"] is None
 
     data, before = modalities_of(multiome), latent_of("MULTIVI", multivi, modalities_of(multiome))
+    data.write_h5mu(tmp_path / "cells.h5mu")
+    np.testing.assert_allclose(embed_cells(tmp_path / "cells.h5mu", model, tmp_path / "cells"), before, atol=2e-6)
     adata = with_peaks(query, genes, "chr{}_{}_{}", shift=50)
     untrained = map_cells(adata, model, tmp_path / "untrained", train=None)
     first = map_cells(adata, model, tmp_path / "first", train=SHORT)
@@ -140,6 +142,10 @@ def test_multivi_with_proteins(cells, query, tmp_path):
     assert (card.fault, card.protein_key, card.proteins) == (None, "prot", list(proteins.columns))
     mapped = map_cells(query, tmp_path / "model", tmp_path / "m", protein_key="protein_expression")
     before = model.get_latent_representation()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    own = embed_cells(tmp_path / "cells.h5ad", tmp_path / "model", tmp_path / "own", protein_key="protein_expression")
+    # Of the genes alone here, as the model was set up from a MuData whose peaks are called as the other genes
+    np.testing.assert_allclose(own, before, atol=2e-6)
     np.testing.assert_allclose(latent_of("MULTIVI", mapped.model, data), before, atol=2e-6)
 
 
@@ -176,6 +182,8 @@ def test_methylvi(name, cells, query, tmp_path):
     card = inspect_model(tmp_path / "model", "atlas")
     assert (card.fault, card.modalities, card.layers) == (None, {"mCG": 70, "mCH": 50}, ["mc", "cov"])
     assert try_model(tmp_path / "model", card.to_json())["fault"] is None
+    methylation_of(cells).write_h5mu(tmp_path / "cells.h5mu")
+    np.testing.assert_allclose(embed_cells(tmp_path / "cells.h5mu", tmp_path / "model", tmp_path / "cells"), before, atol=2e-6)
     adata = query.copy()
     adata.layers["mc"], adata.layers["cov"] = adata.X.copy(), (adata.X * 2).tocsr()
     untrained = map_cells(adata, tmp_path / "model", tmp_path / "untrained", train=None)

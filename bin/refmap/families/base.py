@@ -118,6 +118,10 @@ class Surgery:
         """The query's latent representation: float32, cells x n_latent, in the query's order; NaN of cells that are not `placed`."""
         raise NotImplementedError
 
+    def variance(self) -> np.ndarray | None:
+        """The variance of what `embed` gives, in its shape, where cells are compared by it; None elsewhere."""
+        return None
+
     def predict(self) -> dict[str, Prediction]:
         """What the model says of each label column; empty for a model that does not predict."""
         return {}

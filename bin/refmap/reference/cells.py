@@ -25,7 +25,7 @@ from ..query.checks import Check
 from ..query.counts import looks_like_counts
 from ..query.elements import as_text
 from ..query.query import Query, layer_name
-from .embedding import FEWEST_GENES, find_embedding, read_umap
+from .embedding import FEWEST_GENES, find_embedding, read_kept
 from .products import saved_products
 
 # A column of more values than this holds no categories.
@@ -39,10 +39,10 @@ class ReferenceCells(Query):
     under names as it stores them.
     """
 
-    def __init__(self, path: Path, shown_as: str, card: dict, transfer_keys: list[str], kept: bool = False):
-        self.card, self.transfer_keys, self.kept = card, transfer_keys, kept
+    def __init__(self, path: Path, shown_as: str, card: dict, request: dict, kept: bool = False):
+        self.card, self.transfer_keys, self.kept = card, request["transfer_keys"], kept
         super().__init__(path, shown_as, called="reference")
-        read_beside(self, card)
+        read_beside(self, card, request["protein_key"])
         self.notes: list[str] = []
         self._columns: dict[str, pd.Series] = {}
 
@@ -87,8 +87,9 @@ def prepare_reference(
     ----------
     request
         What a row of the sheet says of them: ``trained`` (whether the run trains the model on them), ``reference`` (path as the
-        user wrote it, or None), ``layer`` (None: where the counts are found), ``var_key``, ``embedding`` (a key of obsm, or None: counts are embedded by the model), ``airr``
-        (the table of their receptors, or None) and ``transfer_keys``.
+        user wrote it, or None), ``layer`` (None: where the counts are found), ``var_key``, ``embedding`` (a key of obsm, or None:
+        counts are embedded by the model), ``protein_key`` (where their proteins or second modality are, or None: as the model's),
+        ``airr`` (the table of their receptors, or None) and ``transfer_keys``.
     source
         Where `request['reference']` lies; None if it does not exist.
     model
@@ -104,7 +105,14 @@ def prepare_reference(
         of them brings its UMAP, and the scale that they set, under ``saved_scale``.
     """
     folder.folder.mkdir()
-    record = {"reference": request["reference"], "source": None, "fault": None, "warnings": [], "keys": []}
+    record = {
+        "reference": request["reference"],
+        "source": None,
+        "fault": None,
+        "warnings": [],
+        "keys": [],
+        "latent_names": card["latent_names"],
+    }
     if card["fault"]:
         pass  # which all of its mappings stop at
     elif request["reference"]:
@@ -122,7 +130,7 @@ def _prepare_saved(model: Path | None, request: dict, card: dict, folder: Refere
 
     No row names them: whatever is wrong with them is a warning, unless it is with something in them that the row names.
     """
-    named = [name for name in ("layer", "var_key", "embedding") if request[name]]
+    named = [name for name in ("layer", "var_key", "embedding", "protein_key") if request[name]]
     products, scale, warnings = saved_products(model, card)
     for path in [*([products.cells] if products else []), *_saved_cells(model)]:
         kept = bool(products) and path == products.cells
@@ -165,7 +173,7 @@ def _prepare(
 
     Raises RefmapError if they cannot be used, and AskedFor if that is due to something that the row names.
     """
-    with ReferenceCells(path, shown, card, request["transfer_keys"], kept) as cells:
+    with ReferenceCells(path, shown, card, request, kept) as cells:
         if not cells.n_obs:
             raise cells.fault("has no cells: give the cells of the reference.")
         keys, warnings = _label_keys(cells, request["transfer_keys"], card)
@@ -188,7 +196,7 @@ def _prepare(
                 obs[column] = values
         obsm = {} if latent is None else {"X_emb": latent}
         if kept:
-            obsm["X_umap"] = read_umap(cells)
+            obsm |= read_kept(cells, latent.shape[1])
         write_zarr(ad.AnnData(obs=obs, obsm=obsm), folder.cells)
         return {
             "reference": cells.shown_as,
@@ -294,7 +302,7 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder, air
         "categorical_covariate_keys": list(card["categorical_covariates"]),
         "continuous_covariate_keys": card["continuous_covariates"],
         "size_factor_key": card["size_factor_key"],
-        "protein_key": card["protein_key"] if card["proteins"] else None,
+        "protein_key": request["protein_key"] or (card["protein_key"] if card["proteins"] else None),
         "umap_colors": [],
         "gmt": None,
         "airr": request["airr"],

@@ -69,16 +69,23 @@ def find_embedding(cells: Query, request: dict, card: dict) -> tuple[np.ndarray 
     return None, "", warnings
 
 
-def read_umap(cells: Query) -> np.ndarray:
-    """The UMAP of cells that are kept beside their model: float32, cells x 2, no numbers for those without a place.
+def read_kept(cells: Query, n_latent: int) -> dict[str, np.ndarray]:
+    """What is kept of cells in obsm beside their model and their embedding: float32, cells x columns.
 
-    Raises RefmapError if it is not there, or of another shape.
+    ``X_umap``, without numbers for those that have no place, and of families that compare cells by it ``X_emb_var``.
+
+    Raises RefmapError if the UMAP is not there, or either of another shape.
     """
-    with cells.reading("obsm 'X_umap'"):
-        position = np.asarray(read_elem(cells.root["obsm/X_umap"]), dtype=np.float32)
-    if position.shape != (cells.n_obs, 2):
-        raise cells.fault(f"has {' x '.join(map(str, position.shape))} values in obsm 'X_umap', which is no map of its cells.")
-    return position
+    found = {}
+    for key, columns in {"X_umap": 2, "X_emb_var": n_latent}.items():
+        if key == "X_umap" or key in cells.root["obsm"]:
+            with cells.reading(f"obsm '{key}'"):
+                found[key] = np.asarray(read_elem(cells.root[f"obsm/{key}"]), dtype=np.float32)
+            if found[key].shape != (cells.n_obs, columns):
+                raise cells.fault(
+                    f"has {' x '.join(map(str, found[key].shape))} values in obsm '{key}', which are not of its cells."
+                )
+    return found
 
 
 def _class_of(key: str) -> str | None:

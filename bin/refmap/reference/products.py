@@ -37,7 +37,7 @@ def save_products(
     model, card
         The folder, whose files stay as they are, and what is known of it.
     prepared, latent
-        Its aligned cells, and their embedding (.npy) where these do not hold it.
+        Its aligned cells, and their embedding (.npz) where these do not hold it.
     scale
         The cells with their embedding and UMAP, and the scale that they set, as CALIBRATE_REFERENCE wrote them.
     out
@@ -52,7 +52,7 @@ def save_products(
     write_zarr(cells, products.cells)
     write_json(products.record, record | who | {"cells_sha256": sha256_of_all(products.cells), "version": __version__})
     if latent and prepared.aligned.exists():
-        placed = np.flatnonzero(~np.isnan(np.load(latent)).all(axis=1))  # of the others there is no latent
+        placed = np.flatnonzero(~np.isnan(np.load(latent)["X_emb"]).all(axis=1))  # of the others there is no latent
         _summarise(prepared.aligned, cells, placed, record, card, seed, products)
 
 
@@ -61,7 +61,9 @@ def _summarise(
 ) -> None:
     """Write the sample and the profiles, in one pass over the aligned cells, of which `placed` are the rows of `cells`."""
     keys, batch_key = record["keys"], record["batch_key"]
-    drawn = sample_by_group(_groups(cells.obs, list(dict.fromkeys([*keys, *filter(None, [batch_key])]))), MOST_SAMPLED, seed, MOST_OF_EACH)
+    drawn = sample_by_group(
+        _groups(cells.obs, list(dict.fromkeys([*keys, *filter(None, [batch_key])]))), MOST_SAMPLED, seed, MOST_OF_EACH
+    )
     labels = [(key, name) for key in keys for name in cells.obs[key].cat.categories]
     members = [np.asarray(cells.obs[key] == name) for key, name in labels]
     sums = np.zeros((len(labels), len(card["genes"])))
@@ -83,7 +85,9 @@ def _summarise(
         {"key": [key for key, _ in labels], "label": [name for _, name in labels], "n_cells": n_cells},
         index=pd.Index([f"{key}: {name}" for key, name in labels], dtype=object),
     )
-    values = f"log1p of counts per {TARGET_SUM:,.0f} of the model's genes" if card["input"] == "counts" else "as the model takes them"
+    values = (
+        f"log1p of counts per {TARGET_SUM:,.0f} of the model's genes" if card["input"] == "counts" else "as the model takes them"
+    )
     means = (sums / np.maximum(n_cells, 1)[:, None]).astype(np.float32)
     write_zarr(ad.AnnData(means, obs=obs, var=genes, uns={"values": values}), products.profiles)
 
@@ -108,11 +112,19 @@ def saved_products(model: Path | None, card: dict) -> tuple[ReferenceProducts | 
         record = read_json(products.record)
         of_this, whole = record["model_sha256"] == card["sha256"], record["cells_sha256"] == sha256_of_all(products.cells)
     except (OSError, ValueError, TypeError, KeyError):
-        return None, None, [f"{shown} is not used: its {products.record.name} is missing or damaged, so train the reference again."]
+        return (
+            None,
+            None,
+            [f"{shown} is not used: its {products.record.name} is missing or damaged, so train the reference again."],
+        )
     if not of_this:
         return None, None, [f"{shown} is not used: it holds the reference cells of another model, or this one changed since."]
     if not whole:
-        return None, None, [f"{shown} is not used: {products.cells.name} in it is not what was written there: copy the model again."]
+        return (
+            None,
+            None,
+            [f"{shown} is not used: {products.cells.name} in it is not what was written there: copy the model again."],
+        )
     if not _is_scale(record):
         return products, None, [f"The scale in {shown}/{products.record.name} is damaged: it was computed again."]
     return products, {name: record[name] for name in _SCALE}, []

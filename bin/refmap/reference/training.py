@@ -42,12 +42,14 @@ def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path
     family.train_reference(read_zarr(aligned), settings, folder, log)
     if embedding:
         cells = read_zarr(aligned)  # again, as training may have changed those that it was given
-        latent = embed_reference(cells, folder, inspect_model(folder).to_json(), settings["seed"])
-        write_zarr(ad.AnnData(obs=cells.obs, obsm={"X_emb": latent}), embedding)
+        embedded = embed_reference(cells, folder, inspect_model(folder).to_json(), settings["seed"])
+        write_zarr(ad.AnnData(obs=cells.obs, obsm=embedded), embedding)
 
 
-def embed_reference(cells: ad.AnnData, model: Path, card: dict, seed: int) -> np.ndarray:
-    """Return the latent of aligned cells whose batches a model knows: float32, cells x latent dimensions.
+def embed_reference(cells: ad.AnnData, model: Path, card: dict, seed: int) -> dict[str, np.ndarray]:
+    """Return what goes into obsm of aligned cells whose batches a model knows: float32, cells x latent dimensions.
+
+    ``X_emb`` is their latent, and ``X_emb_var``, of families that compare cells by it, its variance.
 
     Raises RefmapError if the model is not the one that `card` describes, or cannot be loaded.
     """
@@ -60,6 +62,6 @@ def embed_reference(cells: ad.AnnData, model: Path, card: dict, seed: int) -> np
     # Some families leave genes out of what they train on; a hierarchy's labels are none of the model's below it.
     cells = cells[:, card["genes"]].copy()
     cells.obs, model_card = below_hierarchy(cells.obs, card)
-    return surgery_of.prepare(
-        folder.path, cells, model_card, Settings(seed=seed, options=option_defaults(card["options"]))
-    ).embed()
+    surgery = surgery_of.prepare(folder.path, cells, model_card, Settings(seed=seed, options=option_defaults(card["options"])))
+    found = {"X_emb": surgery.embed(), "X_emb_var": surgery.variance()}
+    return {name: values for name, values in found.items() if values is not None}

@@ -6,7 +6,7 @@ Labels should lie apart in the latent space and batches together, and the labels
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,12 @@ def evaluate(cells: Cells, row: dict, batches: pd.Series, around: Reference | No
     rng = np.random.default_rng(seed)
     known = truth.notna().to_numpy()
     query = Truth(cells.latent[known], truth[known].to_numpy(object), pd.factorize(batches[known])[0])
-    joint = around and _joint(query, next((labels for labels in cells.labels if labels.made == "transferred"), None), around, rng)
+    joint = around and _joint(
+        replace(query, latent=cells.shared[known]),
+        next((labels for labels in cells.labels if labels.made == "transferred"), None),
+        around,
+        rng,
+    )
     scores = {labels.made: f1(truth, labels) for labels in cells.labels}
     return {
         "truth_key": row["truth_key"],
@@ -91,7 +96,7 @@ def _joint(query: Truth, transferred: Labels | None, around: Reference, rng: np.
     reference = Truth(np.asarray(around.cells.obsm["X_emb"])[known], labels[known].to_numpy(), numbers[known])
     mine, theirs = (truth.draw(MOST_CELLS // 2, rng) for truth in (query, reference))
     return Truth(
-        np.concatenate([mine.latent[:, : theirs.latent.shape[1]], theirs.latent]),
+        np.concatenate([mine.latent, theirs.latent]),
         np.concatenate([mine.labels, theirs.labels]),
         np.concatenate([mine.batches, theirs.batches]),
     )

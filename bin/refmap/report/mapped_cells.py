@@ -15,6 +15,7 @@ from ..common.spelling import spell
 from ..common.storage import read_zarr
 from ..query.elements import as_text
 from ..query.query import Query
+from ..transfer.transfer import shared_dimensions
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Cells:
 
     names          the name of each
     latent         float array (cells x latent dimensions)
+    shared         of the same, the dimensions that are also the reference's; all of them without its cells
     columns        the obs columns of the query that are asked for: key -> values
     labels         what the mapping says of them, the model's word first; of several columns that one which knows most true labels
     levels         every column of transferred labels: key -> the label of each cell
@@ -55,6 +57,7 @@ class Cells:
 
     names: np.ndarray
     latent: np.ndarray
+    shared: np.ndarray
     columns: dict[str, pd.Series] = field(default_factory=dict)
     labels: list[Labels] = field(default_factory=list)
     levels: dict[str, pd.Series] = field(default_factory=dict)
@@ -71,6 +74,7 @@ class Cells:
         return Cells(
             self.names[rows],
             self.latent[rows],
+            self.shared[rows],
             {key: of(values) for key, values in self.columns.items()},
             [replace(labels, values=of(labels.values), uncertainty=of(labels.uncertainty)) for labels in self.labels],
             {key: of(values) for key, values in self.levels.items()},
@@ -111,7 +115,9 @@ def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference
             f"The embedding's {len(names)} cells are not those of the query '{row['query']}' ({source.n_obs} cells): "
             "the file changed during the run, so run again with -resume."
         )
-    cells = Cells(names, np.asarray(embedded.obsm["X_emb"], dtype=np.float32))
+    latent = np.asarray(embedded.obsm["X_emb"], dtype=np.float32)
+    shared = latent[:, shared_dimensions(embedded, around.scale)] if around else latent
+    cells = Cells(names, latent, shared)
     for key in dict.fromkeys(key for key in (row["batch_key"], *row["labels_keys"], row["truth_key"]) if key):
         if key != row["batch_key"] or key in source.obs_columns:
             cells.columns[key] = _as_known(source.obs_column(key), embedded)

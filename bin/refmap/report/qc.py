@@ -68,7 +68,7 @@ def describe_mapping(
     output.mkdir(parents=True)
     with Query(query, row["query"], row["modality"]) as source:
         cells = read_cells(source, embedded, row, around)
-        draw_results(Mapped(embedded, source, plan, record, mapped.results, output, _name(row)))
+        draw_results(Mapped(embedded, source, around, plan, record, mapped.results, output, _name(row)))
     # Figures and pictures are of the cells that have an embedding.
     placed = np.isfinite(cells.latent).all(axis=1)
     if not placed.all():
@@ -154,10 +154,9 @@ def _judge(
     expression = sparse_dataset(zarr.open_group(prepared.aligned, mode="r")["X"])
     values = expression.group["data"][:ENOUGH_VALUES]
     predicted = next((labels.values for labels in cells.labels if labels.made == "predicted"), None)
-    shared = around.scale["n_latent"] if around else cells.latent.shape[1]
     figures = trust.measure(
         trust.QueryCells(
-            latent=cells.latent[:, :shared],
+            latent=cells.shared,
             expression=expression if placed.all() else expression[np.flatnonzero(placed)],
             normalized=check_values(values, "counts") is not None,
             batches=batches,

@@ -210,6 +210,13 @@ class Mapping(BaseModel):
     reference_embedding: Annotated[
         Key, Field(description="The key of the reference cells' `obsm` with their embedding by this model; none: it is computed.")
     ] = None
+    reference_protein_key: Annotated[
+        Key,
+        Field(
+            description="Where the reference cells' proteins are, or of a model of two modalities the second one, as `protein_key`; "
+            "none: where the model's were."
+        ),
+    ] = None
     reference_airr: Annotated[
         Link, Field(description="The receptors of the reference cells, for mvTCR: a table as `airr` names.")
     ] = None
@@ -275,7 +282,15 @@ class Mapping(BaseModel):
 FIELDS = Mapping.model_fields
 LISTS = ("labels_key", "categorical_covariate_keys", "continuous_covariate_keys", "umap_colors", "transfer_keys")
 # Where a row says which cells of the reference speak for their labels. A change of them trains nothing again.
-REFERENCE_KEYS = ("reference", "reference_layer", "reference_var_key", "reference_embedding", "reference_airr", "transfer_keys")
+REFERENCE_KEYS = (
+    "reference",
+    "reference_layer",
+    "reference_var_key",
+    "reference_embedding",
+    "reference_protein_key",
+    "reference_airr",
+    "transfer_keys",
+)
 # Settings of training with a default among the pipeline's parameters, then those that are left to the model's library.
 TRAIN_DEFAULTS = ("max_epochs", "early_stopping", "check_val_every_n_epoch", "early_stopping_patience")
 YAML_ONLY = (

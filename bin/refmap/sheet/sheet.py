@@ -144,6 +144,7 @@ def _reference_cells(mapping: Mapping, defaults: dict[str, Any]) -> dict:
         "layer": mapping.reference_layer or known.get("layer"),
         "var_key": mapping.reference_var_key or known.get("var_key"),
         "embedding": mapping.reference_embedding,
+        "protein_key": mapping.reference_protein_key or known.get("protein_key"),
         "airr": mapping.reference_airr or known.get("airr"),
         "transfer_keys": mapping.transfer_keys,
     }
@@ -157,6 +158,7 @@ def trained_cells(settings: dict[str, Any]) -> dict:
         "layer": settings["reference_layer"],
         "var_key": settings["reference_var_key"],
         "embedding": None,
+        "protein_key": settings["reference_protein_key"],
         "airr": settings["reference_airr"],
         "transfer_keys": [],
     }

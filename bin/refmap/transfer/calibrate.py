@@ -33,7 +33,7 @@ def calibrate_reference(
     prepared
         As :func:`refmap.reference.cells.prepare_reference` wrote it.
     latent
-        The cells' latent (.npy), where `prepared` does not hold it.
+        The cells' latent (.npz, by keys of obsm), where `prepared` does not hold it.
     threshold, k
         The uncertainty above which a label is `Unknown`, and the number of neighbours that labels come from.
     out
@@ -48,7 +48,8 @@ def calibrate_reference(
     """
     record, cells = read_json(prepared.record), read_zarr(prepared.cells)
     if latent:
-        cells.obsm["X_emb"] = np.load(latent)
+        with np.load(latent) as embedded:
+            cells.obsm.update(embedded)
     # Those that the model has no embedding of are not among them.
     cells = cells[~np.isnan(cells.obsm["X_emb"]).all(axis=1)].copy()
     embedding = cells.obsm["X_emb"]

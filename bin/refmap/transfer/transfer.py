@@ -48,7 +48,7 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
     """
     scale, cells = read_json(reference.record), read_zarr(reference.cells)
     embedding, record = read_zarr(mapped.embedding), read_json(mapped.record)
-    latent = _shared(embedding.obsm["X_emb"], scale["n_latent"], record)
+    latent = embedding.obsm["X_emb"][:, shared_dimensions(embedding, scale)]
     placed = np.isfinite(latent).all(axis=1)
     latent = latent[placed]
     neighbors = Index(cells.obsm["X_emb"]).search(latent, scale["neighbors"])
@@ -97,14 +97,22 @@ def _spread(values: np.ndarray, placed: np.ndarray, missing: object = np.nan) ->
     return result
 
 
-def _shared(latent: np.ndarray, n_latent: int, record: dict) -> np.ndarray:
-    """The dimensions that a query's latent shares with its reference's: surgery may add others behind them."""
-    if latent.shape[1] < n_latent:
+def shared_dimensions(embedding: ad.AnnData, scale: dict) -> np.ndarray:
+    """Which dimensions of a query's embedding are those of its reference's, in their order: int.
+
+    Surgery may add others: behind them, or where they have names, as gene programmes do, among them.
+
+    Raises RefmapError if the embedding lacks some, as an embedding by another model does.
+    """
+    names, n_latent = list(embedding.uns.get("refmap", {}).get("latent_names", [])), scale["n_latent"]
+    if names and set(scale["latent_names"]) <= set(names):
+        return np.array([names.index(name) for name in scale["latent_names"]])
+    if embedding.obsm["X_emb"].shape[1] < n_latent:
         raise RefmapError(
-            f"The query's embedding has {latent.shape[1]} dimensions and that of its reference cells {n_latent}: name the embedding "
-            f"of these that '{record['model']}' gave, or none, and their counts are embedded."
+            f"The query's embedding has {embedding.obsm['X_emb'].shape[1]} dimensions and that of its reference cells "
+            f"'{scale['reference']}' {n_latent}: name the embedding of these that the model gave, or none, and their counts are embedded."
         )
-    return latent[:, :n_latent]
+    return np.arange(n_latent)
 
 
 def _categories(given: Transfer, labels: np.ndarray) -> list[str]:

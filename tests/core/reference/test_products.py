@@ -25,6 +25,7 @@ REQUEST = {
     "layer": "X",
     "var_key": None,
     "embedding": None,
+    "protein_key": None,
     "airr": None,
     "transfer_keys": [],
 }
@@ -84,10 +85,10 @@ class Reference:
         # The model embeds all of its cells but one
         latent = np.log1p(self.cells.X.toarray()[:, :3])
         latent[7] = np.nan
-        np.save(folder / "latent.npy", latent)
-        calibrate_reference(prepared, folder / "latent.npy", SEED, THRESHOLD, K, self.scale)
+        np.savez(folder / "latent.npz", X_emb=latent)
+        calibrate_reference(prepared, folder / "latent.npz", SEED, THRESHOLD, K, self.scale)
         self.saved = folder / "reference_model"
-        save_products(self.model, self.card, prepared, folder / "latent.npy", self.scale, SEED, self.saved)
+        save_products(self.model, self.card, prepared, folder / "latent.npz", self.scale, SEED, self.saved)
         self.products = ReferenceProducts.of_model(self.saved)
 
     def prepare(self, request, model, source=None):
@@ -166,9 +167,11 @@ def test_the_next_run_has_the_cells_and_the_scale_of_the_one_that_had_the_atlas(
 def test_a_scale_of_other_settings_is_computed_and_the_map_stays(reference, other):
     scale = reference.next_run(**other)
     settings = {"seed": SEED, "threshold": THRESHOLD, "k": K} | {name: other[name] for name in other if name != "transfer_keys"}
-    prepared = reference.prepare(REQUEST | {"transfer_keys": other.get("transfer_keys", [])}, None, reference.folder / "atlas.h5ad")
+    prepared = reference.prepare(
+        REQUEST | {"transfer_keys": other.get("transfer_keys", [])}, None, reference.folder / "atlas.h5ad"
+    )
     expected = ReferenceFolder(reference.folder / f"expected_{len(list(reference.folder.iterdir()))}")
-    calibrate_reference(prepared, reference.folder / "latent.npy", **settings, out=expected)
+    calibrate_reference(prepared, reference.folder / "latent.npz", **settings, out=expected)
     for name in ("seed", "neighbors", "held_out", "distances", "separations", "calibration", "keys"):
         assert record(scale)[name] == record(expected)[name], name
     np.testing.assert_array_equal(ad.read_zarr(scale.cells).obsm["X_umap"], ad.read_zarr(reference.scale.cells).obsm["X_umap"])
@@ -176,7 +179,10 @@ def test_a_scale_of_other_settings_is_computed_and_the_map_stays(reference, othe
 
 def test_labels_that_are_not_there_are_a_fault_of_the_row(reference):
     prepared = reference.prepare(NEXT | {"transfer_keys": ["levle"]}, reference.saved)
-    assert "reference 'models/atlas/refmap/cells.zarr' has no obs column 'levle', which transfer_keys names" in record(prepared)["fault"]
+    assert (
+        "reference 'models/atlas/refmap/cells.zarr' has no obs column 'levle', which transfer_keys names"
+        in record(prepared)["fault"]
+    )
     # Numbers, and names of cells by the thousand, are no labels
     assert list(read_zarr(reference.products.cells).obs) == ["cell_type", "donor", "level", "doublet"]
 
@@ -194,13 +200,15 @@ def test_the_sample_holds_the_counts_of_cells_of_each_label_and_batch(reference,
     monkeypatch.setattr(products, "MOST_OF_EACH", 9)
     shutil.rmtree(changed.saved)
     prepared = reference.prepare(REQUEST, None, reference.folder / "atlas.h5ad")
-    latent = reference.folder / "latent.npy"
+    latent = reference.folder / "latent.npz"
     save_products(changed.model, changed.card, prepared, latent, changed.scale, SEED, changed.saved)
     sample = ad.read_zarr(changed.products.sample)
     counts = sample.obs.groupby(["cell_type", "donor"], dropna=False, observed=True).size()
     assert counts.tolist() == [9] * 6
     np.testing.assert_array_equal(sample.X.toarray(), reference.cells[sample.obs_names, GENES].X.toarray())
-    np.testing.assert_array_equal(sample.obsm["X_emb"], np.load(latent)[reference.cells.obs_names.get_indexer(sample.obs_names)])
+    np.testing.assert_array_equal(
+        sample.obsm["X_emb"], np.load(latent)["X_emb"][reference.cells.obs_names.get_indexer(sample.obs_names)]
+    )
     assert list(sample.var_names) == GENES and "r7" not in sample.obs_names
 
 
@@ -247,7 +255,9 @@ def test_a_damaged_record_leaves_the_cells_aside(changed, text):
 def test_a_damaged_scale_is_computed_again(changed, damage):
     changed.products.record.write_text(json.dumps(record(changed.products) | damage))
     scale = record(changed.next_run())
-    assert scale["distances"] == record(changed.scale)["distances"] and scale["calibration"] == record(changed.scale)["calibration"]
+    assert (
+        scale["distances"] == record(changed.scale)["distances"] and scale["calibration"] == record(changed.scale)["calibration"]
+    )
     assert scale["warnings"] == ["The scale in models/atlas/refmap/reference.json is damaged: it was computed again."]
 
 
@@ -268,7 +278,7 @@ def test_cells_that_are_none_of_the_model_are_left_aside_whoever_vouches_for_the
     assert (prepared["source"], prepared["fault"]) == (None, None)
     (told,) = prepared["warnings"]
     assert told.startswith("The cells saved beside the model are not used, and no row asks for them: ")
-    assert "has 299 x 1 values in obsm 'X_umap', which is no map of its cells" in told
+    assert "has 299 x 1 values in obsm 'X_umap', which are not of its cells" in told
 
 
 def test_an_array_that_only_a_pickle_decodes_is_never_read(changed, tmp_path):

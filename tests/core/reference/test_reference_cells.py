@@ -22,6 +22,7 @@ REQUEST = {
     "layer": None,
     "var_key": None,
     "embedding": None,
+    "protein_key": None,
     "airr": None,
     "transfer_keys": [],
 }

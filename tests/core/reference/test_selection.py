@@ -127,7 +127,9 @@ def test_a_list_names_the_genes_and_a_sentence_those_that_are_not_there(trained_
     assert trained["warnings"] == [
         "reference_genes 'genes.txt' names 1 of 3 genes that the reference has not ('NOVEL'): it is trained on the other 2."
     ]
-    with pytest.raises(RefmapError, match="reference_genes 'genes.txt' names 'ENSG1', and none of the reference's genes, such as 'G0'"):
+    with pytest.raises(
+        RefmapError, match="reference_genes 'genes.txt' names 'ENSG1', and none of the reference's genes, such as 'G0'"
+    ):
         trained_on(atlas, genes="ENSG1\n")
 
 

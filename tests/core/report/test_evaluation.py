@@ -108,7 +108,7 @@ def cells_of(truth, labels=()):
     values[::10] = None
     # A family may give more dimensions than those that the reference's cells have.
     latent = np.column_stack([truth.latent, np.full(len(truth.latent), 1e3)])
-    return Cells(np.arange(len(values)), latent, columns={"truth": values}, labels=list(labels))
+    return Cells(np.arange(len(values)), latent, truth.latent, columns={"truth": values}, labels=list(labels))
 
 
 def test_query_and_reference_are_measured_together():

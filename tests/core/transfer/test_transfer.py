@@ -17,7 +17,7 @@ from refmap.transfer.held_out import hold_out
 from refmap.transfer.labels import Transfer, transfer_labels
 from refmap.transfer.neighbors import Index, Neighbors
 from refmap.transfer.novelty import distance_scores, p_values
-from refmap.transfer.transfer import place, transfer
+from refmap.transfer.transfer import place, shared_dimensions, transfer
 from sklearn.neighbors import NearestNeighbors
 
 CENTRES = np.array([[0, 0, 0], [10, 0, 0], [0, 10, 0]], dtype=np.float32)
@@ -331,7 +331,8 @@ def test_tiny_references_and_queries(tmp_path, n, labels, n_query):
 def test_an_embedding_of_another_size_is_refused(tmp_path):
     mapped = mapped_cells(tmp_path / "mapped", np.zeros((4, 2)))
     with pytest.raises(
-        RefmapError, match=r"has 2 dimensions and that of its reference cells 3: name the embedding .* 'atlas' gave"
+        RefmapError,
+        match=r"has 2 dimensions and that of its reference cells '.*' 3: name the embedding of these that the model gave",
     ):
         transfer(mapped, scale_of(tmp_path), 0.2, False, MappedFolder(tmp_path / "out"))
 
@@ -341,3 +342,12 @@ def test_a_cell_is_placed_by_those_neighbours_that_have_a_place():
     near = Neighbors(np.array([[0, 1, 2], [1, 1, 1]]), np.ones((2, 3)))
     at = place(near, positions)
     assert at[0].tolist() == [2, 1] and np.isnan(at[1]).all()
+
+
+def test_programmes_that_a_query_adds_among_those_of_its_reference_are_not_looked_at():
+    embedding = ad.AnnData(obsm={"X_emb": np.zeros((2, 4))})
+    embedding.uns["refmap"] = {"latent_names": np.array(["a", "b", "new", "unconstrained_1"], dtype=object)}
+    scale = {"n_latent": 3, "latent_names": ["a", "b", "unconstrained_1"], "reference": "atlas.h5ad"}
+    assert list(shared_dimensions(embedding, scale)) == [0, 1, 3]
+    del embedding.uns["refmap"]["latent_names"]
+    assert list(shared_dimensions(embedding, scale)) == [0, 1, 2]

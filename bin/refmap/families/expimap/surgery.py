@@ -168,9 +168,12 @@ class ExpimapSurgery(ConditionSurgery):
         """Whether each latent dimension has genes that the group lasso did not switch off."""
         return np.asarray(self.model.nonzero_terms(), dtype=bool)
 
+    def variance(self) -> np.ndarray:
+        return self.posterior()[1]
+
     def annotate(self, result: ad.AnnData) -> None:
         """Add obsm ``X_emb_var``, and in uns of ``refmap`` the names, directions and activity of the latent dimensions."""
-        result.obsm["X_emb_var"] = self.posterior()[1]
+        result.obsm["X_emb_var"] = self.variance()
         result.uns["refmap"]["latent_names"] = np.array(self.names, dtype=object)
         result.uns["refmap"]["latent_directions"] = self.directions()
         result.uns["refmap"]["latent_active"] = self.active()

@@ -16,6 +16,7 @@ PICTURES = {
     "prototypes.png": "unlabeled prototypes",
     "samples.png": "embeddings of the samples",
     "programs.png": "gene programmes by group",
+    "programs_reference.png": "gene programmes by group, against the reference",
 }
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from ...query.query import Query
+    from ..mapped_cells import Reference
 
 
 @dataclass
@@ -22,6 +23,8 @@ class Mapped:
         The query's cells x 0 genes: obsm ``X_emb``, and what the family said of each cell.
     query
         The query, open.
+    reference
+        The cells of its reference; None where there are none.
     plan, record
         The mapping's plan and mapping.json.
     results
@@ -34,6 +37,7 @@ class Mapped:
 
     embedding: ad.AnnData
     query: Query
+    reference: Reference | None
     plan: dict
     record: dict
     results: Path

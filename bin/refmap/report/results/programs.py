@@ -1,4 +1,4 @@
-"""Which gene programmes are higher in one group of cells than in the rest, by Bayes factors: a table and a picture.
+"""Which gene programmes are higher in one group of cells than in others, by Bayes factors: tables and pictures.
 
 Lotfollahi, Rybakov et al. 2023, https://doi.org/10.1038/s41556-022-01072-x: the latent posterior of a cell is normal in each
 programme, so the probability that a programme is higher in one cell than in another is known exactly.
@@ -7,6 +7,7 @@ programme, so the probability that a programme is higher in one cell than in ano
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 from .. import plots
 from .mapped import Mapped
 
-COLUMNS = ["group", "programme", "bayes_factor", "p", "mean_in_group", "mean_in_rest", "active"]
+COLUMNS = ["group", "programme", "bayes_factor", "p", "mean_in_group", "mean_in_{others}", "active"]
 # Pairs of cells that are compared; more would not change the second digit of a probability.
 MOST_PAIRS, PAIRS_AT_ONCE = 20_000, 2_000
 # Keeps the logarithm of a probability of 0 finite.
@@ -27,13 +28,33 @@ MOST_PROGRAMS_DRAWN, MOST_GROUPS_DRAWN, MOST_SHOWN = 30, 25, 5.0
 MOST_GROUPS = 200
 
 
-def draw_programs(mapped: Mapped) -> None:
-    """Compare the programmes between the groups of the mapping's cells: `programs.csv` and `programs.png`.
+@dataclass(frozen=True)
+class Posteriors:
+    """The latent posteriors of some cells, which are normal in each programme.
 
-    Neither is written for a query of one group alone. See :func:`compare_programs` for the table.
+    means        float, cells x programmes, signed so that more means more of the genes
+    variances    float, of the same shape
+    """
+
+    means: np.ndarray
+    variances: np.ndarray
+
+    def __getitem__(self, cells: np.ndarray) -> Posteriors:
+        return Posteriors(self.means[cells], self.variances[cells])
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+
+def draw_programs(mapped: Mapped) -> None:
+    """Compare the programmes between groups of the mapping's cells, and of each group with the reference's cells.
+
+    Writes `programs.csv` and `programs.png`, unless the query is of one group alone: see :func:`compare_programs`. Where the
+    posteriors of the reference's cells are known, `programs_reference.csv` and `programs_reference.png`: see
+    :func:`compare_with_reference`.
     """
     column, groups = find_groups(mapped)
-    if groups is None or groups.nunique() < 2:
+    if groups is None or not groups.notna().any():
         return
     ranked = list(plots.ranked(groups).index)
     if len(ranked) > MOST_GROUPS:
@@ -41,23 +62,43 @@ def draw_programs(mapped: Mapped) -> None:
             f"'{column}' has {len(ranked):,} groups: programs.csv compares the {MOST_GROUPS} largest alone; name another column "
             "with the option groups."
         )
-    facts, obsm = mapped.embedding.uns["refmap"], mapped.embedding.obsm
-    table = compare_programs(
-        np.asarray(obsm["X_emb"], dtype=float) * facts["latent_directions"],
-        np.asarray(obsm["X_emb_var"], dtype=float),
-        pd.DataFrame({"programme": facts["latent_names"], "active": np.asarray(facts["latent_active"], dtype=bool)}),
-        groups,
-        mapped.record["seed"],
-        ranked[:MOST_GROUPS],
-    )
-    table.to_csv(mapped.output / "programs.csv", index=False)
-    if table["active"].any():
-        draw_table(
-            table[table["active"] & table["group"].isin(ranked[:MOST_GROUPS_DRAWN])],
-            mapped.name,
-            column,
-            mapped.output / "programs.png",
+    facts, obsm, seed = mapped.embedding.uns["refmap"], mapped.embedding.obsm, mapped.record["seed"]
+    directions, names = np.asarray(facts["latent_directions"]), list(facts["latent_names"])
+    programs = pd.DataFrame({"programme": names, "active": np.asarray(facts["latent_active"], dtype=bool)})
+    cells = Posteriors(np.asarray(obsm["X_emb"], dtype=float) * directions, np.asarray(obsm["X_emb_var"], dtype=float))
+    compared = ranked[:MOST_GROUPS]
+    tables = {}
+    if len(ranked) > 1:
+        tables["programs"] = compare_programs(cells, programs, groups, seed, compared), "the rest"
+    around = mapped.reference
+    if around and "X_emb_var" in around.cells.obsm:
+        known = [names.index(name) for name in around.scale["latent_names"]]
+        theirs = Posteriors(
+            around.cells.obsm["X_emb"] * directions[known], np.asarray(around.cells.obsm["X_emb_var"], dtype=float)
         )
+        same = Posteriors(cells.means[:, known], cells.variances[:, known])
+        labels = _labels(mapped)
+        table = compare_with_reference(same, theirs, programs.iloc[known], groups, labels, seed, compared)
+        tables["programs_reference"] = table, "the reference's cells of its labels" if labels else "the reference's cells"
+    for name, (table, against) in tables.items():
+        table.to_csv(mapped.output / f"{name}.csv", index=False)
+        if table["active"].any():
+            drawn = table[table["active"] & table["group"].isin(ranked[:MOST_GROUPS_DRAWN])]
+            draw_table(
+                drawn, f"{mapped.name}: gene programmes, each group against {against}", column, mapped.output / f"{name}.png"
+            )
+
+
+def _labels(mapped: Mapped) -> tuple[pd.Series, pd.Series] | None:
+    """The labels of the query's cells and of the reference's, of the first column that was transferred; None without one.
+
+    A cell that is `Unknown` has none.
+    """
+    for key in mapped.reference.scale["keys"]:
+        given = mapped.embedding.obs[f"{key}_transferred"].astype(object).reset_index(drop=True)
+        theirs = mapped.reference.labels(key).astype(object)
+        return given.where(given.isin(theirs.dropna().unique())), theirs
+    return None
 
 
 def find_groups(mapped: Mapped) -> tuple[str | None, pd.Series | None]:
@@ -77,19 +118,14 @@ def find_groups(mapped: Mapped) -> tuple[str | None, pd.Series | None]:
 
 
 def compare_programs(
-    means: np.ndarray,
-    variances: np.ndarray,
-    programs: pd.DataFrame,
-    groups: pd.Series,
-    seed: int = 0,
-    compared: Collection[str] | None = None,
+    cells: Posteriors, programs: pd.DataFrame, groups: pd.Series, seed: int = 0, compared: Collection[str] | None = None
 ) -> pd.DataFrame:
     """Compare each group of cells with all the other cells, programme by programme.
 
     Parameters
     ----------
-    means, variances
-        Of each cell's latent posterior: cells x programmes. The means are signed so that more means more of the genes.
+    cells
+        Their posteriors.
     programs
         A row a programme: ``programme``, its name, and ``active``, whether it has any genes left.
     groups
@@ -107,46 +143,94 @@ def compare_programs(
     """
     tables = []
     for group in sorted(groups.dropna().unique() if compared is None else compared):
-        inside, outside = (np.flatnonzero(cells) for cells in (groups == group, groups.notna() & (groups != group)))
-        p = probability_of_more(means[inside], variances[inside], means[outside], variances[outside], seed)
-        p = np.where(programs["active"], p, 0.5)
-        table = programs.assign(
-            group=group,
-            p=p,
-            bayes_factor=np.log(p + EPSILON) - np.log(1 - p + EPSILON),
-            mean_in_group=means[inside].mean(axis=0),
-            mean_in_rest=means[outside].mean(axis=0),
-        )
-        order = np.argsort(-table["bayes_factor"].abs().to_numpy(), kind="stable")
-        tables.append(table.iloc[order][COLUMNS])
+        inside, outside = (cells[np.flatnonzero(some)] for some in (groups == group, groups.notna() & (groups != group)))
+        pairs = all_pairs(len(inside), len(outside), seed)
+        tables.append(_compared(group, inside, outside, pairs, programs, "rest"))
     return pd.concat(tables, ignore_index=True)
 
 
-def probability_of_more(
-    means: np.ndarray, variances: np.ndarray, other_means: np.ndarray, other_variances: np.ndarray, seed: int = 0
-) -> np.ndarray:
-    """The probability that a normal value of one set of cells is above one of another, averaged over pairs of their cells.
+def compare_with_reference(
+    cells: Posteriors,
+    reference: Posteriors,
+    programs: pd.DataFrame,
+    groups: pd.Series,
+    labels: tuple[pd.Series, pd.Series] | None = None,
+    seed: int = 0,
+    compared: Collection[str] | None = None,
+) -> pd.DataFrame:
+    """Compare each group of a query's cells with the reference's cells, programme by programme.
 
-    All arrays are cells x programmes; the result has a value a programme. All pairs are taken, or where there are more,
-    `MOST_PAIRS` at random.
+    Like is compared with like: each cell with reference cells of its label, so that a group of other cell types than the
+    reference's does not differ for that alone. Parameters and what is returned are as in :func:`compare_programs`, beside
+    ``reference``, posteriors of the same programmes, and ``labels``, of the query's cells and of the reference's: those of the
+    query without one (None) take no part, and without `labels` each is compared with all. The means are ``mean_in_group`` and
+    ``mean_in_reference``; a group of which no cell takes part has no rows.
     """
+    tables = []
+    for group in sorted(groups.dropna().unique() if compared is None else compared):
+        of_group = (groups == group).to_numpy()
+        if labels is None:
+            rows = np.flatnonzero(of_group)
+            pairs = all_pairs(len(rows), len(reference), seed)
+        else:
+            rows = np.flatnonzero(of_group & labels[0].notna().to_numpy())
+            pairs = pairs_of_labels(labels[0].iloc[rows], labels[1], seed)
+        if len(rows):
+            tables.append(_compared(group, cells[rows], reference, pairs, programs, "reference"))
+    columns = [name.format(others="reference") for name in COLUMNS]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns).astype({"active": bool})
+
+
+def all_pairs(n: int, m: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair of one of `n` cells and one of `m` others or, where there are more, `MOST_PAIRS` at random: their rows."""
+    if n * m <= MOST_PAIRS:
+        return np.divmod(np.arange(n * m), m)
+    rng = np.random.default_rng(seed)
+    return rng.integers(n, size=MOST_PAIRS), rng.integers(m, size=MOST_PAIRS)
+
+
+def pairs_of_labels(labels: pd.Series, others: pd.Series, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some `MOST_PAIRS` pairs of cells of one label, as many of each cell: rows of `labels` and, drawn at random, of `others`."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(labels))[:MOST_PAIRS]
+    first = np.sort(np.repeat(chosen, max(1, MOST_PAIRS // max(1, len(chosen)))))
+    names, second = labels.to_numpy(object)[first], np.empty(len(first), dtype=np.int64)
+    for name in pd.unique(names):
+        mine = names == name
+        second[mine] = rng.choice(np.flatnonzero(others == name), size=mine.sum())
+    return first, second
+
+
+def _compared(
+    group: str, cells: Posteriors, others: Posteriors, pairs: tuple[np.ndarray, np.ndarray], programs: pd.DataFrame, called: str
+) -> pd.DataFrame:
+    """The rows of a group; the means are those of the cells in the pairs."""
+    p = np.where(programs["active"], probability_of_more(cells, others, pairs), 0.5)
+    table = programs.assign(
+        group=group,
+        p=p,
+        bayes_factor=np.log(p + EPSILON) - np.log(1 - p + EPSILON),
+        mean_in_group=cells.means.mean(axis=0),
+        **{f"mean_in_{called}": others.means.mean(axis=0) if called == "rest" else others.means[pairs[1]].mean(axis=0)},
+    )
+    order = np.argsort(-table["bayes_factor"].abs().to_numpy(), kind="stable")
+    return table.iloc[order][[name.format(others=called) for name in COLUMNS]]
+
+
+def probability_of_more(cells: Posteriors, others: Posteriors, pairs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The probability that a normal value of a cell is above one of another cell, averaged over pairs of them; a programme each."""
     from scipy.special import erfc
 
-    n, m = len(means), len(other_means)
-    if n * m <= MOST_PAIRS:
-        first, second = np.divmod(np.arange(n * m), m)
-    else:
-        rng = np.random.default_rng(seed)
-        first, second = rng.integers(n, size=MOST_PAIRS), rng.integers(m, size=MOST_PAIRS)
-    total = np.zeros(means.shape[1])
+    first, second = pairs
+    total = np.zeros(cells.means.shape[1])
     for start in range(0, len(first), PAIRS_AT_ONCE):
-        i, j = first[start : start + PAIRS_AT_ONCE], second[start : start + PAIRS_AT_ONCE]
+        these, those = cells[first[start : start + PAIRS_AT_ONCE]], others[second[start : start + PAIRS_AT_ONCE]]
         # The difference of two normal values is normal, and its variance the sum of theirs.
-        total += erfc((other_means[j] - means[i]) / np.sqrt(2 * (variances[i] + other_variances[j]))).sum(axis=0)
+        total += erfc((those.means - these.means) / np.sqrt(2 * (these.variances + those.variances))).sum(axis=0)
     return total / 2 / len(first)
 
 
-def draw_table(table: pd.DataFrame, name: str, column: str, path: Path) -> None:
+def draw_table(table: pd.DataFrame, title: str, column: str, path: Path) -> None:
     """Draw Bayes factors, programmes (rows: those of the strongest evidence) x groups."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -168,6 +252,6 @@ def draw_table(table: pd.DataFrame, name: str, column: str, path: Path) -> None:
         dark = np.abs(values[rows, columns]) > 0.7 * MOST_SHOWN
         axis.scatter(columns, rows, s=6, c=np.where(dark, "white", "black"), linewidths=0)
         axis.set(xlabel=column)
-        axis.set_title(f"{name}: gene programmes, each group against the rest", fontsize=9, fontweight="bold", loc="left")
+        axis.set_title(title, fontsize=9, fontweight="bold", loc="left")
         figure.colorbar(image, ax=axis, label=f"log Bayes factor (dot: beyond {STRONG:g})", extend="both", shrink=0.8)
         plots.save_png(figure, path)
