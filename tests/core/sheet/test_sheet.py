@@ -34,6 +34,7 @@ DEFAULTS = {
     "reference_layer": "counts",
     "reference_var_key": "ensembl",
     "reference_airr": None,
+    "reference_protein_key": None,
 }
 TRAIN = {"max_epochs": 100, "early_stopping": True, "check_val_every_n_epoch": 5, "early_stopping_patience": 5}
 ROW = rows.ROW | {
