@@ -106,7 +106,7 @@ def add_reference(mapping, n=300):
         index=[f"r{i}" for i in range(n)],
     )
     write_zarr(ad.AnnData(obs=obs, obsm={"X_emb": latent}), cells.cells)
-    record = {"reference": "atlas.h5ad", "source": "counts", "fault": None, "keys": ["label"], "batch_key": "donor", "n_cells": n}
+    record = {"reference": "atlas.h5ad", "source": "counts", "map": "computed", "fault": None, "keys": ["label"], "batch_key": "donor", "n_cells": n}
     cells.record.write_text(json.dumps(record))
     calibrate_reference(cells, None, 0, 0.2, 20, reference)
     # What a mapping gives, and no more, lies in a folder of its own.
@@ -139,7 +139,8 @@ def test_folder_holds_the_records_and_the_pictures(described):
         "confusion.png",
         "explore.html",
         "history.csv",
-        "labels.csv.gz",
+        "cells.csv.gz",
+        "cells.parquet",
         "mapping.json",
         "sankey.pdf",
         "sankey.png",
