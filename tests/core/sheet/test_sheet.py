@@ -33,6 +33,7 @@ DEFAULTS = {
     "reference": "atlas.h5ad",
     "reference_layer": "counts",
     "reference_var_key": "ensembl",
+    "reference_protein_key": None,
     "reference_airr": None,
     "reference_protein_key": None,
 }
