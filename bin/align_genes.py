@@ -30,7 +30,7 @@ def reporter() -> Callable[[int, int], None]:
 
 @command("ALIGN_GENES")
 @click.option("--plan", type=INPUT, required=True, help="The mapping's plan.")
-@click.option("--query", type=INPUT, required=True, help="The query: .h5ad, .zarr or .h5mu.")
+@click.option("--query", type=INPUT, required=True, help="The query, of any format that is read.")
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--id-table", type=INPUT, help="Pairs of gene ids: CSV or TSV of two columns.")
 @click.option("--gmt", type=INPUT, help="Gene programmes for the model to learn: GMT.")

@@ -12,7 +12,7 @@ from refmap.query.checks import check, stopped
 @command("CHECK_QUERY")
 @click.option("--row", type=INPUT, required=True, help="The mapping, as JSON.")
 @click.option(
-    "--query", type=click.Path(path_type=Path), help="The query: .h5ad, .zarr or .h5mu. Not given if it does not exist."
+    "--query", type=click.Path(path_type=Path), help="The query, of any format that is read. Not given if it does not exist."
 )
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--id-table", type=INPUT, help="Pairs of gene ids: CSV or TSV of two columns.")

@@ -13,7 +13,7 @@ from refmap.query.query import Query
 
 @command("EXPORT_EMBEDDING")
 @click.option("--plan", type=INPUT, required=True, help="The mapping's plan.")
-@click.option("--query", type=INPUT, required=True, help="The query: .h5ad, .zarr or .h5mu.")
+@click.option("--query", type=INPUT, required=True, help="The query, of any format that is read.")
 @click.option("--embedding", type=INPUT, required=True, help="The embedding and predictions of its cells (zarr).")
 @click.option("--output", type=OUTPUT, required=True, help="Write the query with its embedding to this zarr.")
 def export_embedding(plan: Path, query: Path, embedding: Path, output: Path) -> None:
