@@ -35,7 +35,6 @@ DEFAULTS = {
     "reference_var_key": "ensembl",
     "reference_protein_key": None,
     "reference_airr": None,
-    "reference_protein_key": None,
 }
 TRAIN = {"max_epochs": 100, "early_stopping": True, "check_val_every_n_epoch": 5, "early_stopping_patience": 5}
 ROW = rows.ROW | {
