@@ -38,6 +38,7 @@ class Query(Source):
         self.path = Path(path)
         self.container, self.format = self._open()
         self.root = self._choose(modality)
+        self.added = pd.DataFrame()  # columns of its cells from elsewhere, in their order: see `obs_table.add_obs_table`
         self.beside: dict[str, Source] = {}  # by the model's modality that each is: see `beside.read_beside`
 
     def _open(self) -> tuple[h5py.Group | zarr.Group, str]:
@@ -179,15 +180,24 @@ class Query(Source):
         return Frame(self.container["obs"], self) if self.multimodal else None
 
     @cached_property
-    def obs_columns(self) -> list[str]:
+    def stored_columns(self) -> list[str]:
+        """The columns of obs in the file itself."""
         shared = self._shared_obs.columns if self._shared_obs else []
         return list(dict.fromkeys([*self.obs.columns, *shared]))
 
+    @property
+    def obs_columns(self) -> list[str]:
+        return list(dict.fromkeys([*self.stored_columns, *self.added]))
+
     def obs_column(self, column: str) -> pd.Series:
-        """A column of obs, in the order of the cells; for .h5mu, of the modality's obs or else of the one they share.
+        """A column of obs, in the order of the cells: one that was added, else that of the file.
+
+        For .h5mu it is that of the modality's obs, or else of the one they share.
 
         Raises RefmapError naming the nearest column if there is none.
         """
+        if column in self.added:
+            return self.added[column]
         if column in self.obs:
             return self.obs[column]
         if column not in self.obs_columns:

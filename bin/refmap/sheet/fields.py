@@ -160,6 +160,15 @@ class Mapping(BaseModel):
     ] = "X"
     var_key: Annotated[Key, Field(description="The column of `var` with the gene ids; none: its index.")] = None
     id_table: Annotated[Link, Field(description="A CSV or TSV of two columns that translates gene ids.")] = None
+    obs_table: Annotated[
+        Link,
+        Field(
+            description="Columns of the query's cells that its `obs` lacks: a CSV, TSV or Parquet with a row a cell, matched by the cells' names."
+        ),
+    ] = None
+    obs_table_key: Annotated[
+        Key, Field(description="The column of `obs_table` with the names of the cells; none: its first.")
+    ] = None
     gene_prefix: Annotated[
         Key, Field(description="What stands before each gene id of the query and is taken off, such as `GRCh38_`; none: nothing.")
     ] = None

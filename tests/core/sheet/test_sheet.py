@@ -135,6 +135,8 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "layer": "raw/X",
         "var_key": "gene_id",
         "id_table": "ids.tsv",
+        "obs_table": "cells.csv",
+        "obs_table_key": "barcode",
         "gene_prefix": "GRCh38_",
         "modality": "gex",
         "protein_key": "adt",
@@ -318,6 +320,8 @@ def test_refmaps_own_keys_may_stand_at_each_level(read, level):
     own = {
         "truth_key": "t",
         "id_table": "i.csv",
+        "obs_table": "c.csv",
+        "obs_table_key": "k",
         "modality": "m",
         "protein_key": "p",
         "gene_prefix": "GRCh38_",
