@@ -12,6 +12,7 @@ from refmap.common.folders import PreparedFolder
 from refmap.query.align import CHUNK_ROWS, align
 from refmap.query.genes import read_id_table
 from refmap.query.matrix import return_freed_memory
+from refmap.query.obs_table import add_obs_table
 from refmap.query.query import Query
 
 
@@ -30,15 +31,24 @@ def reporter() -> Callable[[int, int], None]:
 
 @command("ALIGN_GENES")
 @click.option("--plan", type=INPUT, required=True, help="The mapping's plan.")
-@click.option("--query", type=INPUT, required=True, help="The query: .h5ad, .zarr or .h5mu.")
+@click.option("--query", type=INPUT, required=True, help="The query, of any format that is read.")
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--id-table", type=INPUT, help="Pairs of gene ids: CSV or TSV of two columns.")
 @click.option("--gmt", type=INPUT, help="Gene programmes for the model to learn: GMT.")
 @click.option("--airr", type=INPUT, help="The receptors of the query's cells: an AIRR or a 10x contig table.")
+@click.option("--obs-table", type=INPUT, help="Columns of the query's cells: CSV, TSV or Parquet.")
 @click.option("--chunk-rows", type=click.IntRange(min=1), default=CHUNK_ROWS, help="Cells held in memory at once.")
 @click.option("--output", type=OUTPUT, required=True, help="Write all that surgery needs of the query to this folder.")
 def align_genes(
-    plan: Path, query: Path, card: Path, id_table: Path | None, gmt: Path | None, airr: Path | None, chunk_rows: int, output: Path
+    plan: Path,
+    query: Path,
+    card: Path,
+    id_table: Path | None,
+    gmt: Path | None,
+    airr: Path | None,
+    obs_table: Path | None,
+    chunk_rows: int,
+    output: Path,
 ) -> None:
     """Write the query with the model's genes, in the model's order, by chunks of cells."""
     return_freed_memory()
@@ -47,6 +57,7 @@ def align_genes(
     row = known["row"]
     table = read_id_table(id_table, row["id_table"]) if id_table else None
     with Query(query, row["query"], row["modality"]) as opened:
+        add_obs_table(opened, row, obs_table)
         found = align(opened, row, read_json(card), known, prepared.aligned, chunk_rows, reporter(), table, airr)
     write_json(prepared.alignment, found)
     write_json(prepared.plan, known)

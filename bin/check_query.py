@@ -12,21 +12,29 @@ from refmap.query.checks import check, stopped
 @command("CHECK_QUERY")
 @click.option("--row", type=INPUT, required=True, help="The mapping, as JSON.")
 @click.option(
-    "--query", type=click.Path(path_type=Path), help="The query: .h5ad, .zarr or .h5mu. Not given if it does not exist."
+    "--query", type=click.Path(path_type=Path), help="The query, of any format that is read. Not given if it does not exist."
 )
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--id-table", type=INPUT, help="Pairs of gene ids: CSV or TSV of two columns.")
 @click.option("--gmt", type=INPUT, help="Gene programmes for the model to learn: GMT.")
 @click.option("--airr", type=INPUT, help="The receptors of the query's cells: an AIRR or a 10x contig table.")
+@click.option("--obs-table", type=INPUT, help="Columns of the query's cells: CSV, TSV or Parquet.")
 @click.option("--output", type=OUTPUT, required=True, help="Write the plan, with all faults and warnings, to this JSON file.")
 def check_query(
-    row: Path, query: Path | None, card: Path, id_table: Path | None, gmt: Path | None, airr: Path | None, output: Path
+    row: Path,
+    query: Path | None,
+    card: Path,
+    id_table: Path | None,
+    gmt: Path | None,
+    airr: Path | None,
+    obs_table: Path | None,
+    output: Path,
 ) -> None:
     """Find all faults of a mapping that can be told from the query's metadata, and name its batches. Of the matrix a block is read."""
     row = read_json(row)
 
     def look() -> None:
-        write_json(output, check(query, row, read_json(card), id_table, gmt, airr))
+        write_json(output, check(query, row, read_json(card), id_table, gmt, airr, obs_table))
 
     # Many times what any check has taken. Of a damaged heap HDF5 may read an object of no size again and again.
     size = query.stat().st_size if query and query.is_file() else 0

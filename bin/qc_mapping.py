@@ -16,11 +16,21 @@ from refmap.report.qc import describe_mapping
 @click.option("--mapped", required=True, type=INPUT, help="What the mapping gave: a folder.")
 @click.option("--reference", type=INPUT, help="The reference's cells and the scale that they set: a folder.")
 @click.option("--threshold", type=click.FloatRange(0, 1), required=True, help="The uncertainty above which a label is Unknown.")
+@click.option("--obs-table", type=INPUT, help="Columns of the query's cells: CSV, TSV or Parquet.")
 @click.option("--output", required=True, type=OUTPUT, help="Folder to make.")
-def main(plan: Path, query: Path, prepared: Path, mapped: Path, reference: Path | None, threshold: float, output: Path) -> None:
+def main(
+    plan: Path,
+    query: Path,
+    prepared: Path,
+    mapped: Path,
+    reference: Path | None,
+    threshold: float,
+    obs_table: Path | None,
+    output: Path,
+) -> None:
     """Write how far one mapping is to be trusted, its composition, score and pictures to a folder, beside its records."""
     around = ReferenceFolder(reference) if reference else None
-    describe_mapping(read_json(plan), query, PreparedFolder(prepared), MappedFolder(mapped), around, threshold, output)
+    describe_mapping(read_json(plan), query, PreparedFolder(prepared), MappedFolder(mapped), around, threshold, output, obs_table)
 
 
 if __name__ == "__main__":

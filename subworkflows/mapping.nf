@@ -33,7 +33,7 @@ workflow MAPPING {
             // Where there are cells, the report says once what is to be said of them
             def told = m.reference_cells.source ? [] : (m.reference_cells.warnings ?: [])
             def row = withoutTraining(m.row) + [known_faults: [m.untried, m.reference_cells.fault].findAll(), known_warnings: told]
-            [m.id, toJson(row.sort()), m.query, m.id_table, m.gmt, m.airr, stamp(m.query), m.card]
+            [m.id, toJson(row.sort()), m.query, m.obs_table, m.id_table, m.gmt, m.airr, stamp(m.query), m.card]
         },
         code,
     )
@@ -45,7 +45,7 @@ workflow MAPPING {
     // The gate: all faults are told at once, and nothing is trained before every query has been looked at
     sound = checked.toList().flatMap { all -> announce(all) ; bundled(all.findAll { m -> !m.faults }, settings.max_small_cells) }
 
-    ALIGN_GENES(sound.map { m -> [m.id, m.size, m.plan, m.query, m.id_table, m.gmt, m.airr, m.card] }, code)
+    ALIGN_GENES(sound.map { m -> [m.id, m.size, m.plan, m.query, m.obs_table, m.id_table, m.gmt, m.airr, m.card] }, code)
     SURGERY(put(sound, 'prepared', ALIGN_GENES.out.prepared), code)
 
     // The labels' hierarchy, where there is one, takes the query in; the model is not done before that
@@ -74,9 +74,9 @@ workflow MAPPING {
     )
     labelled = put(near, 'mapped', TRANSFER_LABELS.out.mapped).mix(mapped.alone.map { m -> m + [scale: []] }, scaled.alone)
 
-    EXPORT_EMBEDDING(labelled.map { m -> [m.id, m.size, m.plan, m.query, m.mapped] }, settings.subMap(['output_format']), code)
+    EXPORT_EMBEDDING(labelled.map { m -> [m.id, m.size, m.plan, m.query, m.obs_table, m.mapped] }, settings.subMap(['output_format']), code)
     QC_MAPPING(
-        labelled.map { m -> [m.id, m.size, m.plan, m.query, m.prepared, m.mapped, m.scale] },
+        labelled.map { m -> [m.id, m.size, m.plan, m.query, m.obs_table, m.prepared, m.mapped, m.scale] },
         settings.subMap(['unknown_threshold']),
         code,
     )

@@ -6,7 +6,7 @@ include { CHECK_INPUT } from '../modules/check_input'
 include { given ; located ; parse ; toJson } from '../modules/functions'
 
 // The sheet and the parameters, checked. Emits
-//   mappings    records: [id, dataset, file_id, row, query, id_table, gmt, airr, model, cells, cells_airr]; a path that leads nowhere is []
+//   mappings    records: [id, dataset, file_id, row, query, obs_table, id_table, gmt, airr, model, cells, cells_airr]; a path that leads nowhere is []
 //   atlas       what a reference is to be trained on, if one is
 //   trainer     the environment that trains it, and where its cells are as a row has it: a file of JSON
 //   rows        all rows as one file
@@ -43,7 +43,7 @@ workflow SHEET {
 def mapping(row, sheet) {
     return [
         id: "${row.dataset}~${row.file_id}".toString(), dataset: row.dataset, file_id: row.file_id, row: row,
-        query: located(row.query, sheet), id_table: located(row.id_table, sheet), gmt: located(row.gmt, sheet),
+        query: located(row.query, sheet), obs_table: located(row.obs_table, sheet), id_table: located(row.id_table, sheet), gmt: located(row.gmt, sheet),
         airr: located(row.airr, sheet),
         model: located(row.model, sheet), cells: located(row.cells.reference, sheet),
         cells_airr: located(row.cells.airr, sheet),

@@ -11,6 +11,8 @@ ROW = {
     "layer": "X",
     "var_key": None,
     "id_table": None,
+    "obs_table": None,
+    "obs_table_key": None,
     "gene_prefix": None,
     "modality": None,
     "protein_key": None,

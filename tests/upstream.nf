@@ -190,7 +190,7 @@ workflow PLANNED {
     main:
     INSPECTED(family)
     CHECK_QUERY(
-        INSPECTED.out.mappings.map { m -> [m.id, toJson(withoutTraining(m.row).sort()), m.query, m.id_table, m.gmt, m.airr, '', m.card] },
+        INSPECTED.out.mappings.map { m -> [m.id, toJson(withoutTraining(m.row).sort()), m.query, m.obs_table, m.id_table, m.gmt, m.airr, '', m.card] },
         'code',
     )
 
@@ -207,7 +207,7 @@ workflow PREPARED {
     main:
     PLANNED(family)
     asked = PLANNED.out.mappings.filter { m -> m.id in ids }
-    ALIGN_GENES(asked.map { m -> [m.id, m.size, m.plan, m.query, m.id_table, m.gmt, m.airr, m.card] }, 'code')
+    ALIGN_GENES(asked.map { m -> [m.id, m.size, m.plan, m.query, m.obs_table, m.id_table, m.gmt, m.airr, m.card] }, 'code')
 
     emit:
     mappings = put(asked, 'prepared', ALIGN_GENES.out.prepared)

@@ -3,7 +3,7 @@ process ALIGN_GENES {
     tag "${id}"
 
     input:
-    tuple val(id), val(size), path(plan), path(query, stageAs: 'query'), path(id_table, stageAs: 'id_table'), path(gmt, stageAs: 'gmt'), path(airr, stageAs: 'airr'), path(card)
+    tuple val(id), val(size), path(plan), path(query, stageAs: 'query'), path(obs_table, stageAs: 'obs_table'), path(id_table, stageAs: 'id_table'), path(gmt, stageAs: 'gmt'), path(airr, stageAs: 'airr'), path(card)
     val code
 
     output:
@@ -13,7 +13,7 @@ process ALIGN_GENES {
     script:
     """
     align_genes.py --plan ${plan} --query query ${id_table ? '--id-table id_table' : ''} ${gmt ? '--gmt gmt' : ''} ${airr ? '--airr airr' : ''} \\
-        --card ${card} --output ${id} --fault ${id}.fault.json
+        ${obs_table ? '--obs-table obs_table' : ''} --card ${card} --output ${id} --fault ${id}.fault.json
     """
 
     stub:

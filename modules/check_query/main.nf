@@ -3,7 +3,7 @@ process CHECK_QUERY {
     tag "${id}"
 
     input:
-    tuple val(id), val(row), path(query, stageAs: 'query'), path(id_table, stageAs: 'id_table'), path(gmt, stageAs: 'gmt'), path(airr, stageAs: 'airr'), val(stamp), path(card)
+    tuple val(id), val(row), path(query, stageAs: 'query'), path(obs_table, stageAs: 'obs_table'), path(id_table, stageAs: 'id_table'), path(gmt, stageAs: 'gmt'), path(airr, stageAs: 'airr'), val(stamp), path(card)
     val code
 
     output:
@@ -16,7 +16,7 @@ process CHECK_QUERY {
     END_OF_ROW
 
     check_query.py --row row.json ${query ? '--query query' : ''} ${id_table ? '--id-table id_table' : ''} \\
-        ${gmt ? '--gmt gmt' : ''} ${airr ? '--airr airr' : ''} --card ${card} --output ${id}.plan.json
+        ${gmt ? '--gmt gmt' : ''} ${airr ? '--airr airr' : ''} ${obs_table ? '--obs-table obs_table' : ''} --card ${card} --output ${id}.plan.json
     """
 
     stub:

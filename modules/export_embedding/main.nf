@@ -3,7 +3,7 @@ process EXPORT_EMBEDDING {
     tag "${id}"
 
     input:
-    tuple val(id), val(size), path(plan), path(query, stageAs: 'query'), path(mapped, stageAs: 'mapped')
+    tuple val(id), val(size), path(plan), path(query, stageAs: 'query'), path(obs_table, stageAs: 'obs_table'), path(mapped, stageAs: 'mapped')
     val settings
     val code
 
@@ -14,7 +14,7 @@ process EXPORT_EMBEDDING {
 
     script:
     """
-    export_embedding.py --plan ${plan} --query query --embedding mapped/embedding.zarr \\
+    export_embedding.py --plan ${plan} --query query --embedding mapped/embedding.zarr ${obs_table ? '--obs-table obs_table' : ''} \\
         --output ${id}.zarr ${wantsH5ad(settings) ? "--h5ad ${id}.h5ad" : ''} --fault ${id}.fault.json
     """
 

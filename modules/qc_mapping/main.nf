@@ -3,7 +3,7 @@ process QC_MAPPING {
     tag "${id}"
 
     input:
-    tuple val(id), val(size), path(plan), path(query, stageAs: 'query'), path(prepared, stageAs: 'prepared'), path(mapped, stageAs: 'mapped'), path(reference, stageAs: 'reference')
+    tuple val(id), val(size), path(plan), path(query, stageAs: 'query'), path(obs_table, stageAs: 'obs_table'), path(prepared, stageAs: 'prepared'), path(mapped, stageAs: 'mapped'), path(reference, stageAs: 'reference')
     val settings
     val code
 
@@ -14,7 +14,7 @@ process QC_MAPPING {
     script:
     """
     qc_mapping.py --plan ${plan} --query query --prepared prepared --mapped mapped ${reference ? '--reference reference' : ''} \\
-        --threshold ${settings.unknown_threshold} --output ${id} --fault ${id}.fault.json
+        ${obs_table ? '--obs-table obs_table' : ''} --threshold ${settings.unknown_threshold} --output ${id} --fault ${id}.fault.json
     """
 
     stub:

@@ -107,7 +107,7 @@ def copy_query(contents: Contents, root: zarr.Group) -> None:
     for part in (*ALIGNED, "uns"):
         if part not in root:
             write_elem(root, part, {})
-    add_shared_obs(query, root)
+    add_further_obs(query, root)
 
 
 def _mapping(parent: zarr.Group, name: str) -> zarr.Group:
@@ -183,11 +183,17 @@ def _writable(values: pd.Series):
     return values.array if isinstance(values.dtype, pd.api.extensions.ExtensionDtype) else values.to_numpy()
 
 
-def add_shared_obs(query: Query, root: zarr.Group) -> None:
-    """Of several modalities: the columns of obs that they share and that the one copied lacks."""
+def add_further_obs(query: Query, root: zarr.Group) -> None:
+    """The columns of obs that several modalities share and the one copied lacks, and those that were added from a table.
+
+    What the query had under the name of one that was added stays as `<name>_query`.
+    """
     columns = [text(column) for column in root["obs"].attrs["column-order"]]
-    shared = [column for column in query.obs_columns if column not in query.obs.columns]
-    for column, new in fitting_names(shared, ("_index", *columns)).items():
+    for column in query.added:
+        if column in columns:
+            columns[columns.index(column)] = _move_aside(root["obs"], column)
+    further = [column for column in query.obs_columns if column not in query.obs.columns or column in query.added]
+    for column, new in fitting_names(further, ("_index", *columns)).items():
         values = query.obs_column(column)
         write_elem(root["obs"], new, _writable(values.astype("category") if values.dtype == object else values))
         columns.append(new)

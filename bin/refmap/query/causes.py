@@ -23,7 +23,7 @@ MAGIC = {
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", UNPACKED),
     b"PK\x03\x04": ("a zip archive without a zarr store at its top", UNPACKED),
     b"RDX": ("data of R (.RData)", "write it from R as .h5ad, as with the packages zellkonverter or anndataR"),
-    b"%%MatrixMarket": ("a Matrix Market table", "read it with scanpy.read_mtx and write it with anndata as .h5ad"),
+    b"%%MatrixMarket": ("a Matrix Market table", "give the folder that it lies in, with its barcodes.tsv and features.tsv"),
     b"PAR1": ("a Parquet table", WITH_ANNDATA),
     b"ARROW1": ("a Feather table", WITH_ANNDATA),
     b"CDF": ("a NetCDF file", WITH_ANNDATA),
@@ -91,10 +91,10 @@ def _text(start: bytes) -> tuple[str, str] | None:
 def what_holds(names: list[str]) -> tuple[str, str] | None:
     """What an HDF5 file or a zarr store with these members at its top is, where it is no AnnData; None where that is not known."""
     held = set(names)
-    if {"row_attrs", "col_attrs", "matrix"} <= held:
-        return "is a loom file", "read it with anndata.io.read_loom and write it as .h5ad"
+    if {"row_attrs", "col_attrs"} & held:
+        return "is a loom file without its matrix or its attributes", AGAIN
     if "matrix" in held:
-        return "looks like a Cell Ranger .h5", "read it with scanpy.read_10x_h5 and write it as .h5ad"
+        return "looks like a Cell Ranger .h5 without its barcodes or its features", AGAIN
     if {"assays", "cell.names"} <= held:
         return "is an h5Seurat file", "convert it with SeuratDisk::Convert(…, dest = 'h5ad')"
     if "X" in held and not held & {"obs", "var"}:

@@ -22,6 +22,7 @@ from .contents import Contents, fitting_name
 from .elements import as_text
 from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, read_id_table, resolve_query
 from .modalities import wanted_layers
+from .obs_table import add_obs_table
 from .proteins import find_proteins
 from .query import Query
 from .receptors import find_receptors
@@ -38,14 +39,15 @@ def check(
     table_path: Path | None = None,
     gmt_path: Path | None = None,
     airr_path: Path | None = None,
+    obs_path: Path | None = None,
     published: bool = True,
 ) -> dict:
     """Check a mapping by its metadata and a block of its matrix, and return its plan (see :class:`Check`).
 
     Where the query is not `published` with its mapping, what cannot be is no matter.
 
-    `path` is where the query lies, which the user calls `row['query']`; None if it does not exist. So are `table_path`, `gmt_path`
-    and `airr_path`, of `row['id_table']`, `row['gmt']` and `row['airr']`.
+    `path` is where the query lies, which the user calls `row['query']`; None if it does not exist. So are `table_path`, `gmt_path`,
+    `airr_path` and `obs_path`, of `row['id_table']`, `row['gmt']`, `row['airr']` and `row['obs_table']`.
     """
     if card["fault"]:
         return stopped(row, card["fault"])
@@ -53,7 +55,7 @@ def check(
         return stopped(row, f"query file '{row['query']}' does not exist.")
     try:
         with Query(path, row["query"], row["modality"]) as query:
-            return Check(query, row, card, table_path, gmt_path, airr_path).plan(published)
+            return Check(query, row, card, table_path, gmt_path, airr_path, obs_path).plan(published)
     except RefmapError as error:
         return stopped(row, str(error))
 
@@ -75,9 +77,10 @@ class Check:
         table_path: Path | None = None,
         gmt_path: Path | None = None,
         airr_path: Path | None = None,
+        obs_path: Path | None = None,
     ):
         self.query, self.row, self.card = query, row, card
-        self.table_path, self.gmt_path, self.airr_path = table_path, gmt_path, airr_path
+        self.table_path, self.gmt_path, self.airr_path, self.obs_path = table_path, gmt_path, airr_path, obs_path
         read_beside(query, card, row["protein_key"])
         self.faults: list[str] = []
         self.warnings: list[str] = list(card["warnings"])
@@ -100,7 +103,7 @@ class Check:
         defaults), refused {strategy: why it cannot be followed}, faults, warnings.
         """
         for look in (
-            self.cells, self.layer, self.genes, self.batch, self.labels, self.truth,
+            self.cells, self.columns, self.layer, self.genes, self.batch, self.labels, self.truth,
             self.categorical, self.learned, self.continuous, self.size_factor, self.proteins, self.receptors, self.programs,
             self.family, self.colors, self.known,
         ):  # fmt: skip
@@ -136,6 +139,9 @@ class Check:
             self._fault(
                 f"has {len(repeated):,} duplicate cell names (such as '{repeated[0]}'): make them unique, e.g. with adata.obs_names_make_unique()."
             )
+
+    def columns(self) -> None:
+        self.warnings += add_obs_table(self.query, self.row, self.obs_path)
 
     def layer(self) -> None:
         matrices = [self.query.matrix(layer) for layer in wanted_layers(self.query, self.row, self.card)]

@@ -39,14 +39,20 @@ READ_AS = {"float16": np.float32, "float128": np.float64, "float96": np.float64}
 class Matrix:
     """A matrix on disk, cells x genes, whatever its storage: CSR, CSC or dense.
 
-    `expected` is the shape that a sparse group has which does not say its own, as some writers leave it.
+    `expected` is the shape that a sparse group has which does not say its own, as some writers leave it, and `stored` whether it
+    is by the row ('csr') or by the column ('csc').
     """
 
     def __init__(
-        self, elem: h5py.Group | h5py.Dataset | zarr.Group | zarr.Array, name: str, query: Source, expected: tuple[int, int]
+        self,
+        elem: h5py.Group | h5py.Dataset | zarr.Group | zarr.Array,
+        name: str,
+        query: Source,
+        expected: tuple[int, int],
+        stored: str = "",
     ):
         self.elem, self.name, self.query = elem, name, query
-        self.format = sparse_format(elem) if is_group(elem) else "dense"
+        self.format = sparse_format(elem) or stored if is_group(elem) else "dense"
         if is_group(elem):
             missing = [part for part in ("data", "indices", "indptr") if part not in elem]
             if missing:

@@ -1,5 +1,6 @@
 """A query dataset on disk: .h5ad, .zarr (format 2 and 3) or .h5mu, told apart by content and read piece by piece.
 
+Loom files and what Cell Ranger writes are read as the AnnData that is made of them.
 Metadata are read when asked for; a matrix is only ever read in blocks of rows, so memory does not follow the number of cells.
 """
 
@@ -17,9 +18,12 @@ import zarr
 
 from ..common.errors import RefmapError, listed, nearest
 from .causes import is_zipped_zarr, what_holds, what_it_is
+from .converted import converted
 from .elements import Frame, Source, as_text, encoding, is_group, members, read_whole, text
+from .loom import is_loom, write_loom
 from .matrix import Matrix
 from .modalities import Beside, ids_beside, matrices_beside
+from .tenx import find_folder, matrices_in, write_folder, write_h5
 
 
 class Query(Source):
@@ -34,6 +38,7 @@ class Query(Source):
         self.path = Path(path)
         self.container, self.format = self._open()
         self.root = self._choose(modality)
+        self.added = pd.DataFrame()  # columns of its cells from elsewhere, in their order: see `obs_table.add_obs_table`
         self.beside: dict[str, Source] = {}  # by the model's modality that each is: see `beside.read_beside`
 
     def _open(self) -> tuple[h5py.Group | zarr.Group, str]:
@@ -42,9 +47,9 @@ class Query(Source):
             if not path.exists():
                 raise RefmapError(f"{self.called} file '{self.shown_as}' does not exist.")
             if path.is_dir():
-                return self._open_folder(), "zarr"
+                return self._open_folder()
             if not path.is_file():
-                raise self.fault("is neither a file nor a folder: give an .h5ad, .zarr or .h5mu.")
+                raise self.fault("is neither a file nor a folder: give an .h5ad, .zarr, .h5mu, .loom, or what Cell Ranger writes.")
             if path.stat().st_size == 0:
                 raise self.fault("is empty (0 bytes): copy it again.")
             with path.open("rb") as file:
@@ -59,21 +64,30 @@ class Query(Source):
                 if isinstance(file.get("obs"), h5py.Dataset):  # which anndata opens again, and it must be in the same way
                     file.close()
                     file = h5py.File(path, "r")
-                return file, "h5mu" if "mod" in file and "obs" in file else "h5ad"
+                if "obs" in file:
+                    return file, "h5mu" if "mod" in file else "h5ad"
+                if is_loom(file):
+                    file.close()
+                    return converted(lambda out: write_loom(self, path, out)), "loom"
+                if groups := matrices_in(file):
+                    file.close()
+                    return converted(lambda out: write_h5(self, path, groups, out)), "10x h5"
+                return file, "h5ad"
         if is_zipped_zarr(path):
             with self.reading("its top group"):
                 return zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r"), "zarr"
         found, advice = what_it_is(path)
         raise self.fault(f"is neither an HDF5 file (.h5ad, .h5mu) nor a zarr store, but {found}: {advice}.")
 
-    def _open_folder(self) -> zarr.Group:
+    def _open_folder(self) -> tuple[h5py.Group | zarr.Group, str]:
         path = self.path
         if any((path / name).is_file() for name in (".zgroup", "zarr.json")):
             with self.reading("its top group"):
-                return zarr.open_group(path, mode="r")
+                return zarr.open_group(path, mode="r"), "zarr"
+        if folder := find_folder(path, self):
+            with self.reading("the matrix of its folder"):
+                return converted(lambda out: write_folder(self, folder, out)), "10x folder"
         held = sorted(item.name for item in path.iterdir())
-        if any(name.startswith("matrix.mtx") for name in held):
-            raise self.fault("is a folder of Cell Ranger: read it with scanpy.read_10x_mtx and write it as .h5ad.")
         if any(name.startswith("__tiledb") for name in held):
             raise self.fault("is a TileDB-SOMA experiment: write it as .h5ad with tiledbsoma.io.to_h5ad.")
         inside = [name for name in held if (path / name / ".zgroup").is_file() or name.endswith((".h5ad", ".zarr", ".h5mu"))]
@@ -166,15 +180,24 @@ class Query(Source):
         return Frame(self.container["obs"], self) if self.multimodal else None
 
     @cached_property
-    def obs_columns(self) -> list[str]:
+    def stored_columns(self) -> list[str]:
+        """The columns of obs in the file itself."""
         shared = self._shared_obs.columns if self._shared_obs else []
         return list(dict.fromkeys([*self.obs.columns, *shared]))
 
+    @property
+    def obs_columns(self) -> list[str]:
+        return list(dict.fromkeys([*self.stored_columns, *self.added]))
+
     def obs_column(self, column: str) -> pd.Series:
-        """A column of obs, in the order of the cells; for .h5mu, of the modality's obs or else of the one they share.
+        """A column of obs, in the order of the cells: one that was added, else that of the file.
+
+        For .h5mu it is that of the modality's obs, or else of the one they share.
 
         Raises RefmapError naming the nearest column if there is none.
         """
+        if column in self.added:
+            return self.added[column]
         if column in self.obs:
             return self.obs[column]
         if column not in self.obs_columns:

@@ -153,6 +153,7 @@ def _row(settings: dict, trained: dict, shown_as: str) -> dict:
         "layer": settings["reference_layer"],
         "var_key": settings["reference_var_key"],
         "id_table": None,
+        "obs_table": None,
         "modality": None,
         "truth_key": None,
         "size_factor_key": None,

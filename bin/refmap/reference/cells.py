@@ -299,6 +299,7 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder, air
         "layer": layer,
         "var_key": request["var_key"],
         "id_table": None,
+        "obs_table": None,
         "modality": None,
         "batch_key": card["batch_key"],
         "labels_keys": [],

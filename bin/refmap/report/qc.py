@@ -16,6 +16,7 @@ from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from ..common.storage import read_zarr
 from ..query.counts import check_values
+from ..query.obs_table import add_obs_table
 from ..query.query import Query
 from ..transfer.calibration import calibrate
 from ..transfer.labels import Transfer, transfer_labels
@@ -42,8 +43,10 @@ def describe_mapping(
     reference: ReferenceFolder | None,
     threshold: float,
     output: Path,
+    obs_table: Path | None = None,
 ) -> None:
-    """Write the folder `output` of one mapping; `threshold` is the uncertainty above which a label is `Unknown`.
+    """Write the folder `output` of one mapping; `threshold` is the uncertainty above which a label is `Unknown`, and
+    `obs_table` where the table of the query's cells lies that its row names.
 
     alignment.json, history.csv     as they came
     mapping.json                    with how far to trust it and, where the row names a `truth_key`, how well it did
@@ -67,6 +70,7 @@ def describe_mapping(
     around = Reference.read(reference) if reference else None
     output.mkdir(parents=True)
     with Query(query, row["query"], row["modality"]) as source:
+        add_obs_table(source, row, obs_table)
         cells = read_cells(source, embedded, row, around)
         write_cells(cells.names, cells.columns, embedded, output)
         draw_results(Mapped(embedded, source, around, plan, record, mapped.results, output, _name(row)))

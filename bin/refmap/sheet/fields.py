@@ -13,7 +13,7 @@ from ..common.strategies import STRATEGIES
 from ..families.options import parse_options
 
 # What is in a file decides how it is read; these are the names that data which can be read have.
-QUERY_SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5", ".hdf5", ".zarr.zip")
+QUERY_SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5", ".hdf5", ".loom", ".zarr.zip")
 EXPANDED = "$*?[]{}"
 # A name becomes part of file names (`<dataset>~<file_id>…`), which file systems limit to 255 bytes.
 LONGEST_NAME = 100
@@ -46,9 +46,14 @@ def _printable(value: str) -> str:
 
 
 def _query(value: str) -> str:
-    """Accept a path or URI that ends as one of the readable formats does, or leads into a zarr store; a URI's `?…` does not count."""
+    """Accept a path or URI that ends as one of the readable formats does, leads into a zarr store, or may be a folder of Cell Ranger's.
+
+    Of a URI, `?…` does not count.
+    """
     path = (value.split("?")[0] if "://" in value else value).lower()
-    if not path.rstrip("/").endswith(QUERY_SUFFIXES) and ".zarr/" not in path:
+    # A word alone is no path: in scAtlasTb's YAML it names what another of its steps made
+    a_folder = "/" in path and "." not in path.rpartition("/")[2]
+    if not path.rstrip("/").endswith(QUERY_SUFFIXES) and ".zarr/" not in path and not a_folder:
         raise ValueError("not a format that can be read")
     return _path(value)
 
@@ -132,10 +137,13 @@ class Mapping(BaseModel):
         str,
         AfterValidator(_query),
         Must(
-            f"a path or URI that ends in {', '.join(QUERY_SUFFIXES[:-1])} or {QUERY_SUFFIXES[-1]}, without any of {' '.join(EXPANDED)}; "
-            "unpack what is packed, and write other formats with anndata as .h5ad"
+            f"a path or URI that ends in {', '.join(QUERY_SUFFIXES[:-1])} or {QUERY_SUFFIXES[-1]}, or that of a folder of Cell Ranger's "
+            f"(with a slash behind it), without any of {' '.join(EXPANDED)}; unpack what is packed, and write "
+            "other formats with anndata as .h5ad"
         ),
-        Field(description="The query's counts: a path or URI of an .h5ad, .zarr or .h5mu."),
+        Field(
+            description="The query's counts: a path or URI of an .h5ad, .zarr, .h5mu or .loom, or of an .h5 or a matrix folder of Cell Ranger."
+        ),
     ]
     model: Annotated[Link, Field(description="The reference model, a folder or file; not needed when this run trains it.")] = None
     batch_key: Annotated[Text, TEXT, Field(description="The column of the query's `obs` that holds its batches.")]
@@ -152,6 +160,15 @@ class Mapping(BaseModel):
     ] = "X"
     var_key: Annotated[Key, Field(description="The column of `var` with the gene ids; none: its index.")] = None
     id_table: Annotated[Link, Field(description="A CSV or TSV of two columns that translates gene ids.")] = None
+    obs_table: Annotated[
+        Link,
+        Field(
+            description="Columns of the query's cells that its `obs` lacks: a CSV, TSV or Parquet with a row a cell, matched by the cells' names."
+        ),
+    ] = None
+    obs_table_key: Annotated[
+        Key, Field(description="The column of `obs_table` with the names of the cells; none: its first.")
+    ] = None
     gene_prefix: Annotated[
         Key, Field(description="What stands before each gene id of the query and is taken off, such as `GRCh38_`; none: nothing.")
     ] = None

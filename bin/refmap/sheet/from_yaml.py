@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 EXTRA_KEYS = (
     "truth_key",
     "id_table",
+    "obs_table",
+    "obs_table_key",
     "gene_prefix",
     "round_counts",
     "modality",

@@ -135,6 +135,8 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "layer": "raw/X",
         "var_key": "gene_id",
         "id_table": "ids.tsv",
+        "obs_table": "cells.csv",
+        "obs_table_key": "barcode",
         "gene_prefix": "GRCh38_",
         "modality": "gex",
         "protein_key": "adt",
@@ -318,6 +320,8 @@ def test_refmaps_own_keys_may_stand_at_each_level(read, level):
     own = {
         "truth_key": "t",
         "id_table": "i.csv",
+        "obs_table": "c.csv",
+        "obs_table_key": "k",
         "modality": "m",
         "protein_key": "p",
         "gene_prefix": "GRCh38_",
@@ -443,9 +447,9 @@ NAME = "must be a name of at most 100 letters, digits, '.', '_' and '-' that doe
             "The reference model, a folder or file; not needed when this run trains it.",
         ),
         (
-            "query:data/x.loom",
-            "row 2 (lung/donor_1): column 'query' is 'data/x.loom', "
-            "but must be a path or URI that ends in .h5ad, .zarr, .h5mu, .h5, .hdf5 or .zarr.zip, without any of $ * ? [ ] { }; unpack what is packed, and write other formats with anndata as .h5ad.",
+            "query:data/x.rds",
+            "row 2 (lung/donor_1): column 'query' is 'data/x.rds', "
+            "but must be a path or URI that ends in .h5ad, .zarr, .h5mu, .h5, .hdf5, .loom or .zarr.zip, or that of a folder of Cell Ranger's (with a slash behind it), without any of $ * ? [ ] { }; unpack what is packed, and write other formats with anndata as .h5ad.",
         ),
         (
             "max_epochs:-1",
@@ -603,12 +607,12 @@ def test_a_cell_may_not_hold_a_line_break(faults):
         ),
         (
             dataset({"donor_1": None}),
-            ["lung/donor_1: the path is missing. The query's counts: a path or URI of an .h5ad, .zarr or .h5mu."],
+            ["lung/donor_1: the path is missing. The query's counts: a path or URI of an .h5ad, .zarr, .h5mu or .loom, or of an .h5 or a matrix folder of Cell Ranger."],
         ),
         (
             dataset({"donor_1": "preprocessing"}),
             [
-                "lung/donor_1: the path is 'preprocessing', but must be a path or URI that ends in .h5ad, .zarr, .h5mu, .h5, .hdf5 or .zarr.zip, without any of $ * ? [ ] { }; unpack what is packed, and write other formats with anndata as .h5ad."
+                "lung/donor_1: the path is 'preprocessing', but must be a path or URI that ends in .h5ad, .zarr, .h5mu, .h5, .hdf5, .loom or .zarr.zip, or that of a folder of Cell Ranger's (with a slash behind it), without any of $ * ? [ ] { }; unpack what is packed, and write other formats with anndata as .h5ad."
             ],
         ),
         (dataset({False: "x.h5ad"}), ["lung: a file_id is read as false; put it in quotes."]),
@@ -708,10 +712,10 @@ def test_the_faults_of_all_rows_are_told_at_once(faults):
 
 
 def test_what_all_files_of_a_dataset_share_is_told_once(faults):
-    found = faults(DESIGN.replace("max_epochs: 100", "max_epochs: many").replace("donor_2.zarr", "donor_2"), ".yaml")
+    found = faults(DESIGN.replace("max_epochs: 100", "max_epochs: many").replace("donor_2.zarr", "donor_2.rds"), ".yaml")
     assert found == [
         "lung/donor_1 and 1 more: key 'train_kwargs.max_epochs' is 'many', but must be a whole number of 0 or more.",
-        "lung/donor_2: the path is 'data/donor_2', but must be a path or URI that ends in .h5ad, .zarr, .h5mu, .h5, .hdf5 or .zarr.zip, without any of $ * ? [ ] { }; unpack what is packed, and write other formats with anndata as .h5ad.",
+        "lung/donor_2: the path is 'data/donor_2.rds', but must be a path or URI that ends in .h5ad, .zarr, .h5mu, .h5, .hdf5, .loom or .zarr.zip, or that of a folder of Cell Ranger's (with a slash behind it), without any of $ * ? [ ] { }; unpack what is packed, and write other formats with anndata as .h5ad.",
     ]
 
 
