@@ -5,6 +5,7 @@ import gzip
 import h5py
 import numpy as np
 import pytest
+import scanpy as sc
 from refmap.common.errors import RefmapError
 from refmap.query.query import Query
 from scipy import sparse
@@ -88,6 +89,18 @@ def test_h5_of_cell_ranger(counts, tmp_path):
     with Query(write_h5(tmp_path / "query", counts)) as query:
         assert list(query.gene_ids("X", "gene_symbols")) == SYMBOLS
         assert (read(query) == counts.toarray()).all()
+
+
+@pytest.mark.parametrize("types", [GENES_ALONE, WITH_PROTEINS, None])
+@pytest.mark.parametrize("write", [write_h5, write_folder])
+def test_what_scanpy_reads_is_what_is_read(counts, tmp_path, write, types):
+    path = write(tmp_path / "query", counts, **({} if types is None else {"types": types}))
+    expected = (sc.read_10x_h5 if write is write_h5 else sc.read_10x_mtx)(path)
+    with Query(path) as query:
+        assert list(query.obs_names) == list(expected.obs_names)
+        assert list(query.gene_ids()) == list(expected.var["gene_ids"])
+        assert list(query.gene_ids("X", "gene_symbols")) == list(expected.var_names)
+        assert (read(query) == expected.X.toarray()).all()
 
 
 def test_genomes_of_the_second_version_are_chosen_between(counts, tmp_path):
