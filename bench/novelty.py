@@ -10,10 +10,6 @@ genes by symbol, such as another tissue's). All by the pipeline itself, with its
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +18,7 @@ import anndata as ad
 import click
 import numpy as np
 import scipy.sparse as sp
+from lib.pipeline import map_onto
 from sklearn.metrics import roc_auc_score
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,35 +30,9 @@ LABELS, EPOCHS, ALPHA = "bulk_labels", 100, 0.05
 
 
 def run(folder: Path, reference: ad.AnnData, queries: dict[str, ad.AnnData]) -> dict[str, tuple[ad.AnnData, dict]]:
-    """Train a reference and map queries onto it; of each, its cells as published and its record."""
-    folder.mkdir()
-    reference.write_h5ad(folder / "reference.h5ad")
-    with open(folder / "sheet.csv", "w", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(["dataset", "file_id", "query", "batch_key"])
-        for name, query in queries.items():
-            query.obs["sample"] = name
-            query.write_h5ad(folder / f"{name}.h5ad")
-            table.writerow(["bench", name, f"{name}.h5ad", "sample"])
-    given = {"input": "sheet.csv", "reference": "reference.h5ad", "reference_batch_key": "batch", "reference_labels_key": LABELS}
-    words = [word for key, value in given.items() for word in (f"--{key}", value)]
-    ended = subprocess.run(
-        ["nextflow", "-q", "run", str(ROOT), *words, "--reference_max_epochs", str(EPOCHS), "--outdir", "out"],
-        cwd=folder,
-        env=os.environ | {"PATH": f"{os.environ['PATH']}:{ROOT}/.tools/bin"},
-        capture_output=True,
-        text=True,
-    )
-    if ended.returncode:
-        sys.exit(ended.stdout + ended.stderr)
-    out = folder / "out/reference_mapping"
-    return {
-        name: (
-            ad.read_zarr(out / f"dataset~bench/file_id~{name}.zarr"),
-            json.loads((out / f"qc/dataset~bench/file_id~{name}/mapping.json").read_text()),
-        )
-        for name in queries
-    }
+    """Train a scANVI reference and map queries onto it; of each, its cells as published and its record."""
+    keys = {"reference_batch_key": "batch", "reference_labels_key": LABELS}
+    return map_onto(folder, reference, queries, **keys, reference_max_epochs=EPOCHS)
 
 
 def flagged(mapped: ad.AnnData) -> tuple[np.ndarray, np.ndarray]:

@@ -12,10 +12,6 @@ in X, proteins in `obsm`, types in `obs`.
 
 from __future__ import annotations
 
-import csv
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -23,39 +19,11 @@ import anndata as ad
 import click
 import numpy as np
 import pandas as pd
+from lib.pipeline import map_onto
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsRegressor
 
-ROOT = Path(__file__).resolve().parents[1]
 NEIGHBORS = 15
-
-
-def run(folder: Path, reference: ad.AnnData, queries: dict[str, ad.AnnData], proteins: str, epochs: int) -> dict[str, ad.AnnData]:
-    """Train a totalVI and map queries onto it; their cells as published."""
-    reference.obs["lane"] = "reference"
-    reference.write_h5ad(folder / "reference.h5ad")
-    with open(folder / "sheet.csv", "w", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(["dataset", "file_id", "query", "batch_key"])
-        for name, query in queries.items():
-            query.obs["lane"] = name
-            query.write_h5ad(folder / f"{name}.h5ad")
-            table.writerow(["bench", name, f"{name}.h5ad", "lane"])
-    given = {
-        "input": "sheet.csv", "outdir": "out", "reference": "reference.h5ad", "family": "totalvi", "reference_batch_key": "lane",
-        "reference_protein_key": proteins, "reference_max_epochs": epochs,
-    }  # fmt: skip
-    words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
-    ended = subprocess.run(
-        ["nextflow", "-q", "run", str(ROOT), *words],
-        cwd=folder,
-        env=os.environ | {"PATH": f"{os.environ['PATH']}:{ROOT}/.tools/bin"},
-        capture_output=True,
-        text=True,
-    )
-    if ended.returncode:
-        sys.exit(ended.stdout + ended.stderr)
-    return {name: ad.read_zarr(folder / f"out/reference_mapping/dataset~bench/file_id~{name}.zarr") for name in queries}
 
 
 def latent_of(folder: Path, reference: ad.AnnData) -> np.ndarray:
@@ -114,7 +82,10 @@ def main(cite: Path | None, rna_only: Path | None, proteins: str, types: str, ep
     del query.obsm[proteins]
     queries = {"hidden": query} | ({"rna_only": ad.read_h5ad(rna_only)} if rna_only else {})
     with tempfile.TemporaryDirectory() as name:
-        mapped = run(Path(name), reference, queries, proteins, epochs)
+        reference.obs["lane"] = "reference"
+        keys = {"family": "totalvi", "reference_batch_key": "lane", "reference_protein_key": proteins}
+        runs = map_onto(Path(name), reference, queries, **keys, reference_max_epochs=epochs)
+        mapped = {query: cells for query, (cells, _record) in runs.items()}
         latent = latent_of(Path(name), reference)
     near = KNeighborsRegressor(NEIGHBORS).fit(latent, np.log1p(known)).predict(mapped["hidden"].obsm["X_emb"])
     by_type = np.log1p(known).groupby(of_type).mean().loc[query.obs[types].astype(str)]

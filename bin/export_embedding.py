@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 from refmap.common.cli import INPUT, OUTPUT, command, read_json
-from refmap.mapping.export import export
+from refmap.common.h5ad import zarr_to_h5ad
+from refmap.mapping.export import export, open_once
 from refmap.query.matrix import return_freed_memory
 from refmap.query.query import Query
 
@@ -16,13 +17,17 @@ from refmap.query.query import Query
 @click.option("--query", type=INPUT, required=True, help="The query: .h5ad, .zarr or .h5mu.")
 @click.option("--embedding", type=INPUT, required=True, help="The embedding and predictions of its cells (zarr).")
 @click.option("--output", type=OUTPUT, required=True, help="Write the query with its embedding to this zarr.")
-def export_embedding(plan: Path, query: Path, embedding: Path, output: Path) -> None:
+@click.option("--h5ad", type=OUTPUT, help="Write the same to this .h5ad, too.")
+def export_embedding(plan: Path, query: Path, embedding: Path, output: Path, h5ad: Path | None) -> None:
     """Copy the query as it is and add obsm['X_emb'], the predictions and uns['refmap']."""
     return_freed_memory()
     row = read_json(plan)["row"]
     with Query(query, row["query"], row["modality"]) as opened:
         for sentence in export(opened, row, embedding, output):
             print(sentence, file=sys.stderr)
+    if h5ad:
+        zarr_to_h5ad(output, h5ad)
+        open_once(h5ad)
 
 
 if __name__ == "__main__":

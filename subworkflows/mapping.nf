@@ -15,6 +15,7 @@ include { parse ; put ; querySize ; stamp ; toJson } from '../modules/functions'
 //   checked   with plan and faults: all of them
 //   trained   with prepared, mapped, updated
 //   exported  with exported
+//   copied    with h5ad, where it is asked for
 //   judged    with qc
 // and of what was found on the way
 //   passed    [id, a step that it passed]
@@ -73,7 +74,7 @@ workflow MAPPING {
     )
     labelled = put(near, 'mapped', TRANSFER_LABELS.out.mapped).mix(mapped.alone.map { m -> m + [scale: []] }, scaled.alone)
 
-    EXPORT_EMBEDDING(labelled.map { m -> [m.id, m.size, m.plan, m.query, m.mapped] }, code)
+    EXPORT_EMBEDDING(labelled.map { m -> [m.id, m.size, m.plan, m.query, m.mapped] }, settings.subMap(['output_format']), code)
     QC_MAPPING(
         labelled.map { m -> [m.id, m.size, m.plan, m.query, m.prepared, m.mapped, m.scale] },
         settings.subMap(['unknown_threshold']),
@@ -85,6 +86,7 @@ workflow MAPPING {
     checked = checked
     trained = trained
     exported = exported
+    copied = put(labelled, 'h5ad', EXPORT_EMBEDDING.out.h5ad)
     judged = put(labelled, 'qc', QC_MAPPING.out.qc)
     passed = checked.map { m -> [m.id, 'CHECK_QUERY'] }.mix(
         ALIGN_GENES.out.prepared.map { id, _prepared -> [id, 'ALIGN_GENES'] },

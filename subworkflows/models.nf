@@ -129,7 +129,7 @@ workflow MODELS {
         'reference',
     )
     cards = tried.map { _name, found -> found.card }
-    references = scaled
+    references = named.map { m -> [m.reference] }.unique().join(scaled) // and not what is measured for the model's folder alone
     trained = saved
 }
 

@@ -157,7 +157,7 @@ def test_the_documents_and_the_modules_agree_on_every_path():
     there = published()
     readme = {path.rstrip("/") for path in re.findall(r"^<outdir>/(\S+)", section(README, "Outputs"), flags=re.M)}
     table = {name.rstrip("/") for name in first_column(TEXTS[OUTPUTS], "path")}
-    assert len(there) == 8
+    assert len(there) == 9
     assert readme == table == there
 
 

@@ -7,6 +7,7 @@ A line of JSON comes in: a mapping {"model", "query", "row", "aligned", "gmt", "
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bin"))
@@ -48,7 +49,8 @@ def prepare(asked: dict) -> dict:
 
 for line in sys.stdin:
     try:
-        answer = prepare(json.loads(line))
+        with redirect_stdout(sys.stderr):  # what steps say is no answer
+            answer = prepare(json.loads(line))
     except RefmapError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer), flush=True)

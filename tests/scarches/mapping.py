@@ -26,6 +26,7 @@ REFERENCE = {
     "seed": 0,
     "reference_batch_key": "batch",
     "reference_labels_key": "bulk_labels",
+    "reference_spatial_key": None,
     "reference_layer": "X",
     "reference_var_key": None,
     "reference_protein_key": None,

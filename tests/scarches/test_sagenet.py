@@ -80,6 +80,25 @@ def named(numbers: pd.Series, labels: list[str]) -> list[str]:
     return [labels[number] for number in numbers]
 
 
+@pytest.fixture(scope="session")
+def tissue(cells) -> ad.AnnData:
+    """The cells in two sections of a tissue, each with its types side by side: myeloid cells to the left, the others to the right."""
+    adata, rng = cells.copy(), np.random.default_rng(0)
+    left = adata.obs[KEY].isin(["CD14+ Monocyte", "Dendritic"]).to_numpy()
+    adata.obs["section"] = pd.Categorical(np.where(np.arange(adata.n_obs) % 2, "s1", "s2"))
+    adata.obsm["spatial"] = rng.normal(size=(adata.n_obs, 2)) + np.where(left, 0, 50)[:, None] * [1, 0]
+    return adata
+
+
+@pytest.fixture(scope="session")
+def spatial_model(tissue, tmp_path_factory) -> Path:
+    """Two sections, each cut at one resolution into the two sides."""
+    keys = {"reference_labels_key": None, "reference_batch_key": "section", "reference_spatial_key": "spatial"}
+    options = "graph=correlation;resolutions=0.01;importance_cells=6;batch_size=8"
+    folder = tmp_path_factory.mktemp("sagenet") / "spatial"
+    return train("sagenet", tissue, folder, reference_max_epochs=60, reference_options=options, **keys)
+
+
 # ------------------------------------------------------------------------------------------------------------------ the card
 
 
@@ -470,3 +489,67 @@ def test_a_reference_by_glasso(spots, query, tmp_path):
     mapped = map_cells(query, model, tmp_path / "m")
     truth = query.obs["cell_type"].astype(str).to_numpy()
     assert (mapped.embedding.obs[f"{KEY}_predicted"].astype(str).to_numpy() == truth).mean() > 0.4
+
+
+# ------------------------------------------------------------------------------------------------------------- real space
+
+
+def test_each_section_has_networks_and_a_graph_of_its_own(spatial_model, tissue):
+    import torch
+    from refmap.families.sagenet.files import read_description
+
+    description = read_description(ModelFolder(spatial_model))
+    assert [(p.column, p.section, p.labels) for p in description.partitions] == [
+        ("leiden_0.01@s1", "s1", ["0", "1"]),
+        ("leiden_0.01@s2", "s2", ["0", "1"]),
+    ]
+    for partition in description.partitions:
+        np.testing.assert_allclose(sorted(np.array(partition.places)[:, 0]), [0, 50], atol=1)
+    tensors = torch.load(spatial_model / "sagenet.pt", weights_only=True)
+    for section in ("s1", "s2"):
+        own = ad.read_zarr(spatial_model.with_suffix(".zarr"))[(tissue.obs["section"] == section).to_numpy()]
+        expected = edges_of(gene_graph(own.X, GRAPH | {"graph": "correlation"}))
+        assert torch.equal(tensors[f"leiden_0.01@{section}"]["edges"], expected)
+    assert not torch.equal(*(tensors[name]["edges"] for name in tensors))
+
+
+def test_cells_get_a_place_in_each_section(spatial_model, tissue, tmp_path):
+    mapped = map_cells(tissue, spatial_model, tmp_path / "mapped")
+    obsm, obs = mapped.embedding.obsm, mapped.embedding.obs
+    left = tissue.obs[KEY].isin(["CD14+ Monocyte", "Dendritic"]).to_numpy()
+    for partition in json.loads((spatial_model / "sagenet.json").read_text())["partitions"]:
+        column = partition["column"]
+        place = obsm[f"spatial_predicted@{partition['section']}"]
+        np.testing.assert_allclose(place, obsm[f"{column}_probabilities"] @ np.array(partition["places"]), rtol=1e-4)
+        assert place.dtype == np.float32
+        assert place[~left, 0].mean() > place[left, 0].mean() + 25
+        of_left = partition["labels"][np.argmin(np.array(partition["places"])[:, 0])]
+        assert ((obs[f"{column}_predicted"].astype(str) == of_left) == left).mean() > 0.9
+    table = pd.read_csv(tmp_path / "mapped" / "mapped" / "results" / "gene_importance.csv", dtype={"label": str})
+    assert list(table) == ["partition", "label", "gene", "importance"]
+    strongest = table.groupby(["partition", "label"], sort=False)["importance"].apply(lambda v: v.abs().is_monotonic_decreasing)
+    assert strongest.all() and len(strongest) == 4 and (table.groupby(["partition", "label"]).size() == 30).all()
+    # Saved with the mapping's model, which is the same model.
+    assert (mapped.model / "sagenet.json").read_text() == (spatial_model / "sagenet.json").read_text()
+
+
+def test_importance_is_the_integral_of_the_gradients(spatial_model):
+    """By its definition, cell by cell on the graph of one cell: the library gives its integrals many cells and the graph of one."""
+    import torch
+    from refmap.families.sagenet.networks import restore
+
+    (partition, *_) = json.loads((spatial_model / "sagenet.json").read_text())["partitions"]
+    tensors = torch.load(spatial_model / "sagenet.pt", weights_only=True)[partition["column"]]
+    cells = ad.read_zarr(spatial_model.with_suffix(".zarr"))[:5]
+    classifier = restore(Partition(**partition), cells.n_vars, tensors)
+    numbers = np.array([0, 1, 0, 0, 1])
+    expected = np.zeros((2, cells.n_vars))
+    for row, number in zip(torch.from_numpy(cells.X.toarray()), numbers, strict=True):
+        along = torch.zeros_like(row)
+        for step in range(400):
+            at = (row * (step + 0.5) / 400).requires_grad_()
+            classifier.network(at.reshape(-1, 1), classifier.edges)[0, number].backward()
+            along += row * at.grad / 400
+        expected[number] += (along / along.norm()).numpy() / (numbers == number).sum()
+    np.testing.assert_allclose(classifier.gene_importance(cells.X, numbers, 50), expected, atol=5e-3)
+    assert np.abs(expected).max() > 0.1 and tensors["importance"].shape == (2, cells.n_vars)

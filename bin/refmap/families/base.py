@@ -162,7 +162,7 @@ class Trainable:
     Attributes
     ----------
     needs
-        The pipeline's parameters that it cannot be trained without.
+        The pipeline's parameters that it cannot be trained without; of several in one entry, one is enough.
     has_latent
         Whether it embeds cells in a latent space, on which a hierarchy can be learned.
     options
@@ -171,11 +171,15 @@ class Trainable:
         What it is trained on, "counts" or "lognorm", given the options.
     multimodal
         Whether the features that `reference_protein_key` names are a modality beside the genes, as the model's own are.
+    spatial
+        Whether its labels may be partitions of a tissue, cut by the coordinates that `reference_spatial_key` names with each of
+        the option `resolutions`.
     """
 
-    needs: tuple[str, ...] = ("reference_batch_key",)
+    needs: tuple[str | tuple[str, ...], ...] = ("reference_batch_key",)
     has_latent: bool = True
     multimodal: bool = False
+    spatial: bool = False
     options: dict[str, Option] = field(default_factory=dict)
     input: Callable[[dict], str] = lambda options: "counts"
 

@@ -57,7 +57,7 @@ def export(query: Query, row: dict, embedding: Path, out: Path) -> list[str]:
 
 
 def open_once(path: Path) -> anndata.AnnData:
-    """Open a result as `anndata.read_zarr` does, all of it but the values of large arrays, which stay on disk.
+    """Open a result as anndata does, all of it but the values of large arrays, which stay on disk.
 
     Raises RefmapError if anndata cannot.
     """
@@ -70,6 +70,9 @@ def open_once(path: Path) -> anndata.AnnData:
         return function(elem)
 
     try:
+        if path.is_file():
+            with h5py.File(path) as file:
+                return read_dispatched(file, read)
         return read_dispatched(zarr.open_group(path, mode="r"), read)
     except Exception as error:  # whatever anndata stumbles over
         found, _ = cause(error)

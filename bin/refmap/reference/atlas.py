@@ -18,6 +18,7 @@ from ..query.elements import as_text
 from ..query.protein_tables import read_proteins
 from ..query.query import Query
 from .selection import genes_of_programs, listed_genes, variable_genes
+from .tissue import cut_tissue
 
 # How counts are normalised for a reference that wants it, scanpy's usual way but for the genes: a query's total must not
 # hang on genes that the reference lacks.
@@ -96,7 +97,22 @@ def align_reference(
                 _add_modality(card, query, row)
                 trained["modalities"] = card["modalities"]
         trained["normalization"] = align(query, row, card, plan, out, airr=airr)["normalization"]
+        if kind.spatial and settings.get("reference_spatial_key"):
+            cut = (settings["reference_spatial_key"], settings["reference_batch_key"], _resolutions(options), settings["seed"])
+            trained["partitions"] = cut_tissue(query, *cut, out)
     return trained
+
+
+def _resolutions(options: dict) -> list[float]:
+    try:
+        found = [float(part) for part in options["resolutions"].split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < resolution < np.inf for resolution in found):
+        raise RefmapError(
+            f"resolutions in --reference_options is '{options['resolutions']}': give numbers above 0, parted by commas."
+        )
+    return found
 
 
 def _choose_genes(

@@ -25,7 +25,7 @@ from ..query.checks import Check
 from ..query.counts import looks_like_counts
 from ..query.elements import as_text
 from ..query.query import Query, layer_name
-from .embedding import FEWEST_GENES, find_embedding, read_kept
+from .embedding import FEWEST_GENES, find_embedding, own_map, read_kept
 from .products import saved_products
 
 # A column of more values than this holds no categories.
@@ -102,7 +102,8 @@ def prepare_reference(
     folder
         The folder to make: its record says under ``source`` where the cells come from, ``fault`` what is wrong with what the
         row names of them; one of the two is None, or both where there are no cells, and ``warnings`` may say why. What was kept
-        of them brings its UMAP, and the scale that they set, under ``saved_scale``.
+        of them brings its UMAP, and the scale that they set, under ``saved_scale``. ``map`` says which UMAP there will be: the
+        file's ``own`` (obsm ``X_umap``), the one that was ``kept``, or one ``computed``.
     """
     folder.folder.mkdir()
     record = {
@@ -197,6 +198,11 @@ def _prepare(
         obsm = {} if latent is None else {"X_emb": latent}
         if kept:
             obsm |= read_kept(cells, latent.shape[1])
+        else:
+            position, notes = own_map(cells)
+            warnings += notes
+            if position is not None:
+                obsm["X_umap"] = position
         write_zarr(ad.AnnData(obs=obs, obsm=obsm), folder.cells)
         return {
             "reference": cells.shown_as,
@@ -204,6 +210,7 @@ def _prepare(
             "n_cells": cells.n_obs,
             "batch_key": batch_key,
             "keys": keys,
+            "map": "kept" if kept else "own" if "X_umap" in obsm else "computed",
             "warnings": [*cells.notes, *_foreign_labels(cells, keys, card), *warnings],
         }
 

@@ -69,6 +69,27 @@ def find_embedding(cells: Query, request: dict, card: dict) -> tuple[np.ndarray 
     return None, "", warnings
 
 
+def own_map(cells: Query) -> tuple[np.ndarray | None, list[str]]:
+    """The UMAP that a file of reference cells brings: float32, cells x 2, or None; and what is to be said of one that is none.
+
+    Atlases are published with the map that their users know.
+    """
+    elem = cells.obsm().get("X_umap")
+    if elem is None:
+        return None, []
+    try:
+        with cells.reading("obsm 'X_umap'"):
+            found = read_elem(elem)
+            position = np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
+    except RefmapError as error:
+        return None, [f"The UMAP is computed: {error}"]
+    if position.shape != (cells.n_obs, 2) or not np.isfinite(position).all():
+        shape = " x ".join(map(str, position.shape))
+        said = f"has {shape} values in obsm 'X_umap', not all of them numbers or not 2 a cell: the UMAP is computed."
+        return None, [str(cells.fault(said))]
+    return position, []
+
+
 def read_kept(cells: Query, n_latent: int) -> dict[str, np.ndarray]:
     """What is kept of cells in obsm beside their model and their embedding: float32, cells x columns.
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .cell_table import CELLS
 from .outcomes import Outcome
 
-LABELS = "labels.csv.gz"
 COLUMNS = [
     *("query", "first_mapping", "first_labels", "first_label", "second_mapping", "second_labels", "second_label"),
     *("cells", "share_of_first", "share_of_second"),
@@ -55,22 +55,15 @@ def _entropy(shares: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def write_labels(columns: dict[str, pd.Series], folder: Path) -> None:
-    """Write the labels that a mapping gave, a row a cell in the query's order, for :func:`agreements`; nothing where it gave none."""
-    if columns:
-        # Without the time of its writing, the file is the same whenever it is made.
-        pd.DataFrame(columns).to_csv(folder / LABELS, index=False, compression={"method": "gzip", "mtime": 0})
-
-
 def agreements(mapped: list[Outcome]) -> list[Agreement]:
     """Compare all columns of labels, two at a time, of the mappings of each query."""
     by_query: dict[tuple, list[Outcome]] = {}
     for outcome in mapped:
-        if outcome.folder and (outcome.folder / LABELS).exists():
+        if outcome.folder and outcome.record.get("labels"):
             by_query.setdefault((outcome.row["query"], outcome.row.get("modality")), []).append(outcome)
     found = []
     for (query, _modality), outcomes in by_query.items():
-        names = [(outcome, name) for outcome in outcomes for name in pd.read_csv(outcome.folder / LABELS, nrows=0)]
+        names = [(outcome, name) for outcome in outcomes for name in outcome.record["labels"]]
         if len(names) < 2:
             continue
         columns = [(outcome.name, name, _read(outcome, name)) for outcome, name in names]
@@ -83,8 +76,7 @@ def agreements(mapped: list[Outcome]) -> list[Agreement]:
 
 
 def _read(outcome: Outcome, name: str) -> pd.Series:
-    # A label may be called NA or None.
-    return pd.read_csv(outcome.folder / LABELS, usecols=[name], dtype=str, keep_default_na=False)[name]
+    return pd.read_parquet(outcome.folder / CELLS, columns=[name])[name].astype(object).fillna("")
 
 
 def write_agreements(found: list[Agreement], path: Path) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ..common.layout import neighbor_weights
+from ..common.leiden import seeded
 from ..transfer.neighbors import Index
 from ..transfer.regions import FEWEST, NEIGHBORHOOD, sample
-from ..trust.structure import seeded
 from .mapped_cells import Cells, Labels, Reference
 
 # Cells that are measured: all of the query's or, of query and reference together, half of them of either.

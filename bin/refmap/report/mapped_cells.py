@@ -143,13 +143,12 @@ def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference
     return cells
 
 
-def label_columns(embedded: ad.AnnData, around: Reference | None) -> dict[str, pd.Series]:
-    """All labels that the mapping gave the cells, by their name in obs: of each column the model's word, else that of the neighbours."""
+def label_columns(embedded: ad.AnnData, around: Reference | None) -> list[str]:
+    """The columns of obs with labels that the mapping gave the cells: of each, the model's word, else that of the neighbours."""
     predicted = [key.removesuffix("_classes") for key in embedded.uns if key.endswith("_classes")]
     predicted = sorted(predicted, key=lambda key: list(embedded.obs).index(f"{key}_predicted"))
     transferred = [key for key in around.scale["keys"] if key not in predicted] if around else []
-    names = [*(f"{key}_predicted" for key in predicted), *(f"{key}_transferred" for key in transferred)]
-    return {name: _text(embedded.obs[name]) for name in names}
+    return [*(f"{key}_predicted" for key in predicted), *(f"{key}_transferred" for key in transferred)]
 
 
 def _predicted(embedded: ad.AnnData, truth: pd.Series) -> Labels | None:

@@ -99,7 +99,8 @@ def _draw_joint(
     order = np.random.default_rng(seed).permutation(len(both))
     which = pd.Series(np.repeat(["reference", "query"], [len(some), len(place)]), dtype=object)[order].reset_index(drop=True)
     dataset = Panel(DATASET, which, both[order], order=["reference", "query"])
-    title = f"{name}: {len(place):,} cells on the UMAP of {len(some):,} reference cells"
+    umap = "own UMAP" if around.scale["map"] == "own" else "UMAP"
+    title = f"{name}: {len(place):,} cells on the {umap} of {len(some):,} reference cells"
     plots.draw_cells([dataset, *own, *made], title, output / "joint")
 
 

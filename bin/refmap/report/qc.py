@@ -21,7 +21,7 @@ from ..transfer.calibration import calibrate
 from ..transfer.labels import Transfer, transfer_labels
 from ..transfer.neighbors import Neighbors
 from . import pictures, plots
-from .agreement import write_labels
+from .cell_table import write_cells
 from .evaluation import evaluate
 from .mapped_cells import Cells, Reference, label_columns, read_cells
 from .results.drawing import draw_results
@@ -56,7 +56,7 @@ def describe_mapping(
     sankey.png, .pdf                both, as ribbons from the true labels to the others
     calibration.png, .pdf           and how often they are right, by how certain they are
     training.png, .pdf              the curves of the training
-    labels.csv.gz                   all labels that the cells got, in the query's order; see `refmap.report.agreement`
+    cells.parquet, cells.csv.gz     what is known of each cell, in the query's order; see `refmap.report.cell_table`
     and what the family found beside the cells, as tables and pictures: see `refmap.report.results`
 
     Raises RefmapError when the query cannot be read, or is not the one that was embedded.
@@ -68,6 +68,7 @@ def describe_mapping(
     output.mkdir(parents=True)
     with Query(query, row["query"], row["modality"]) as source:
         cells = read_cells(source, embedded, row, around)
+        write_cells(cells.names, cells.columns, embedded, output)
         draw_results(Mapped(embedded, source, around, plan, record, mapped.results, output, _name(row)))
     # Figures and pictures are of the cells that have an embedding.
     placed = np.isfinite(cells.latent).all(axis=1)
@@ -78,7 +79,7 @@ def describe_mapping(
 
     shutil.copyfile(prepared.alignment, output / "alignment.json")
     shutil.copyfile(mapped.history, output / "history.csv")
-    write_labels(label_columns(embedded, around), output)
+    record["labels"] = label_columns(embedded, around)
     composition = _composition(*_labels(cells, row), batches)
     write_json(output / "composition.json", composition)
     record["accuracy"], record["calibration"] = _score(cells, row, output), None

@@ -103,9 +103,15 @@ def _contradictions(given: dict[str, Any]) -> Iterator[str]:
         kind = trainable().get(given.get("family"))
         if kind is None:
             return  # said as a value that the parameter cannot have
-        for name in kind.needs:
-            if not given.get(name):
-                yield f"--{name} is missing: a {given['family']} reference cannot be trained without it."
+        for needed in kind.needs:
+            names = (needed,) if isinstance(needed, str) else needed
+            if not any(given.get(name) for name in names):
+                yield f"{' or '.join(f'--{name}' for name in names)} is missing: a {given['family']} reference cannot be trained without it."
+        if given.get("reference_spatial_key") and not kind.spatial:
+            yield (
+                f"--reference_spatial_key means nothing to {given['family']}: leave it out, or train a family that is made of "
+                f"partitions of a tissue ({', '.join(name for name, other in trainable().items() if other.spatial)})."
+            )
         try:
             reference_options(given)
         except RefmapError as error:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..common.leiden import seeded
 from ..query.counts import normalize
 from ..transfer.neighbors import Index
 from ..transfer.regions import NEIGHBORHOOD
@@ -35,18 +32,6 @@ def principal_components(values: sparse.csr_matrix, seed: int) -> np.ndarray:
 
     n = min(COMPONENTS, min(values.shape) - 1)
     return PCA(n, svd_solver="arpack", random_state=seed).fit_transform(values.astype(np.float64)).astype(np.float32)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Let igraph draw from a generator of its own; it has one for the whole process."""
-    import igraph
-
-    igraph.set_random_number_generator(random.Random(seed))
-    try:
-        yield
-    finally:
-        igraph.set_random_number_generator(random)
 
 
 def leiden(points: np.ndarray, seed: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import zarr
 from anndata.io import write_elem
 from click.testing import CliRunner
 from export_embedding import export_embedding
+from refmap.common import h5ad
 from refmap.common.errors import RefmapError
 from refmap.mapping import export as export_module
 from refmap.mapping.export import export
@@ -133,6 +134,25 @@ def test_comes_back_whole(adata, embedding, tmp_path, monkeypatch):
                 assert_same(one[key], other[key], f"{part}/{key}")
         assert_same(query.raw.X, got.raw.X)
         assert_same(query.raw.var, got.raw.var)
+
+
+def test_the_same_as_h5ad_is_what_anndata_reads_of_the_zarr(adata, embedding, tmp_path, monkeypatch):
+    monkeypatch.setattr(h5ad, "BLOCK_BYTES", 64)  # several blocks of everything
+    monkeypatch.setattr(h5ad, "LEAST_PACKED", 16)
+    adata.write_h5ad(tmp_path / "q", convert_strings_to_categoricals=False)
+    with Query(tmp_path / "q") as query:
+        export(query, make_row(), embedding, tmp_path / "o.zarr")
+    h5ad.zarr_to_h5ad(tmp_path / "o.zarr", tmp_path / "o.h5ad")
+    export_module.open_once(tmp_path / "o.h5ad")
+    one, other = anndata.read_h5ad(tmp_path / "o.h5ad"), anndata.read_zarr(tmp_path / "o.zarr")
+    for part in ("X", "obs", "var"):
+        assert_same(getattr(one, part), getattr(other, part), part)
+    for part in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
+        for key in getattr(other, part).keys() - {None}:
+            assert_same(getattr(one, part)[key], getattr(other, part)[key], f"{part}/{key}")
+    assert_same(one.raw.X, other.raw.X)
+    with h5py.File(tmp_path / "o.h5ad") as file:
+        assert file["X/data"].compression == "gzip" and len(file["X/data"]) > 64
 
 
 def test_names_of_cells_are_plain_strings_for_older_versions(adata, embedding, tmp_path):

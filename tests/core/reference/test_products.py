@@ -289,3 +289,12 @@ def test_an_array_that_only_a_pickle_decodes_is_never_read(changed, tmp_path):
     vouch(changed.products)
     prepared = record(changed.prepare(NEXT, changed.saved))
     assert prepared["source"] is None and "cannot be read" in prepared["warnings"][0]
+
+
+def test_they_can_be_named_for_a_model_that_surgery_made_of_theirs(changed):
+    changed.card = changed.card | {"sha256": "updated", "batches": ["d1", "d2", "new"]}
+    named = NEXT | {"reference": "reference_model/refmap/cells.zarr", "embedding": "X_emb"}
+    prepared = changed.prepare(named, None, changed.products.cells)
+    told = record(prepared)
+    assert (told["fault"], told["source"], told["keys"], told["warnings"]) == (None, "obsm['X_emb']", ["cell_type"], [])
+    np.testing.assert_array_equal(read_zarr(prepared.cells).obsm["X_emb"], read_zarr(changed.scale.cells).obsm["X_emb"])

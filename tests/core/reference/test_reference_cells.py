@@ -420,3 +420,17 @@ def test_labels_that_the_model_does_not_know_are_told(prepare):
 def test_levels_of_a_covariate_that_the_model_does_not_know_are_told(prepare):
     record, _ = prepare(atlas(), card=CARD | {"categorical_covariates": {"level": ["l1"]}})
     assert "has 'l2' in covariate column 'level', which the model does not know" in record["fault"]
+
+
+def test_the_atlas_s_own_umap_is_the_map(prepare):
+    at = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32)
+    record, folder = prepare(atlas(obsm={"X_umap": at}))
+    assert record["map"] == "own" and record["warnings"] == []
+    np.testing.assert_array_equal(ad.read_zarr(folder.cells).obsm["X_umap"], at)
+
+
+@pytest.mark.parametrize("at", [np.zeros((12, 3)), np.full((12, 2), np.nan)], ids=["three axes", "no numbers"])
+def test_a_umap_that_is_no_map_is_computed_and_it_is_said(prepare, at):
+    record, folder = prepare(atlas(obsm={"X_umap": at}))
+    assert record["map"] == "computed" and "X_umap" not in ad.read_zarr(folder.cells).obsm
+    assert f"has 12 x {at.shape[1]} values in obsm 'X_umap'" in record["warnings"][0]

@@ -3,9 +3,11 @@
 import csv
 import json
 
+import anndata as ad
 import pandas as pd
 import pytest
-from refmap.report.agreement import Agreement, agreements, write_agreements, write_labels
+from refmap.report.agreement import Agreement, agreements, write_agreements
+from refmap.report.cell_table import write_cells
 from refmap.report.outcomes import Outcome
 from refmap.report.page import write_sections
 from refmap.report.sections import agreement as section
@@ -14,8 +16,10 @@ from refmap.report.sections import agreement as section
 def outcome(folder, dataset, query="q.h5ad", **columns):
     place = folder / dataset
     place.mkdir(parents=True)
-    write_labels({name: pd.Series(values, dtype=object) for name, values in columns.items()}, place)
-    return Outcome({"dataset": dataset, "file_id": "d1", "query": query, "modality": None}, folder=place)
+    obs = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+    write_cells(obs.index.to_numpy(), {}, ad.AnnData(obs=obs.set_index(obs.index.astype(str))), place)
+    row = {"dataset": dataset, "file_id": "d1", "query": query, "modality": None}
+    return Outcome(row, record={"labels": list(columns)}, folder=place)
 
 
 @pytest.fixture

@@ -106,7 +106,15 @@ def add_reference(mapping, n=300):
         index=[f"r{i}" for i in range(n)],
     )
     write_zarr(ad.AnnData(obs=obs, obsm={"X_emb": latent}), cells.cells)
-    record = {"reference": "atlas.h5ad", "source": "counts", "fault": None, "keys": ["label"], "batch_key": "donor", "n_cells": n}
+    record = {
+        "reference": "atlas.h5ad",
+        "source": "counts",
+        "map": "computed",
+        "fault": None,
+        "keys": ["label"],
+        "batch_key": "donor",
+        "n_cells": n,
+    }
     cells.record.write_text(json.dumps(record))
     calibrate_reference(cells, None, 0, 0.2, 20, reference)
     # What a mapping gives, and no more, lies in a folder of its own.
@@ -131,6 +139,8 @@ def described(mapping):
 def test_folder_holds_the_records_and_the_pictures(described):
     assert sorted(path.name for path in described.iterdir()) == [
         "alignment.json",
+        "cells.csv.gz",
+        "cells.parquet",
         "composition.json",
         "composition.pdf",
         "composition.png",
@@ -139,7 +149,6 @@ def test_folder_holds_the_records_and_the_pictures(described):
         "confusion.png",
         "explore.html",
         "history.csv",
-        "labels.csv.gz",
         "mapping.json",
         "sankey.pdf",
         "sankey.png",
@@ -150,6 +159,17 @@ def test_folder_holds_the_records_and_the_pictures(described):
     ]
     assert json.loads((described / "alignment.json").read_text()) == ALIGNMENT
     assert (described / "history.csv").read_text() == "epoch,elbo_train\n1,2.5\n2,2.0\n"
+
+
+def test_the_cells_are_a_table(mapping, described):
+    table, plain = pd.read_parquet(described / "cells.parquet"), pd.read_csv(described / "cells.csv.gz")
+    embedded = ad.read_zarr(MappedFolder(mapping.folder).embedding)
+    assert list(table["cell"]) == list(embedded.obs_names) == list(plain["cell"])
+    assert list(table) == list(plain) and {"donor", "age", "label_predicted", "label_predicted_uncertainty"} <= set(table)
+    assert list(table["label_predicted"]) == list(mapping.predicted)
+    assert list(table["donor"]) == list(mapping.obs["donor"])
+    np.testing.assert_allclose(plain["label_predicted_uncertainty"], embedded.obs["label_predicted_uncertainty"])
+    assert json.loads((described / "mapping.json").read_text())["labels"] == ["label_predicted"]
 
 
 def test_composition_counts_predictions_by_batch(mapping, described):

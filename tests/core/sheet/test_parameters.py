@@ -41,12 +41,21 @@ def test_the_families_that_can_be_trained_are_those_of_the_code():
 
 @pytest.mark.parametrize("family", trainable())
 def test_what_a_family_needs(family):
-    needs = trainable()[family].needs
-    given = dict.fromkeys(needs, "x")
-    assert faults(reference="a.h5ad", family=family, **given) == []
-    for name in needs:
-        sentence = f"--{name} is missing: a {family} reference cannot be trained without it."
-        assert faults(reference="a.h5ad", family=family, **given | {name: None}) == [sentence]
+    needs = [(needed,) if isinstance(needed, str) else needed for needed in trainable()[family].needs]
+    for choice in range(max(map(len, needs))):  # any of several that one of is enough
+        given = {names[min(choice, len(names) - 1)]: "x" for names in needs}
+        assert faults(reference="a.h5ad", family=family, **given) == []
+        for names in needs:
+            sentence = (
+                f"{' or '.join(f'--{name}' for name in names)} is missing: a {family} reference cannot be trained without it."
+            )
+            assert faults(reference="a.h5ad", family=family, **given | dict.fromkeys(names)) == [sentence]
+
+
+def test_coordinates_mean_nothing_to_a_family_without_a_tissue():
+    given = {"reference_batch_key": "b", "reference_labels_key": "l", "reference_spatial_key": "spatial"}
+    (said,) = faults(reference="a.h5ad", family="scanvi", **given)
+    assert said.startswith("--reference_spatial_key means nothing to scanvi: leave it out") and "(sagenet)" in said
 
 
 @pytest.mark.parametrize(

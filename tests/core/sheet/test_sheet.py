@@ -33,6 +33,7 @@ DEFAULTS = {
     "reference": "atlas.h5ad",
     "reference_layer": "counts",
     "reference_var_key": "ensembl",
+    "reference_protein_key": None,
     "reference_airr": None,
 }
 TRAIN = {"max_epochs": 100, "early_stopping": True, "check_val_every_n_epoch": 5, "early_stopping_patience": 5}

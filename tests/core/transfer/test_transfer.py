@@ -211,7 +211,14 @@ def test_labels_that_the_reference_lacks_are_counted_and_not_scored():
 def prepared(folder, latent, obs, keys, batch_key=None):
     folder.folder.mkdir(parents=True)
     write_zarr(ad.AnnData(obs=obs, obsm={"X_emb": latent}), folder.cells)
-    record = {"reference": "atlas.h5ad", "source": "obsm['X_emb']", "fault": None, "warnings": [], "keys": keys}
+    record = {
+        "reference": "atlas.h5ad",
+        "source": "obsm['X_emb']",
+        "map": "computed",
+        "fault": None,
+        "warnings": [],
+        "keys": keys,
+    }
     folder.record.write_text(json.dumps(record | {"batch_key": batch_key, "n_cells": len(latent)}))
     return folder
 

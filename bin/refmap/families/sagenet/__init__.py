@@ -28,9 +28,16 @@ class SagenetFamily(Family):
     }
     trains = {
         "sagenet": Trainable(
-            needs=("reference_labels_key",),
+            needs=(("reference_labels_key", "reference_spatial_key"),),
             has_latent=False,
+            spatial=True,
             options={
+                "resolutions": Option(
+                    "text",
+                    "0.05,0.1,0.5",
+                    "With `--reference_spatial_key`, the resolutions at which the tissue is cut into partitions, parted by commas: "
+                    "the higher, the more partitions.",
+                ),
                 "graph": Option(
                     "text",
                     "glasso",
@@ -47,6 +54,9 @@ class SagenetFamily(Family):
                     choices=("TransformerConv", "GraphSAGE", "GATConv", "GraphConv"),
                 ),
                 "n_hidden": Option("int", 8, "Features of each gene in the hidden layer.", least=1),
+                "importance_cells": Option(
+                    "int", 20, "Of how many cells of each label the importance of the genes is measured; 0: it is not.", least=0
+                ),
                 "batch_size": Option("int", 32, "Cells in one step of training.", least=1),
             },
             input=lambda options: "lognorm",

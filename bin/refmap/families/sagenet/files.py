@@ -1,7 +1,7 @@
 """The files of a SageNet model: refmap's own, which hold plain data alone, and those of the library.
 
 refmap's are `sagenet.json`, which says what the model is, and `sagenet.pt`, tensors only:
-``{column: {"edges": 2 x edges, "weights": {name: tensor}}}``. The library (scarches 0.6.1) saves a whole network as
+``{column: {"edges": 2 x edges, "weights": {name: tensor}, "importance": labels x genes}}``, the last where it was measured. The library (scarches 0.6.1) saves a whole network as
 `<tag>_<column>.pickle`, and its graph as `<tag>_<column>.h5ad`; neither genes nor names of labels are among them.
 """
 
@@ -34,6 +34,10 @@ class Partition:
         Features of the hidden layers: of each gene in the graph's convolutions, and of the dense layers behind them.
     sizes
         Sizes of the filters of the networks that have some: ``K``, or ``filter_K`` and ``pool_K``.
+    section
+        The section of tissue that it cuts, where there are several.
+    places
+        The mean coordinates of each label's cells, in the order of `labels`; empty where it was not cut by coordinates.
     """
 
     column: str
@@ -42,6 +46,8 @@ class Partition:
     hidden_graph: list[int] = field(default_factory=list)
     hidden_dense: list[int] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
+    section: str | None = None
+    places: list[list[float]] = field(default_factory=list)
 
 
 @dataclass

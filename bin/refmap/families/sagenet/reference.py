@@ -28,17 +28,22 @@ SCHEDULE = {"T_0": 50, "eta_min": 5e-5}  # steps until the learning rate starts 
 # A gene that varies less does not vary: what float32 leaves of a difference of equal squares.
 LEAST_DEVIATION = 1e-4
 GENES_AT_A_TIME = 1000
+# Steps over which gradients are integrated: captum's own.
+IMPORTANCE_STEPS = 50
 
 
 def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Callable = print) -> None:
-    """Train a network for each column of `settings["labels_keys"]`, and save them to `folder`.
+    """Train a network for each column of labels and each partition of a tissue, and save them to `folder`.
+
+    Networks of one section of tissue share a graph of its genes, as do those of columns of labels, which are of all cells.
 
     Parameters
     ----------
     reference
         Log-normalised values, CSR, cells x genes; obs columns ``labels_keys``. Cells without a label do not train.
     settings
-        ``labels_keys``, ``unlabeled_category``, ``max_epochs``, ``seed``, ``normalization``, ``options``.
+        ``labels_keys``, ``partitions`` (columns of obs with what :func:`refmap.reference.tissue.cut_tissue` says of them),
+        ``unlabeled_category``, ``max_epochs``, ``seed``, ``normalization``, ``options``.
 
     Raises
     ------
@@ -47,11 +52,30 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
     """
     freezing.seed_everything(settings["seed"])
     options = settings["options"]
-    cells = {key: _labeled(reference, key, settings["unlabeled_category"]) for key in settings["labels_keys"]}
-    log(f"finding the graph of {reference.n_vars} genes by {options['graph']}")
-    edges = edges_of(gene_graph(reference.X, options))
-    log(f"{edges.shape[1] // 2} pairs of genes are joined")
-    classifiers = [_train(reference.X, key, *labeled, edges, settings, log) for key, labeled in cells.items()]
+    partitions = settings.get("partitions", {})
+    cells = {key: _labeled(reference, key, settings["unlabeled_category"]) for key in [*settings["labels_keys"], *partitions]}
+    sections = {key: partitions.get(key, {}).get("section") for key in cells}
+    graphs = {}
+    for key, section in sections.items():
+        if section not in graphs:
+            numbers = cells[key][1]
+            x = reference.X if section is None else reference.X[np.flatnonzero(numbers >= 0)]
+            of = "" if section is None else f" in section '{section}'"
+            log(f"finding the graph of {reference.n_vars} genes{of} by {options['graph']}")
+            graphs[section] = edges_of(gene_graph(x, options))
+            log(f"{graphs[section].shape[1] // 2} pairs of genes are joined")
+    classifiers = []
+    for key, (labels, numbers) in cells.items():
+        places = partitions.get(key, {}).get("places", {})
+        partition = Partition(
+            key,
+            labels,
+            CLASS_OF.get(options["network"], options["network"]),
+            hidden_graph=[options["n_hidden"]],
+            section=sections[key],
+            places=[places[label] for label in labels] if places else [],
+        )
+        classifiers.append(_train(reference.X, partition, numbers, graphs[sections[key]], settings, log))
     description = Description(
         genes=list(map(str, reference.var_names)),
         partitions=[classifier.partition for classifier in classifiers],
@@ -64,7 +88,7 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
 
 def _labeled(reference: ad.AnnData, key: str, unlabeled: str) -> tuple[list[str], np.ndarray]:
     """The labels of a column, sorted, and the number of each cell's label, -1 for none."""
-    given = reference.obs[key].astype(str).to_numpy()
+    given = np.where(reference.obs[key].isna(), unlabeled, reference.obs[key].astype(str))
     labels = sorted(set(given) - {unlabeled})
     if len(labels) < 2:
         raise RefmapError(
@@ -76,19 +100,11 @@ def _labeled(reference: ad.AnnData, key: str, unlabeled: str) -> tuple[list[str]
 
 
 def _train(
-    x: sparse.csr_matrix,
-    column: str,
-    labels: list[str],
-    numbers: np.ndarray,
-    edges: torch.Tensor,
-    settings: dict,
-    log: Callable,
+    x: sparse.csr_matrix, partition: Partition, numbers: np.ndarray, edges: torch.Tensor, settings: dict, log: Callable
 ) -> Classifier:
     import torch
 
     options = settings["options"]
-    network = CLASS_OF.get(options["network"], options["network"])
-    partition = Partition(column, labels, network, hidden_graph=[options["n_hidden"]])
     with quietly():
         classifier = Classifier(partition, make(partition, x.shape[1], **DROPOUT), edges)
     optimizer = torch.optim.SGD(classifier.network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
@@ -107,9 +123,16 @@ def _train(
         max_epochs=settings["max_epochs"],
         batch_size=options["batch_size"],
         seed=settings["seed"],
-        log=lambda line: log(f"{column}: {line}"),
+        log=lambda line: log(f"{partition.column}: {line}"),
         after_step=schedule.step,
     )
+    if options["importance_cells"]:
+        rng = np.random.default_rng(settings["seed"])
+        of_each = [
+            rng.permutation(np.flatnonzero(numbers == i))[: options["importance_cells"]] for i in range(len(partition.labels))
+        ]
+        drawn = np.concatenate(of_each)
+        classifier.importance = classifier.gene_importance(x[drawn], numbers[drawn], IMPORTANCE_STEPS)
     return classifier
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from ...common.errors import RefmapError
 from ...models.card import texts
@@ -22,6 +23,9 @@ from .networks import Classifier, load_librarys, restore, uncertainty
 if TYPE_CHECKING:
     import anndata as ad
     import torch
+
+# Genes of each label in the table of their importance.
+MOST_GENES = 30
 
 
 @dataclass
@@ -83,8 +87,23 @@ class SagenetSurgery(Surgery):
             found[classifier.partition.column] = Prediction(labels, best, entropy, values.astype(np.float32))
         return found
 
+    def places(self) -> dict[str, np.ndarray]:
+        """Where cells lie in each section of the reference's tissue: float32, cells x coordinates.
+
+        The mean of the partitions' places by their probabilities, then of the ways that the section was cut; under ``spatial_predicted``, and of
+        several sections ``spatial_predicted@<section>``. None of a reference that was not cut by coordinates.
+        """
+        found: dict[str, list[np.ndarray]] = {}
+        for classifier, values in zip(self.classifiers, self.probabilities, strict=True):
+            partition = classifier.partition
+            if partition.places:
+                name = "spatial_predicted" + (f"@{partition.section}" if partition.section is not None else "")
+                found.setdefault(name, []).append(values @ np.array(partition.places))
+        return {name: np.mean(ways, axis=0).astype(np.float32) for name, ways in found.items()}
+
     def annotate(self, result: ad.AnnData) -> None:
-        """Add ``obsp["spatial_distances"]`` where it was asked for."""
+        """Add where the cells lie in the reference's tissue, and ``obsp["spatial_distances"]`` where it was asked for."""
+        result.obsm.update(self.places())
         options = self.settings.options
         if not options.get("distance_map"):
             return
@@ -96,6 +115,20 @@ class SagenetSurgery(Surgery):
                 f"distances to the {neighbors} nearest alone: raise the option distance_map_cells to keep all."
             )
         result.obsp["spatial_distances"] = spatial_distances(self._for_distances(), neighbors)
+
+    def write_results(self, folder: Path) -> None:
+        """Write `gene_importance.csv`: the genes that speak most for or against each label, the strongest first."""
+        rows = []
+        for classifier in self.classifiers:
+            if classifier.importance is None:
+                continue
+            for label, values in zip(classifier.partition.labels, classifier.importance, strict=True):
+                order = np.argsort(-np.abs(values), kind="stable")[:MOST_GENES]
+                genes = np.array(self.description.genes, dtype=object)[order]
+                names = {"partition": classifier.partition.column, "label": label}
+                rows.append(pd.DataFrame({**names, "gene": genes, "importance": values[order]}))
+        if rows:
+            pd.concat(rows, ignore_index=True).to_csv(folder / "gene_importance.csv", index=False)
 
     def _for_distances(self) -> list[np.ndarray]:
         """What is compared between cells: the less certain a cell, the more of a label drawn from its probabilities."""
@@ -137,6 +170,9 @@ def save(folder: Path, description: Description, classifiers: list[Classifier]) 
         classifier.partition.column: {"edges": classifier.edges, "weights": classifier.network.state_dict()}
         for classifier in classifiers
     }
+    for classifier in classifiers:
+        if classifier.importance is not None:
+            tensors[classifier.partition.column]["importance"] = torch.from_numpy(classifier.importance)
     torch.save(tensors, folder / TENSORS)
 
 
