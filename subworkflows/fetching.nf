@@ -28,7 +28,7 @@ workflow FETCH {
     }
     RESOLVE_ADDRESS(sought.remote.toList().flatMap { all -> addresses(all) }.mix(training.remote.map { address -> [address, 'cells', true] }).unique(), code)
     resolved = RESOLVE_ADDRESS.out.resolved
-        .map { address, what, path -> [address: address, what: what, about: path.text] }
+        .map { address, what, path -> [address: address, what: what, about: toJson(parse(path.text))] }
         .map { r -> r + parse(r.about).subMap(['fault', 'key']) }
         .map { r -> r + [place: r.key ? kept("models/${r.key}", settings) : null] }
         .branch { r ->
