@@ -66,6 +66,11 @@ def locate(path: Path, shown: str) -> Place:
     return place
 
 
+def below_of(shown: str, name: str) -> str:
+    """What the user would call a file or folder below what they named, which may be an address."""
+    return shown if name == "." else f"{shown.rstrip('/')}/{name}"
+
+
 def tells_model(name: str) -> bool:
     """Whether a file of this name is one that a model is told by."""
     return name.endswith(_TELLING)
@@ -96,7 +101,7 @@ def _in_folder(folder: Path, shown: str) -> Place:
             "name the folder or the model.pt of the one to use."
         )
     ((below, prefix),) = models
-    shown = str(Path(shown) / below.relative_to(folder))
+    shown = below_of(shown, below.relative_to(folder).as_posix())
     if not prefix:
         return Place(below, shown)
     others = {path.name: path.name for path in below.iterdir() if path.is_file() and path.name not in _PARTS}
