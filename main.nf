@@ -7,6 +7,7 @@
 // parameters by their types; `code`, the hash of all code, is an input of every task.
 
 include { SHEET     } from './subworkflows/sheet'
+include { FETCH     } from './subworkflows/fetching'
 include { REFERENCE } from './subworkflows/reference'
 include { MODELS    } from './subworkflows/models'
 include { MAPPING   } from './subworkflows/mapping'
@@ -26,10 +27,11 @@ workflow MAP {
 
     // What is asked for: a mapping for each row of the sheet, and the atlas that a reference is to be trained on, if one is
     SHEET(settings, code)
-    REFERENCE(SHEET.out.atlas, SHEET.out.trainer, settings, code)
+    FETCH(SHEET.out.mappings, SHEET.out.atlas, settings, code)
+    REFERENCE(FETCH.out.atlas, SHEET.out.trainer, settings, code)
 
     // What each mapping stands on: the card of its model, and the cells of its reference where there are any
-    MODELS(SHEET.out.mappings, REFERENCE.out.model, SHEET.out.atlas, SHEET.out.trainer, settings, code)
+    MODELS(FETCH.out.mappings, REFERENCE.out.model, FETCH.out.atlas, SHEET.out.trainer, settings, code)
 
     // Checks of all, then the gate; alignment, surgery, labels, export, figures
     MAPPING(MODELS.out.mappings, MODELS.out.references, settings, code)

@@ -50,6 +50,17 @@ def located(name, sheet) {
     }
 }
 
+// An address that FETCH_MODEL knows, as is_address of bin/refmap/remote/addresses.py has it
+def isAddress(name) {
+    return name && name ==~ /(hf:\/\/|zenodo:|https?:\/\/|s3:\/\/).*/
+}
+
+// A model or its cells by the sheet. FETCH_MODEL brings what has an address; of buckets, what Nextflow cannot reach with the rights
+// that it has, which may be a public one
+def ofModel(name, sheet) {
+    return isAddress(name) && !name.startsWith('s3://') ? [] : located(name, sheet)
+}
+
 // What tells one state of a folder from another; Nextflow itself looks no further than the folder's own date
 def stamp(path) {
     if (!path || !path.isDirectory()) {

@@ -32,7 +32,7 @@ workflow MAPPING {
         mappings.map { m ->
             // Where there are cells, the report says once what is to be said of them
             def told = m.reference_cells.source ? [] : (m.reference_cells.warnings ?: [])
-            def row = withoutTraining(m.row) + [known_faults: [m.untried, m.reference_cells.fault].findAll(), known_warnings: told]
+            def row = withoutTraining(m.row) + [known_faults: [m.untried, m.unfetched ?: m.reference_cells.fault].findAll(), known_warnings: told]
             [m.id, toJson(row.sort()), m.query, m.obs_table, m.id_table, m.gmt, m.airr, stamp(m.query), m.card]
         },
         code,

@@ -40,7 +40,7 @@ workflow MODELS {
     all = named.mix(own)
 
     models = all.unique { m -> m.model_name }
-    INSPECT_MODEL(models.map { m -> [m.model_name, m.model, stamp(m.model)] }, settings.subMap(['trust_models']), code)
+    INSPECT_MODEL(models.map { m -> [m.model_name, m.model, stamp(m.model), m.origin ?: ''] }, settings.subMap(['trust_models']), code)
     inspected = put(models, 'card', INSPECT_MODEL.out.card, 'model_name')
         .map { m -> m + parse(m.card.text).subMap(['env', 'fault']) }
         .branch { m ->

@@ -172,7 +172,7 @@ workflow INSPECTED {
     } else {
         model = MAKE_MODEL(DEMO.out.atlas)
     }
-    INSPECT_MODEL(model.map { path -> ['the reference', path, ''] }, settingsOf(family), 'code')
+    INSPECT_MODEL(model.map { path -> ['the reference', path, '', ''] }, settingsOf(family), 'code')
 
     emit:
     mappings = DEMO.out.mappings

@@ -3,7 +3,7 @@ process INSPECT_MODEL {
     tag "${name}"
 
     input:
-    tuple val(name), path(model, stageAs: 'model/*'), val(stamp)
+    tuple val(name), path(model, stageAs: 'model/*'), val(stamp), val(origin)
     val settings
     val code
 
@@ -15,8 +15,12 @@ process INSPECT_MODEL {
     cat > name.txt <<'END_OF_NAME'
     ${name}
     END_OF_NAME
+    cat > origin.json <<'END_OF_ORIGIN'
+    ${origin ?: 'null'}
+    END_OF_ORIGIN
 
-    inspect_model.py --model ${model ?: 'model'} --shown-as "\$(cat name.txt)" ${settings.trust_models ? '--trust-models' : ''} --card card.json
+    inspect_model.py --model ${model ?: 'model'} --shown-as "\$(cat name.txt)" ${settings.trust_models ? '--trust-models' : ''} \\
+        --origin origin.json --card card.json
     """
 
     stub:

@@ -39,6 +39,8 @@ OF_THE_MACHINE = {
     **{"CUDA_VISIBLE_DEVICES": "1", "NVIDIA_VISIBLE_DEVICES": "all", "LD_LIBRARY_PATH": "/opt/driver", "TZ": "UTC"},
     **{"OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_L2_SIZE": "512", "https_proxy": "http://proxy", "LC_NUMERIC": "C"},
     **{"MODULEPATH": "/opt/modules", "NXF_TASK_WORKDIR": "/work"},
+    **{"HF_TOKEN": "secret", "ZENODO_TOKEN": "secret", "HF_ENDPOINT": "https://hub", "ZENODO_ENDPOINT": "https://zenodo"},
+    **{"AWS_ENDPOINT_URL_S3": "https://s3", "SSL_CERT_FILE": "/certificates", "REQUESTS_CA_BUNDLE": "/certificates"},
 }
 
 
@@ -90,6 +92,13 @@ process ONE {
     "env -0 > environment"
 }
 
+process FETCH {
+    label 'process_network'
+
+    script:
+    "env -0 > fetching"
+}
+
 process MANY {
     cpus 5
 
@@ -99,6 +108,7 @@ process MANY {
 
 workflow {
     ONE()
+    FETCH()
     MANY()
 }
 """
@@ -111,6 +121,7 @@ def test_a_task_has_as_many_threads_as_cpus_and_what_a_configuration_says(tmp_pa
         f"includeConfig '{ROOT}/nextflow.config'\nenv.JAX_PLATFORMS = 'cpu'\nexecutor.cpus = 8\n"
     )
     environment = {**ENVIRONMENT, **JOBS, **THREADS, **SETTINGS, **other_python, "OF_A_LIBRARY_TO_COME": "1"}
+    environment |= {"HF_TOKEN": "of the caller", "ZENODO_TOKEN": "of the caller"}
     ran = subprocess.run(["nextflow", "-q", "run", "main.nf", "--outdir", "out", "--max_cpus", "3"], env=environment,
                          cwd=tmp_path, text=True, capture_output=True, timeout=120)  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -129,6 +140,12 @@ def test_a_task_has_as_many_threads_as_cpus_and_what_a_configuration_says(tmp_pa
             "NUMBA_CACHE_DIR",
         }
         assert not {name for name in environment.keys() - ENVIRONMENT.keys() if name in task} - given
+    # Who the caller is elsewhere is known to what is let out alone, and written nowhere
+    (fetching,) = tmp_path.glob("work/*/*/fetching")
+    assert "HF_TOKEN=of the caller" in fetching.read_text().split("\0")
+    assert not any("of the caller" in value for task in tasks for value in task.values())
+    written = [*tmp_path.glob("work/*/*/.command.*"), *tmp_path.glob("out/pipeline_info/*"), tmp_path / ".nextflow.log"]
+    assert not [path for path in written if "of the caller" in path.read_text(errors="replace")]
     (python,) = tmp_path.glob("work/*/*/python")
     assert Path(python.read_text().strip()).resolve() == Path(ENVIRONMENT["REFMAP_ENVS"], "core").resolve()
 

@@ -36,9 +36,17 @@ process OTHER {
     "true"
 }
 
+process FETCH {
+    label 'process_network'
+
+    script:
+    "true"
+}
+
 workflow {
     TRAIN()
     OTHER()
+    FETCH()
 }
 """
 
@@ -254,8 +262,8 @@ def test_a_scheduler_that_does_not_answer_is_asked_again():
 
 # What runs a container in the task's script, how it is told to use a GPU, and what else must be there
 ENGINE_FACTS = {
-    "docker": ("docker run", "--gpus all", "--network none -u $(id -u):$(id -g)"),
-    "podman": ("podman run", "--device nvidia.com/gpu=all", "--network none --userns=keep-id"),
+    "docker": ("docker run", "--gpus all", "-u $(id -u):$(id -g)"),
+    "podman": ("podman run", "--device nvidia.com/gpu=all", "--userns=keep-id"),
     "singularity": ("singularity exec", "--nv", "NUMBA_CACHE_DIR"),
     "apptainer": ("apptainer exec", "--nv", "NUMBA_CACHE_DIR"),
 }
@@ -279,3 +287,8 @@ def test_engine_is_told(run, engine):
         assert f"OMP_NUM_THREADS={cpus[name]} " in tasks[name]
         assert re.search(rf"registry\.example[/-]lab[/-]refmap[/-]{env}[:-]", lines[name])
         assert "containers/activate" not in tasks[name]
+    if engine in ("docker", "podman"):
+        assert {name: "--network none" in line for name, line in lines.items()} == {"TRAIN": True, "OTHER": True, "FETCH": False}
+        assert {"HF_TOKEN", "ZENODO_TOKEN"} <= set(re.findall(r" -e (\w+)", lines["FETCH"]))
+    unset = {name: "-u HF_TOKEN -u ZENODO_TOKEN" in line for name, line in tasks.items()}
+    assert unset == {"TRAIN": True, "OTHER": True, "FETCH": False}

@@ -214,3 +214,17 @@ def test_nothing_is_trained_before_the_sheet_is_right(tmp_path):
     assert run.status != 0
     assert "dataset 'lung' has a file_id 'a' already" in run.printed
     assert run.tasks() == {"CHECK_INPUT": "FAILED"}
+
+
+def test_what_an_address_leads_to_is_fetched_once_and_kept_for_another_run(tmp_path):
+    (tmp_path / "query.h5ad").touch()
+    head = "dataset,file_id,query,model,batch_key,reference"
+    rows = [f"lung,{name},query.h5ad,hf://lab/atlas,donor,{cells}\n" for name, cells in (("a", ""), ("b", "zenodo:7/cells.h5ad"))]
+    (tmp_path / "sheet.csv").write_text(f"{head}\n{''.join(rows)}")
+    for number in range(2):
+        run = StubRun(tmp_path, "--input", "sheet.csv", "--cache", "kept", "-work-dir", f"work_{number}")
+        assert run.status == 0, run.printed
+        done = run.counts()
+        assert (done["RESOLVE_ADDRESS"], done.get("FETCH_MODEL", 0)) == (2, 2 if number == 0 else 0)
+        assert (done["INSPECT_MODEL"], done["EXPORT_EMBEDDING"]) == (1, 2)
+    assert len(list((tmp_path / "kept/models").iterdir())) == 2

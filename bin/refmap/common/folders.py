@@ -108,3 +108,20 @@ class ReferenceProducts(ReferenceFolder):
     def profiles(self) -> Path:
         """Labels x the model's genes, the mean over the cells of each: AnnData zarr; absent where there is no sample."""
         return self.folder / "profiles.zarr"
+
+
+@dataclass(frozen=True)
+class FetchedFolder:
+    """What an address led to."""
+
+    folder: Path
+
+    @property
+    def content(self) -> Path:
+        """A folder with one thing in it, the model's folder or file, or the file of cells; absent where there is a fault."""
+        return self.folder / "content"
+
+    @property
+    def origin(self) -> Path:
+        """Where it comes from, with checksums, or what is wrong with it: JSON."""
+        return self.folder / "origin.json"

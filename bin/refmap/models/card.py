@@ -22,6 +22,7 @@ class ModelCard:
     class_name: str | None = None
     version: str | None = None  # of the library that saved it
     sha256: str | None = None  # of all files of the folder
+    origin: dict | None = None  # where it was fetched from, if it is named by an address
     genes: list[str] = field(default_factory=list)  # in the model's order
     input: str = "counts"  # what X must hold: "counts", "lognorm" or "any"
     # How counts become its "lognorm": log1p of counts scaled to `target_sum` a cell, whose total is that of `genes`: "all" of

@@ -11,7 +11,7 @@ from ..common.digest import sha256_of
 from ..common.errors import RefmapError, brief
 from .facts import FACTS, LASTING_FACTS, read_facts, write_facts
 from .pickles import Contents, read_pickle, read_torch
-from .places import is_product, locate
+from .places import below_of, is_product, locate
 
 # What scvi-tools calls the data that it saves beside a model, behind a prefix that the user may choose.
 DATA = ("adata.h5ad", "mdata.h5mu")
@@ -66,7 +66,7 @@ class ModelFolder:
 
     def show(self, name: str) -> str:
         """A file of the model as the user would write it."""
-        return self.shown if self.file else str(Path(self.shown) / self._place.names.get(name, name))
+        return self.shown if self.file else below_of(self.shown, self._place.names.get(name, name))
 
     def contents(self, name: str) -> Contents:
         """The inert contents of a file: `*.pkl` as a plain pickle, any other as one of torch."""

@@ -56,14 +56,24 @@ def locate(path: Path, shown: str) -> Place:
     """
     if path.is_dir():
         return _in_folder(path, shown)
-    if not _is_archive(path):
+    if not is_archive(path):
         whole = path.suffix in (".pt", ".pth") and path.name != _WHOLE and not path.name.endswith(_PARTS[2:])
         return _renamed(path.parent, shown, {path.name: _WHOLE}, file=_WHOLE) if whole else Place(path.parent, shown, path.name)
     kept = tempfile.TemporaryDirectory(prefix="refmap-model-")
-    _unpack(path, shown, Path(kept.name))
+    unpack(path, shown, Path(kept.name))
     place = _in_folder(Path(kept.name), shown)
     place.kept.append(kept)
     return place
+
+
+def below_of(shown: str, name: str) -> str:
+    """What the user would call a file or folder below what they named, which may be an address."""
+    return shown if name == "." else f"{shown.rstrip('/')}/{name}"
+
+
+def tells_model(name: str) -> bool:
+    """Whether a file of this name is one that a model is told by."""
+    return name.endswith(_TELLING)
 
 
 def is_product(path: Path, model: Path) -> bool:
@@ -91,7 +101,7 @@ def _in_folder(folder: Path, shown: str) -> Place:
             "name the folder or the model.pt of the one to use."
         )
     ((below, prefix),) = models
-    shown = str(Path(shown) / below.relative_to(folder))
+    shown = below_of(shown, below.relative_to(folder).as_posix())
     if not prefix:
         return Place(below, shown)
     others = {path.name: path.name for path in below.iterdir() if path.is_file() and path.name not in _PARTS}
@@ -115,7 +125,7 @@ def _renamed(folder: Path, shown: str, names: dict[str, str], file: str | None =
 # -------------------------------------------------------------------------------------------------------------------- archives
 
 
-def _is_archive(path: Path) -> bool:
+def is_archive(path: Path) -> bool:
     """Whether a file is a zip or tar of files, and no zip of torch's own."""
     try:
         if zipfile.is_zipfile(path):
@@ -126,7 +136,14 @@ def _is_archive(path: Path) -> bool:
         return False
 
 
-def _unpack(path: Path, shown: str, folder: Path) -> None:
+def unpack(path: Path, shown: str, folder: Path) -> None:
+    """Unpack an archive's files into a folder.
+
+    Raises
+    ------
+    RefmapError
+        If it leads out of the folder, holds links or devices, would unpack to far more than it is, or is damaged.
+    """
     most, total, seen = _MOST_TIMES * path.stat().st_size, 0, set()
     try:
         for name, size, stream in _members(path):

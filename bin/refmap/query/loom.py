@@ -39,7 +39,9 @@ def write_loom(source: Source, path: Path, out: h5py.File) -> None:
         layers = file.get("layers", {})
         for name in layers:
             if layers[name].shape != (n_genes, n_cells):
-                raise source.fault(f"is damaged: its layer '{name}' is {layers[name].shape} and not {(n_genes, n_cells)}: copy it again.")
+                raise source.fault(
+                    f"is damaged: its layer '{name}' is {layers[name].shape} and not {(n_genes, n_cells)}: copy it again."
+                )
             _write_cells(layers[name], out.create_group(f"layers/{name}"))
 
 
@@ -52,14 +54,18 @@ def _attributes(
         check_claim(stored)
         values = stored[...]
         if len(values) != size:
-            raise source.fault(f"is damaged: its attribute '{name}' has {len(values):,} values for {size:,} {what}: copy it again.")
+            raise source.fault(
+                f"is damaged: its attribute '{name}' has {len(values):,} values for {size:,} {what}: copy it again."
+            )
         if values.ndim > 1:
             wide[name] = values
         else:
             columns[name] = values if values.dtype.kind in "biuf" else np.array([text(value) for value in values], dtype=object)
     named = next((name for name in names if name in columns), None)
     if named is None:
-        raise source.fault(f"has no names of its {what}: none of {listed(names)} is among {listed(columns)}; add one of these attributes.")
+        raise source.fault(
+            f"has no names of its {what}: none of {listed(names)} is among {listed(columns)}; add one of these attributes."
+        )
     index = pd.Index([str(value) for value in columns[named]], dtype=object)
     return pd.DataFrame({name: values for name, values in columns.items() if name != named}, index=index), wide
 

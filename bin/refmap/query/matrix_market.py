@@ -27,7 +27,9 @@ def write_market(source: Source, stream: BinaryIO, name: str, shape: tuple[int, 
     counts = [np.zeros(length + 1, dtype=np.int64) for length in shape]
     in_order, last = [True, True], [0, 0]
     columns = ["cells", "genes", "value"] if cells_first else ["genes", "cells", "value"]
-    chunks = pd.read_csv(stream, sep=r"\s+", header=None, names=columns, chunksize=LINES, dtype=float, comment="%") if size else ()
+    chunks = (
+        pd.read_csv(stream, sep=r"\s+", header=None, names=columns, chunksize=LINES, dtype=float, comment="%") if size else ()
+    )
     for chunk in chunks:
         if chunk.isna().any(axis=None):
             raise source.fault(f"is damaged: a line of {name} has not three numbers: copy it again.")

@@ -35,7 +35,9 @@ def read_obs_table(path: Path, shown: str, key: str | None) -> pd.DataFrame:
             f"obs_table '{shown}' has no column '{key}' (obs_table_key): its columns are {listed(table.columns)}.{nearest(key, table.columns)}"
         )
     if table.shape[1] < 2:
-        raise RefmapError(f"obs_table '{shown}' has the column {listed(table.columns)} alone: give names of cells and a column of theirs.")
+        raise RefmapError(
+            f"obs_table '{shown}' has the column {listed(table.columns)} alone: give names of cells and a column of theirs."
+        )
     table = table.drop_duplicates().set_index(key if key is not None else table.columns[0])
     table = table[table.index.notna()]
     table.index = table.index.astype(str).str.strip()

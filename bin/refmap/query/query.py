@@ -49,7 +49,9 @@ class Query(Source):
             if path.is_dir():
                 return self._open_folder()
             if not path.is_file():
-                raise self.fault("is neither a file nor a folder: give an .h5ad, .zarr, .h5mu, .loom, or what Cell Ranger writes.")
+                raise self.fault(
+                    "is neither a file nor a folder: give an .h5ad, .zarr, .h5mu, .loom, or what Cell Ranger writes."
+                )
             if path.stat().st_size == 0:
                 raise self.fault("is empty (0 bytes): copy it again.")
             with path.open("rb") as file:

@@ -128,7 +128,9 @@ def find_folder(path: Path, source: Source) -> Folder | None:
         return None
     if len(matrices) > 1:
         names = listed([item.name for item in matrices])
-        raise source.fault(f"is a folder of several matrices, {names}: put each into a folder of its own, with its tables of names.")
+        raise source.fault(
+            f"is a folder of several matrices, {names}: put each into a folder of its own, with its tables of names."
+        )
     before = matrices[0].name.removesuffix(".gz").removesuffix("matrix.mtx")
     found = []
     for kinds in (("barcodes.tsv",), ("features.tsv", "genes.tsv")):

@@ -11,13 +11,16 @@ from ..models.card import ModelCard
 from ..models.folder import ModelFolder
 
 
-def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = False) -> ModelCard:
+def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = False, origin: dict | None = None) -> ModelCard:
     """Recognise and describe the model in a folder (or the folder of a file) without executing anything of it.
 
     What is wrong with the model stands in the card's `fault`; nothing is raised. `trust_models` lets a model pass whose
     pickles name things outside the list of `pickles.ALLOWED`; the card itself is made inertly all the same.
+    `origin` says where a model that was named by an address comes from; its `fault` why it could not be fetched.
     """
-    shown = shown_as or str(path)
+    shown, origin = shown_as or str(path), dict(origin or {})
+    if fault := origin.pop("fault", None):
+        return ModelCard(model=shown, fault=brief(fault, 3000))
     try:
         folder = ModelFolder(Path(path), shown)
     except RefmapError as error:
@@ -36,6 +39,7 @@ def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = 
         card.fault = str(error)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # contents that no library writes
         card.fault = f"{shown} is damaged: its attributes are not those of a saved model ({brief(error)})."
+    card.origin = origin or None
     card.sha256 = folder.sha256()
     card.globals = folder.globals()
     card.warnings += folder.left_out()

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from ..common.errors import RefmapError
 from ..common.strategies import STRATEGIES
 from ..families.options import parse_options
+from ..remote.addresses import FORMS, is_address, parse
 
 # What is in a file decides how it is read; these are the names that data which can be read have.
 QUERY_SUFFIXES = (".h5ad", ".zarr", ".h5mu", ".h5", ".hdf5", ".loom", ".zarr.zip")
@@ -65,6 +67,17 @@ def _path(value: str) -> str:
     return _printable(value)
 
 
+def _source(value: str) -> str:
+    """Accept such a path, or an address that FETCH_MODEL can read."""
+    if is_address(value):
+        try:
+            parse(value)
+        except RefmapError:
+            raise ValueError("no address") from None
+        return _printable(value)
+    return _path(value)
+
+
 def _layer(value: str) -> str:
     """Return `X` for X, `raw` for .raw.X, else the layer's name without `layers/`."""
     if value in ("X", "raw", "raw/X"):
@@ -115,6 +128,8 @@ PATH = Must(
     f"a path without any of {' '.join(EXPANDED)}, which a shell would expand: rename it, or link to it under another name"
 )
 Link = Annotated[Annotated[str, AfterValidator(_path)] | None, PATH]
+# What may be fetched
+Source = Annotated[Annotated[str, AfterValidator(_source)] | None, Must(f"{PATH.be}; or an address: {FORMS}")]
 Layer = Annotated[str, AfterValidator(_layer)]
 LAYER = Must("X, raw or the name of a layer (which cannot itself be X or raw: rename that layer)")
 Key = Annotated[Text | None, TEXT]
@@ -145,7 +160,9 @@ class Mapping(BaseModel):
             description="The query's counts: a path or URI of an .h5ad, .zarr, .h5mu or .loom, or of an .h5 or a matrix folder of Cell Ranger."
         ),
     ]
-    model: Annotated[Link, Field(description="The reference model, a folder or file; not needed when this run trains it.")] = None
+    model: Annotated[
+        Source, Field(description="The reference model, a folder or file, or its address; not needed when this run trains it.")
+    ] = None
     batch_key: Annotated[Text, TEXT, Field(description="The column of the query's `obs` that holds its batches.")]
     labels_key: Annotated[
         Keys, Field(description="The column of `obs` with labels that the model is given; several for a model of several.")
@@ -208,9 +225,9 @@ class Mapping(BaseModel):
     ] = {}
     size_factor_key: Annotated[Key, Field(description="The column of `obs` with the cells' size factors.")] = None
     reference: Annotated[
-        Link,
+        Source,
         Field(
-            description="The model's own cells, whose labels are transferred (.h5ad, .zarr, .h5mu); none: those saved with the "
+            description="The model's own cells, whose labels are transferred (.h5ad, .zarr, .h5mu), or their address; none: those saved with the "
             "model, or those that this run trains it on."
         ),
     ] = None

@@ -164,9 +164,15 @@ def lines(path, change):
         (lambda f: cut(f / "matrix.mtx.gz", 300), "cannot be read at the matrix of its folder"),
         (lambda f: lines(f / "matrix.mtx.gz", lambda text: text[:90]), "is cut off: 87 of 450 values are in matrix.mtx.gz"),
         (lambda f: lines(f / "matrix.mtx.gz", lambda text: [*text[:-1], "3 x"]), "matrix of its folder"),
-        (lambda f: lines(f / "matrix.mtx.gz", lambda text: [*text[:-1], "31 1 1"]), "a line of matrix.mtx.gz is of none of its 30 genes"),
+        (
+            lambda f: lines(f / "matrix.mtx.gz", lambda text: [*text[:-1], "31 1 1"]),
+            "a line of matrix.mtx.gz is of none of its 30 genes",
+        ),
         (lambda f: lines(f / "matrix.mtx.gz", lambda text: ["junk"]), "is no Matrix Market file of counts"),
-        (lambda f: lines(f / "barcodes.tsv.gz", lambda text: text[:-1]), "matrix.mtx.gz is 30 x 50, and there are names for 49 cells"),
+        (
+            lambda f: lines(f / "barcodes.tsv.gz", lambda text: text[:-1]),
+            "matrix.mtx.gz is 30 x 50, and there are names for 49 cells",
+        ),
         (lambda f: (f / "features.tsv.gz").unlink(), "is a folder of matrix.mtx.gz without 'features.tsv.gz'"),
         (lambda f: (f / "b_matrix.mtx").touch(), "is a folder of several matrices"),
     ],

@@ -80,7 +80,11 @@ def test_the_result_has_the_columns(query, tmp_path):
 @pytest.mark.parametrize(
     ("content", "key", "message"),
     [
-        (b"cell,donor\n" + 2 * f"{CELLS[0]},a\n".encode() + f"{CELLS[0]},b\n".encode(), None, "several rows that differ of 1 cells"),
+        (
+            b"cell,donor\n" + 2 * f"{CELLS[0]},a\n".encode() + f"{CELLS[0]},b\n".encode(),
+            None,
+            "several rows that differ of 1 cells",
+        ),
         (b"cell,donor\nX,a\n", None, "query 'q.h5ad' has no cell of obs_table 'cells.csv'"),
         (b"cell,donor\nX,a\n", "cells", "has no column 'cells' .*Did you mean 'cell'"),
         (b"cell\nX\n", None, "has the column 'cell' alone"),

@@ -113,7 +113,7 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "warnings": [],
     }
     assert {key: card.to_json()[key] for key in expected} == expected
-    assert set(card.to_json()) == set(expected) | {"sha256", "globals", "fault"}
+    assert set(card.to_json()) == set(expected) | {"sha256", "globals", "fault", "origin"}
 
 
 def test_a_card_survives_json(model):

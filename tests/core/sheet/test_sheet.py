@@ -413,7 +413,9 @@ def test_a_model_may_be_left_out_if_a_reference_is_trained(read, faults):
     # Its own cells go before those that the model is trained on.
     own = text.replace("batch_key\n", "batch_key,reference\n").replace("donor\n", "donor,cells.h5ad\n")
     assert read(own, reference=True)[0]["cells"] == ROW["cells"] | {"reference": "cells.h5ad"}
-    missing = "column 'model' is missing. The reference model, a folder or file; not needed when this run trains it."
+    missing = (
+        "column 'model' is missing. The reference model, a folder or file, or its address; not needed when this run trains it."
+    )
     assert faults(text) == [f"sheet.csv: {missing}"]
 
 
@@ -444,7 +446,7 @@ NAME = "must be a name of at most 100 letters, digits, '.', '_' and '-' that doe
         (
             "model:",
             "row 2 (lung/donor_1): column 'model' is missing. "
-            "The reference model, a folder or file; not needed when this run trains it.",
+            "The reference model, a folder or file, or its address; not needed when this run trains it.",
         ),
         (
             "query:data/x.rds",
@@ -488,6 +490,19 @@ def test_a_cell_that_cannot_be_used(faults, change, sentence):
     column, _, value = change.partition(":")
     cells = dict(zip(HEADER.split(","), FIRST.split(","))) | {column: value}
     assert faults(",".join(cells) + "\n" + ",".join(cells.values()) + "\n") == [sentence]
+
+
+def test_a_model_and_its_cells_may_have_an_address(read, faults):
+    def sheet(model, cells=""):
+        return f"{HEADER},reference\nlung,donor_1,q.h5ad,{model},donor,{cells}\n"
+
+    (row,) = read(sheet("hf://lab/atlas@v1/scvi", "zenodo:7/cells.h5ad"), ".csv")
+    assert (row["model"], row["cells"]["reference"]) == ("hf://lab/atlas@v1/scvi", "zenodo:7/cells.h5ad")
+    address = "https://host/a.zip?download=1#sha256=" + "0" * 64
+    assert read(sheet(address), ".csv")[0]["model"] == address
+    (fault,) = faults(sheet("hf://atlas"))
+    assert fault.startswith("row 2 (lung/donor_1): column 'model' is 'hf://atlas', but must be a path without any of")
+    assert "or an address: hf://org/name[@revision][/folder], zenodo:<record>[/file]" in fault
 
 
 @pytest.mark.parametrize(
@@ -607,7 +622,9 @@ def test_a_cell_may_not_hold_a_line_break(faults):
         ),
         (
             dataset({"donor_1": None}),
-            ["lung/donor_1: the path is missing. The query's counts: a path or URI of an .h5ad, .zarr, .h5mu or .loom, or of an .h5 or a matrix folder of Cell Ranger."],
+            [
+                "lung/donor_1: the path is missing. The query's counts: a path or URI of an .h5ad, .zarr, .h5mu or .loom, or of an .h5 or a matrix folder of Cell Ranger."
+            ],
         ),
         (
             dataset({"donor_1": "preprocessing"}),
