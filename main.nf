@@ -12,7 +12,7 @@ include { MODELS    } from './subworkflows/models'
 include { MAPPING   } from './subworkflows/mapping'
 include { RESULTS   } from './subworkflows/results'
 
-include { helpText ; parameters } from './modules/parameters'
+include { helpText ; parameters ; referencesText } from './modules/parameters'
 include { claim ; publish       } from './modules/publishing'
 include { codeVersion           } from './modules/functions'
 
@@ -55,6 +55,8 @@ workflow {
     settings = parameters()
     if (settings.help) {
         println(helpText())
+    } else if (settings.list_references) {
+        println(referencesText())
     } else if (settings.version) {
         println("refmap ${workflow.manifest.version}")
     } else {
