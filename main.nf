@@ -13,7 +13,7 @@ include { MODELS    } from './subworkflows/models'
 include { MAPPING   } from './subworkflows/mapping'
 include { RESULTS   } from './subworkflows/results'
 
-include { helpText ; parameters } from './modules/parameters'
+include { helpText ; parameters ; referencesText } from './modules/parameters'
 include { claim ; publish       } from './modules/publishing'
 include { codeVersion           } from './modules/functions'
 
@@ -57,6 +57,8 @@ workflow {
     settings = parameters()
     if (settings.help) {
         println(helpText())
+    } else if (settings.list_references) {
+        println(referencesText())
     } else if (settings.version) {
         println("refmap ${workflow.manifest.version}")
     } else {

@@ -44,3 +44,21 @@ def helpText() {
     }
     return lines.join('\n')
 }
+
+// The table of --list_references, from the list that anyone may add to
+def referencesText() {
+    def path = file("${projectDir}/assets/references.yml")
+    def head = ['name', 'address', 'organism', 'tissue', 'genes', 'batch', 'labels', 'licence']
+    def known = new org.yaml.snakeyaml.Yaml().load(path.text)
+    known.eachWithIndex { reference, number ->
+        def lacking = ['name', 'address'].findAll { key -> !reference[key] }
+        def unknown = reference.keySet() - head
+        if (lacking || unknown) {
+            def what = lacking ? "lacks '${lacking[0]}'" : "has '${unknown[0]}'"
+            error("${path}: entry ${number + 1} ${what}: it has a name and an address, and may have ${head.drop(2).join(', ')}.")
+        }
+    }
+    def rows = [head] + known.collect { reference -> head.collect { key -> (reference[key] ?: '?').toString() } }
+    def widths = head.indices.collect { column -> rows.collect { row -> row[column].size() }.max() }
+    return rows.collect { row -> [row, widths].transpose().collect { text, width -> text.padRight(width) }.join('  ').trim() }.join('\n')
+}

@@ -8,6 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from refmap import __version__
 from refmap.common.storage import write_zarr
 from refmap.families.base import Family, Surgery
@@ -302,3 +303,16 @@ def test_the_changelog_has_this_version():
 
 def test_the_two_commands_stand_at_the_top():
     assert re.match(r"make demo\b.*\nmake test\b", blocks(README, "bash")[0])
+
+
+# --- the list of references ------------------------------------------------------------------------------------------------
+
+
+def test_the_references_have_what_the_list_is_printed_by():
+    references = yaml.safe_load((ROOT / "assets/references.yml").read_text(encoding="utf-8"))
+    for reference in references:
+        assert {"name", "address"} <= reference.keys() <= {*"name address organism tissue genes batch labels licence".split()}
+        assert all(isinstance(value, str) and value.strip() == value for value in reference.values()), reference["name"]
+        assert re.fullmatch(r"(hf://[\w.-]+/|zenodo:\d+|https://|s3://)\S+", reference["address"])
+    for key in ("name", "address"):
+        assert len({reference[key] for reference in references}) == len(references)

@@ -13,6 +13,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+import yaml
 from refmap.sheet.demo import make_demo
 from runs import ROOT, Run
 
@@ -326,6 +327,20 @@ def test_help_names_every_parameter(tmp_path):
     assert run.status == 0
     for name, about in ((name, about) for group in groups for name, about in group["properties"].items()):
         assert f"--{name} " in run.printed and about["description"] in run.printed
+
+
+def test_the_list_of_references_is_a_table_of_what_anyone_may_add_to(tmp_path):
+    run = Run(tmp_path, "--list_references")
+    assert run.status == 0
+    (head,) = [line for line in run.printed.splitlines() if line.startswith("name ")]
+    columns = ["name", "address", "organism", "tissue", "genes", "batch", "labels", "licence"]
+    assert head.split() == columns
+    starts = [head.index(column) for column in columns]
+    printed = {line[: starts[1]].strip(): line for line in run.printed.splitlines()}
+    for reference in yaml.safe_load((ROOT / "assets/references.yml").read_text()):
+        line = printed[reference["name"]]
+        cells = [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        assert cells == [reference.get(column, "?") for column in columns]
 
 
 # What is done again
