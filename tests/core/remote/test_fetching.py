@@ -18,21 +18,6 @@ MODEL = {"attr.pkl": b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "var_names.csv": b"g
 CELLS = os.urandom(5000)
 
 
-@pytest.fixture
-def services(monkeypatch):
-    running = Services()
-    for name, value in running.environment.items():
-        monkeypatch.setenv(name, value)
-    # The library reads its endpoint once
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", running.url)
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(http, "PAUSE", 0)
-    for name in ("HF_TOKEN", "ZENODO_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    yield running
-    running.close()
-
-
 def zipped(files):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
