@@ -18,23 +18,6 @@ MODEL = {"attr.pkl": b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "var_names.csv": b"g
 CELLS = os.urandom(5000)
 
 
-@pytest.fixture
-def services(monkeypatch):
-    running = Services()
-    for name, value in running.environment.items():
-        monkeypatch.setenv(name, value)
-    # The library reads its endpoint once
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", running.url)
-    monkeypatch.setattr(
-        "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(http, "PAUSE", 0)
-    for name in ("HF_TOKEN", "ZENODO_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    yield running
-    running.close()
-
-
 def zipped(files):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -67,11 +50,7 @@ def test_a_repository_comes_at_the_commit_that_its_branch_has(services, tmp_path
 
 
 def test_a_folder_of_a_revision_without_its_cells(services, tmp_path):
-    files = {f"v1/{name}": body for name, body in MODEL.items()} | {
-        "v1/adata.h5ad": CELLS,
-        "v2/attr.pkl": b"other",
-        ".gitattributes": b"x",
-    }
+    files = {f"v1/{name}": body for name, body in MODEL.items()} | {"v1/adata.h5ad": CELLS, "v2/attr.pkl": b"other", ".gitattributes": b"x"}
     services.repository("lab/atlas", files, revision="2.0")
     content, _ = bring("hf://lab/atlas@2.0/v1", tmp_path / "without", cells=False)
     assert contents(content) == MODEL
