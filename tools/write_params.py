@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write conf/params.config and docs/parameters.md from nextflow_schema.json (and the sheet's columns from their model)."""
+"""Write conf/params.config, docs/parameters.md and assets/schema_input.json from nextflow_schema.json and the sheet's model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "bin"))
 
 from refmap.families import FAMILIES  # noqa: E402
 from refmap.families.options import Option  # noqa: E402
-from refmap.sheet.fields import FIELDS, YAML_ONLY  # noqa: E402
+from refmap.sheet.fields import FIELDS, YAML_ONLY, Mapping  # noqa: E402
 from refmap.sheet.parameters import groups, load_schema  # noqa: E402
 
 
@@ -112,10 +112,44 @@ def docs_text(schema: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cell_schema(spec: dict) -> dict:
+    """Return what a cell of the CSV must be for a field of the sheet's model: lists and mappings are text there."""
+    kinds = [kind for kind in spec.get("anyOf", [spec]) if kind.get("type") != "null"]
+    described = {"description": spec["description"]}
+    if len(kinds) > 1 or kinds[0].get("type") in (None, "array", "object"):
+        return {"type": "string", **described}
+    # pydantic leaves the limits of what may be none under its own names
+    limits = {json_name: spec[name] for name, json_name in {"ge": "minimum", "le": "maximum"}.items() if name in spec}
+    kind = {key: kinds[0][key] for key in ("type", "enum") if key in kinds[0]}
+    return kind | limits | described
+
+
+def sheet_text() -> str:
+    """Return assets/schema_input.json, by which launch forms and nf-schema read the CSV."""
+    model = Mapping.model_json_schema()
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The sheet of refmap",
+        "description": "The columns of the CSV that --input names. Written by tools/write_params.py from bin/refmap/sheet/fields.py.",
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {name: cell_schema(model["properties"][name]) for name in FIELDS if name not in YAML_ONLY},
+            "required": [name for name in model["required"] if name not in YAML_ONLY],
+            "additionalProperties": False,
+        },
+    }
+    return json.dumps(schema, indent=4) + "\n"
+
+
 def files(root: Path = ROOT) -> dict[Path, str]:
     """Return the files that are written, and what into them."""
     schema = load_schema(root / "nextflow_schema.json")
-    return {root / "conf/params.config": config_text(schema), root / "docs/parameters.md": docs_text(schema)}
+    return {
+        root / "conf/params.config": config_text(schema),
+        root / "docs/parameters.md": docs_text(schema),
+        root / "assets/schema_input.json": sheet_text(),
+    }
 
 
 if __name__ == "__main__":

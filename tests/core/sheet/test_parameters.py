@@ -1,6 +1,7 @@
 """The pipeline's parameters: one schema, the files written from it, and the sentences for what cannot be given."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -120,9 +121,26 @@ def test_the_schemas_defaults_are_all_that_a_sheet_needs(tmp_path):
     }
 
 
-@pytest.mark.parametrize("path", ["conf/params.config", "docs/parameters.md"])
+@pytest.mark.parametrize("path", ["conf/params.config", "docs/parameters.md", "assets/schema_input.json"])
 def test_the_files_written_from_the_schema_are_up_to_date(written, path):
     assert (ROOT / path).read_text(encoding="utf-8") == written[ROOT / path], "run tools/write_params.py"
+
+
+def test_launch_forms_read_the_columns_of_the_sheet_from_its_schema(written):
+    assert properties(SCHEMA)["input"]["schema"] == "assets/schema_input.json"
+    schema = json.loads(written[ROOT / "assets/schema_input.json"])
+    Draft202012Validator.check_schema(schema)
+    assert list(schema["items"]["properties"]) == list(COLUMNS)
+    row = {"dataset": "lung", "file_id": "a", "query": "a.h5ad", "batch_key": "donor", "labels_key": "x;y", "max_epochs": 1}
+
+    def refused(row: dict) -> list[str]:
+        return [fault.message for fault in Draft202012Validator(schema).iter_errors([row])]
+
+    assert refused(row) == []  # without a model: a run with --reference trains it
+    assert refused(row | {"max_epochs": "many"}) == ["'many' is not of type 'integer'"]
+    assert refused(row | {"batch_size": 0}) == ["0 is less than the minimum of 1"]
+    assert refused({key: value for key, value in row.items() if key != "batch_key"}) == ["'batch_key' is a required property"]
+    assert "'donor'" in refused(row | {"donor": 1})[0]
 
 
 def test_every_parameter_is_in_the_configuration_and_in_the_docs(written):
