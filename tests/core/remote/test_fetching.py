@@ -50,7 +50,11 @@ def test_a_repository_comes_at_the_commit_that_its_branch_has(services, tmp_path
 
 
 def test_a_folder_of_a_revision_without_its_cells(services, tmp_path):
-    files = {f"v1/{name}": body for name, body in MODEL.items()} | {"v1/adata.h5ad": CELLS, "v2/attr.pkl": b"other", ".gitattributes": b"x"}
+    files = {f"v1/{name}": body for name, body in MODEL.items()} | {
+        "v1/adata.h5ad": CELLS,
+        "v2/attr.pkl": b"other",
+        ".gitattributes": b"x",
+    }
     services.repository("lab/atlas", files, revision="2.0")
     content, _ = bring("hf://lab/atlas@2.0/v1", tmp_path / "without", cells=False)
     assert contents(content) == MODEL
