@@ -533,6 +533,41 @@ def test_cells_get_a_place_in_each_section(spatial_model, tissue, tmp_path):
     assert (mapped.model / "sagenet.json").read_text() == (spatial_model / "sagenet.json").read_text()
 
 
+@pytest.mark.parametrize(
+    "places",
+    [[[1, 2]], [[1, 2], [3]], [[1, 2], [float("nan"), 4]], [[1, 2], ["left", 4]], [[1, 2, 3], [4, 5, 6]], [1, 2]],
+    ids=["too few", "ragged", "no number", "text", "other coordinates than the section's", "one number each"],
+)
+def test_places_that_do_not_fit_their_labels_are_a_fault(places, spatial_model, query, tmp_path):
+    shutil.copytree(spatial_model, tmp_path / "model")
+    description = json.loads((spatial_model / "sagenet.json").read_text())
+    description["partitions"][1] |= {"places": places, "section": "s1"}
+    (tmp_path / "model" / "sagenet.json").write_text(json.dumps(description))
+    fault = inspect_and_check(query, tmp_path / "model", tmp_path / "m")["card"]["fault"]
+    assert "sagenet.json is damaged: the 'places' of 'leiden_0.01@s2' are not as many numbers for each of its 2 labels" in fault
+
+
+def test_importance_that_does_not_fit_its_labels_is_a_fault(spatial_model, query, tmp_path):
+    import torch
+
+    shutil.copytree(spatial_model, tmp_path / "model")
+    tensors = torch.load(spatial_model / "sagenet.pt", weights_only=True)
+    tensors["leiden_0.01@s1"]["importance"] = torch.zeros(3, 200)
+    torch.save(tensors, tmp_path / "model" / "sagenet.pt")
+    fault = inspect_and_check(query, tmp_path / "model", tmp_path / "m")["card"]["fault"]
+    assert "the importance of the genes for 'leiden_0.01@s1' is not one of 2 labels x 200 genes" in fault
+
+
+def test_distances_add_up_over_the_sections(spatial_model, tissue, tmp_path):
+    """Each section's networks have the same say: cells are near where both find them alike."""
+    mapped = map_cells(tissue, spatial_model, tmp_path / "mapped", options={"distance_map": "true"})
+    found = mapped.embedding.obsp["spatial_distances"].toarray()
+    expected = answer_of(library_of(spatial_model), mapped.aligned, seed=0).obsm["dist_map"]
+    np.testing.assert_allclose(found, expected, atol=2e-5 * expected.max())
+    left = tissue.obs[KEY].isin(["CD14+ Monocyte", "Dendritic"]).to_numpy()
+    assert found[np.ix_(left, ~left)].mean() > 2 * (found[np.ix_(left, left)].mean() + found[np.ix_(~left, ~left)].mean()) / 2
+
+
 def test_importance_is_the_integral_of_the_gradients(spatial_model):
     """By its definition, cell by cell on the graph of one cell: the library gives its integrals many cells and the graph of one."""
     import torch

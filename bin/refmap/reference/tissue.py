@@ -49,11 +49,12 @@ def cut_tissue(query: Query, key: str, batch_key: str | None, resolutions: list[
     Raises
     ------
     RefmapError
-        If there are no coordinates, or too few cells of a section.
+        If there are no coordinates, too few cells of a section, or a column of the atlas that is called as one of these.
     """
     at = coordinates(query, key)
     sections = as_text(query.obs_column(batch_key)) if batch_key else np.full(query.n_obs, "", dtype=object)
     found, columns = {}, {}
+    taken = set(zarr.open_group(out, mode="r")["obs"])
     names = sorted(set(sections) - {""} if batch_key else {""})
     for section in names:
         cells = np.flatnonzero(sections == section)
@@ -65,6 +66,11 @@ def cut_tissue(query: Query, key: str, batch_key: str | None, resolutions: list[
         graph = tissue_graph(at[cells])
         for resolution in resolutions:
             column = f"leiden_{resolution:g}" + (f"@{section}" if len(names) > 1 else "")
+            if stored_name(column) in taken:
+                raise query.fault(
+                    f"has a column '{column}', which is asked for beside the partition of that name that --reference_spatial_key "
+                    "cuts: call the column otherwise, leave it out, or give other resolutions in --reference_options."
+                )
             numbers = partition(graph, resolution, seed)
             labels = np.full(query.n_obs, None, dtype=object)
             labels[cells] = numbers.astype(str)

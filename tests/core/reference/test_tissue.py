@@ -105,12 +105,14 @@ def test_a_graph_joins_the_nearest_and_a_seed_gives_the_same_partition():
         (None, {"reference_options": "resolutions=0.1;importance_cells=0"}, None),
         (None, {"reference_options": "resolutions=a,b"}, "resolutions in --reference_options is 'a,b': give numbers above 0"),
         (lambda at: at * 0 + np.arange(140)[:, None], {"reference_options": "resolutions=0.000001"}, "is one partition at resolution 1e-06"),
+        (None, {"reference_labels_key": "leiden_0.05"}, "has a column 'leiden_0.05', which is asked for beside the partition"),
         (None, {"reference_batch_key": "lump_of_slide"}, "has 4 cells of section 'tiny' in column 'lump_of_slide', and 20 are the fewest"),
     ],
-    ids=["key", "shape", "nan", "sound", "resolutions", "one partition", "few cells"],
+    ids=["key", "shape", "nan", "sound", "resolutions", "one partition", "column", "few cells"],
 )  # fmt: skip
 def test_a_tissue_that_cannot_be_cut_gets_a_sentence(change, settings, sentence, tissue, aligned):
     tissue.obs["lump_of_slide"] = np.where(np.arange(140) < 4, "tiny", "large")
+    tissue.obs["leiden_0.05"] = np.where(np.arange(140) < 70, "mine", "also mine")
     if change:
         tissue.obsm["spatial"] = change(tissue.obsm["spatial"])
     if sentence is None:

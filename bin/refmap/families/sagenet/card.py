@@ -36,6 +36,7 @@ def _card_of_refmaps(folder: ModelFolder) -> ModelCard:
     description = read_description(folder)
     for partition in description.partitions:
         _check_sizes(folder, partition, len(description.genes))
+    _check_places(folder, description.partitions)
     return ModelCard(
         model=folder.shown,
         version=description.version,
@@ -57,6 +58,30 @@ def _check_sizes(folder: ModelFolder, partition: Partition, n_genes: int) -> Non
             f"{folder.show(TENSORS)} does not fit {DESCRIPTION}: for '{partition.column}' it lacks a graph or weights for "
             f"{len(partition.labels)} labels and {n_genes} genes; copy the model again."
         )
+    importance = folder.value(TENSORS, partition.column, "importance")
+    if importance and not (isinstance(importance, Tensor) and importance.shape == (len(partition.labels), n_genes)):
+        raise RefmapError(
+            f"{folder.show(TENSORS)} does not fit {DESCRIPTION}: the importance of the genes for '{partition.column}' is not one of "
+            f"{len(partition.labels)} labels x {n_genes} genes; copy the model again."
+        )
+
+
+def _check_places(folder: ModelFolder, partitions: list[Partition]) -> None:
+    """Raise `RefmapError` unless each label that has a place has one in the coordinates of its section."""
+    dimensions: dict[str, int] = {}
+    for partition in partitions:
+        if not partition.places:
+            continue
+        try:
+            places = np.array(partition.places, dtype=float)
+        except (ValueError, TypeError):
+            places = np.empty(0)
+        of_section = dimensions.setdefault(str(partition.section), places.shape[-1])
+        if places.shape != (len(partition.labels), of_section) or not np.isfinite(places).all():
+            raise RefmapError(
+                f"{folder.show(DESCRIPTION)} is damaged: the 'places' of '{partition.column}' are not as many numbers for each of "
+                f"its {len(partition.labels)} labels as the section has coordinates; copy the model again."
+            )
 
 
 def _card_of_librarys(folder: ModelFolder) -> ModelCard:

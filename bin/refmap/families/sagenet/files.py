@@ -1,8 +1,9 @@
 """The files of a SageNet model: refmap's own, which hold plain data alone, and those of the library.
 
 refmap's are `sagenet.json`, which says what the model is, and `sagenet.pt`, tensors only:
-``{column: {"edges": 2 x edges, "weights": {name: tensor}, "importance": labels x genes}}``, the last where it was measured. The library (scarches 0.6.1) saves a whole network as
-`<tag>_<column>.pickle`, and its graph as `<tag>_<column>.h5ad`; neither genes nor names of labels are among them.
+``{column: {"edges": 2 x edges, "weights": {name: tensor}, "importance": labels x genes}}``, the last where it was measured.
+The library (scarches 0.6.1) saves a whole network as `<tag>_<column>.pickle`, and its graph as `<tag>_<column>.h5ad`; neither
+genes nor names of labels are among them.
 """
 
 from __future__ import annotations

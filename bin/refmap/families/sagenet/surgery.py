@@ -90,15 +90,16 @@ class SagenetSurgery(Surgery):
     def places(self) -> dict[str, np.ndarray]:
         """Where cells lie in each section of the reference's tissue: float32, cells x coordinates.
 
-        The mean of the partitions' places by their probabilities, then of the ways that the section was cut; under ``spatial_predicted``, and of
-        several sections ``spatial_predicted@<section>``. None of a reference that was not cut by coordinates.
+        The mean of the partitions' places by their probabilities, then of the ways that the section was cut; under
+        ``spatial_predicted``, and of several sections ``spatial_predicted@<section>``. None of a reference that was not cut by
+        coordinates.
         """
         found: dict[str, list[np.ndarray]] = {}
         for classifier, values in zip(self.classifiers, self.probabilities, strict=True):
             partition = classifier.partition
             if partition.places:
                 name = "spatial_predicted" + (f"@{partition.section}" if partition.section is not None else "")
-                found.setdefault(name, []).append(values @ np.array(partition.places))
+                found.setdefault(name, []).append(values @ np.array(partition.places, dtype=float))
         return {name: np.mean(ways, axis=0).astype(np.float32) for name, ways in found.items()}
 
     def annotate(self, result: ad.AnnData) -> None:
