@@ -18,6 +18,11 @@ def put(records, name, results, key = 'id') {
         .map { _key, record, result -> record + [(name): result] }
 }
 
+// What the model that a run trains is called
+def trainedHere() {
+    return 'the reference trained in this run'
+}
+
 // A file or folder that a parameter names
 def given(parameter, settings) {
     def name = settings[parameter]

@@ -57,7 +57,7 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
         embedding.write_zarr(folder / "embedding.zarr")
 
     row = {
-        **{"dataset": "pbmc", "file_id": "d.1", "query": "data/query.h5ad", "modality": None},
+        **{"dataset": "pbmc", "file_id": "d.1", "query": "data/query.h5ad", "modality": None, "obs_table": None},
         **{"batch_key": "donor", "labels_keys": [], "truth_key": "cell_type", "umap_colors": [], **changes},
     }
     record = {
