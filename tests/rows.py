@@ -1,4 +1,4 @@
-"""A row of a sheet as the pipeline has it, for tests that map."""
+"""A row of a sheet, and the parameters of a reference, as the pipeline has them, for tests that map and train."""
 
 ROW = {
     "dataset": "lung",
@@ -41,4 +41,23 @@ ROW = {
     "train": {"max_epochs": 3, "early_stopping": True, "check_val_every_n_epoch": 1, "early_stopping_patience": 5},
     "seed": 0,
     "warn_gene_overlap": 0.5,
+}
+# Of the shortest of trainings
+REFERENCE = {
+    "reference": "atlas.h5ad",
+    "seed": 0,
+    "reference_batch_key": "batch",
+    "reference_labels_key": None,
+    "reference_spatial_key": None,
+    "reference_layer": "X",
+    "reference_var_key": None,
+    "reference_protein_key": None,
+    "reference_airr": None,
+    "reference_unlabeled_category": "Unknown",
+    "reference_categorical_covariate_keys": None,
+    "reference_continuous_covariate_keys": None,
+    "reference_max_epochs": 3,
+    "reference_n_latent": 5,
+    "reference_n_layers": 1,
+    "reference_options": None,
 }

@@ -10,6 +10,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bin"))
 
 from refmap.common.cli import read_json
@@ -21,6 +22,7 @@ from refmap.query.query import Query
 from refmap.reference.atlas import align_reference
 from refmap.reference.cells import prepare_reference
 from refmap.reference.inspection import inspect_model
+from rows import ROW
 
 
 def prepare(asked: dict) -> dict:
@@ -30,9 +32,7 @@ def prepare(asked: dict) -> dict:
         return {"settings": settings}
     if "cells" in asked:
         card = inspect_model(Path(asked["model"]), "atlas").to_json()
-        request = {"reference": "cells.h5ad", "layer": "X", "var_key": None, "embedding": None}
-        request |= {"protein_key": None, "transfer_keys": []}
-        request["airr"] = airr and airr.name
+        request = ROW["cells"] | {"reference": "cells.h5ad", "layer": "X", "airr": airr and airr.name}
         folder = ReferenceFolder(Path(asked["folder"]))
         prepare_reference(request, Path(asked["cells"]), None, card, folder, airr)
         return {"card": card, "record": read_json(folder.record)}

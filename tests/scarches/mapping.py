@@ -18,27 +18,9 @@ from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from refmap.mapping.mapping import map_query
 from refmap.reference.training import train_reference
-from rows import ROW
+from rows import REFERENCE, ROW
 
 HERE = Path(__file__).resolve().parent
-REFERENCE = {
-    "reference": "atlas.h5ad",
-    "seed": 0,
-    "reference_batch_key": "batch",
-    "reference_labels_key": "bulk_labels",
-    "reference_spatial_key": None,
-    "reference_layer": "X",
-    "reference_var_key": None,
-    "reference_protein_key": None,
-    "reference_airr": None,
-    "reference_unlabeled_category": "Unknown",
-    "reference_categorical_covariate_keys": None,
-    "reference_continuous_covariate_keys": None,
-    "reference_max_epochs": 3,
-    "reference_n_latent": 5,
-    "reference_n_layers": 1,
-    "reference_options": None,
-}
 
 
 @lru_cache
@@ -69,7 +51,8 @@ def train(
     folder.parent.mkdir(parents=True, exist_ok=True)
     atlas, aligned = folder.with_suffix(".h5ad"), folder.with_suffix(".zarr")
     cells.write_h5ad(atlas)
-    settings = REFERENCE | {"family": family, "reference_airr": airr and airr.name} | settings
+    named = {"family": family, "reference_labels_key": "bulk_labels", "reference_airr": airr and airr.name}
+    settings = REFERENCE | named | settings
     answer = _ask(reference=str(atlas), settings=settings, aligned=str(aligned), airr=airr and str(airr))
     train_reference(answer["settings"] | {"gmt": gmt}, aligned, folder, embedding, log=lambda line: None)
     return folder

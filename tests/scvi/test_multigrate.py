@@ -25,28 +25,11 @@ from refmap.query.query import Query
 from refmap.reference.atlas import align_reference
 from refmap.reference.inspection import inspect_model
 from refmap.reference.training import train_reference
-from rows import ROW
+from rows import REFERENCE, ROW
 from scipy import sparse
 
 FACTS = {"rna": "counts", "adt": "clr"}
-REFERENCE = {
-    "family": "multigrate",
-    "reference": "atlas.h5mu",
-    "seed": 0,
-    "reference_batch_key": "batch",
-    "reference_labels_key": None,
-    "reference_layer": "X",
-    "reference_var_key": None,
-    "reference_protein_key": "adt",
-    "reference_airr": None,
-    "reference_unlabeled_category": "Unknown",
-    "reference_categorical_covariate_keys": None,
-    "reference_continuous_covariate_keys": None,
-    "reference_max_epochs": 3,
-    "reference_n_latent": 5,
-    "reference_n_layers": 1,
-    "reference_options": None,
-}
+SETTINGS = REFERENCE | {"family": "multigrate", "reference": "atlas.h5mu", "reference_protein_key": "adt"}
 
 
 def clr(counts) -> np.ndarray:
@@ -308,7 +291,7 @@ def test_a_truncated_model_has_a_fault(library_model, tmp_path):
 @pytest.mark.parametrize("held", ["h5mu", "obsm"])
 def test_train_a_reference(held, cells, query, tmp_path):
     atlas = as_h5mu(cells, tmp_path / "atlas.h5mu") if held == "h5mu" else as_h5ad(cells, tmp_path / "atlas.h5ad")
-    settings = align_reference(atlas, REFERENCE, tmp_path / "aligned.zarr")
+    settings = align_reference(atlas, SETTINGS, tmp_path / "aligned.zarr")
     assert settings["modalities"] == {"rna": 120, "adt": 8}
     train_reference(settings, tmp_path / "aligned.zarr", tmp_path / "model", tmp_path / "embedding.zarr", log=lambda line: None)
     card = inspect_model(tmp_path / "model", "atlas")

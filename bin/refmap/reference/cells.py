@@ -192,7 +192,7 @@ def _prepare(
             except RefmapError as error:  # which is no news where an embedding would have been taken
                 raise type(error)(" ".join([*notes, str(error)])) from error
             source = "counts"
-        if request.get("trained"):  # they are kept beside the model, for a run that asks for other labels
+        if request["trained"]:  # they are kept beside the model, for a run that asks for other labels
             for column, values in _categories(cells, set(obs.columns)):
                 obs[column] = values
         obsm = {} if latent is None else {"X_emb": latent}

@@ -74,18 +74,15 @@ def own_map(cells: Query) -> tuple[np.ndarray | None, list[str]]:
 
     Atlases are published with the map that their users know.
     """
-    elem = cells.obsm().get("X_umap")
-    if elem is None:
+    obsm = cells.obsm()
+    if "X_umap" not in obsm:
         return None, []
     try:
-        with cells.reading("obsm 'X_umap'"):
-            found = read_elem(elem)
-            position = np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
+        position = _numbers(cells, obsm, "X_umap")
     except RefmapError as error:
         return None, [f"The UMAP is computed: {error}"]
     if position.shape != (cells.n_obs, 2) or not np.isfinite(position).all():
-        shape = " x ".join(map(str, position.shape))
-        said = f"has {shape} values in obsm 'X_umap', not all of them numbers or not 2 a cell: the UMAP is computed."
+        said = f"has {_size(position)} values in obsm 'X_umap', not all of them numbers or not 2 a cell: the UMAP is computed."
         return None, [str(cells.fault(said))]
     return position, []
 
@@ -97,16 +94,24 @@ def read_kept(cells: Query, n_latent: int) -> dict[str, np.ndarray]:
 
     Raises RefmapError if the UMAP is not there, or either of another shape.
     """
-    found = {}
+    found, obsm = {}, cells.obsm()
     for key, columns in {"X_umap": 2, "X_emb_var": n_latent}.items():
-        if key == "X_umap" or key in cells.root["obsm"]:
-            with cells.reading(f"obsm '{key}'"):
-                found[key] = np.asarray(read_elem(cells.root[f"obsm/{key}"]), dtype=np.float32)
+        if key == "X_umap" or key in obsm:
+            found[key] = _numbers(cells, obsm, key)
             if found[key].shape != (cells.n_obs, columns):
-                raise cells.fault(
-                    f"has {' x '.join(map(str, found[key].shape))} values in obsm '{key}', which are not of its cells."
-                )
+                raise cells.fault(f"has {_size(found[key])} values in obsm '{key}', which are not of its cells.")
     return found
+
+
+def _numbers(cells: Query, obsm, key: str) -> np.ndarray:
+    """What lies under a key of obsm, dense: float32. Raises RefmapError if it cannot be read as numbers."""
+    with cells.reading(f"obsm '{key}'"):
+        found = read_elem(obsm[key])
+        return np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
+
+
+def _size(values: np.ndarray) -> str:
+    return " x ".join(map(str, values.shape))
 
 
 def _class_of(key: str) -> str | None:
@@ -130,16 +135,14 @@ def _mapped_by(cells: Query) -> dict:
 
 def _read(cells: Query, obsm, key: str, card: dict) -> np.ndarray:
     """Read an embedding. Raises RefmapError unless it has a row a cell, as many columns as the model's latent, and numbers alone."""
-    with cells.reading(f"obsm '{key}'"):
-        latent = read_elem(obsm[key])
-        latent = np.asarray(latent.toarray() if sparse.issparse(latent) else latent, dtype=np.float32)
+    latent = _numbers(cells, obsm, key)
     size = card["n_latent"] or latent.shape[-1]
     if latent.shape != (cells.n_obs, size):
         wanted = (
             f"there are {cells.n_obs:,} cells" if latent.shape[1:] == (size,) else f"the model's latent has {size} dimensions"
         )
         raise cells.fault(
-            f"has {' x '.join(map(str, latent.shape))} values in obsm '{key}', but {wanted}: name the embedding that this model gave, "
+            f"has {_size(latent)} values in obsm '{key}', but {wanted}: name the embedding that this model gave, "
             "or none, and the counts are embedded."
         )
     if not np.isfinite(latent).all():

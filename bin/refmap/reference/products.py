@@ -112,19 +112,15 @@ def saved_products(model: Path | None, card: dict) -> tuple[ReferenceProducts | 
         record = read_json(products.record)
         of_this, whole = record["model_sha256"] == card["sha256"], record["cells_sha256"] == sha256_of_all(products.cells)
     except (OSError, ValueError, TypeError, KeyError):
-        return (
-            None,
-            None,
-            [f"{shown} is not used: its {products.record.name} is missing or damaged, so train the reference again."],
-        )
-    if not of_this:
-        return None, None, [f"{shown} is not used: it holds the reference cells of another model, or this one changed since."]
-    if not whole:
-        return (
-            None,
-            None,
-            [f"{shown} is not used: {products.cells.name} in it is not what was written there: copy the model again."],
-        )
+        wrong = f"its {products.record.name} is missing or damaged, so train the reference again"
+    else:
+        wrong = None
+        if not of_this:
+            wrong = "it holds the reference cells of another model, or this one changed since"
+        elif not whole:
+            wrong = f"{products.cells.name} in it is not what was written there: copy the model again"
+    if wrong:
+        return None, None, [f"{shown} is not used: {wrong}."]
     if not _is_scale(record):
         return products, None, [f"The scale in {shown}/{products.record.name} is damaged: it was computed again."]
     return products, {name: record[name] for name in _SCALE}, []

@@ -16,19 +16,11 @@ from refmap.reference import products
 from refmap.reference.cells import prepare_reference
 from refmap.reference.products import save_products
 from refmap.transfer.calibrate import calibrate_reference
+from rows import ROW
 from scipy import sparse
 
 GENES = [f"G{i}" for i in range(20)]
-REQUEST = {
-    "trained": True,
-    "reference": "atlas.h5ad",
-    "layer": "X",
-    "var_key": None,
-    "embedding": None,
-    "protein_key": None,
-    "airr": None,
-    "transfer_keys": [],
-}
+REQUEST = ROW["cells"] | {"trained": True, "reference": "atlas.h5ad", "layer": "X"}
 NEXT = REQUEST | {"trained": False, "reference": None, "layer": None}
 SEED, THRESHOLD, K = 3, 0.2, 10
 

@@ -13,19 +13,11 @@ from anndata.io import write_elem
 from refmap.common.folders import ReferenceFolder
 from refmap.models.card import ModelCard
 from refmap.reference.cells import prepare_reference
+from rows import ROW
 from scipy import sparse
 
 GENES = [f"G{i}" for i in range(20)]
-REQUEST = {
-    "trained": False,
-    "reference": "atlas.h5ad",
-    "layer": None,
-    "var_key": None,
-    "embedding": None,
-    "protein_key": None,
-    "airr": None,
-    "transfer_keys": [],
-}
+REQUEST = ROW["cells"] | {"reference": "atlas.h5ad"}
 CARD = ModelCard(
     model="models/atlas",
     family="scvi",

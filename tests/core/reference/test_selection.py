@@ -8,24 +8,12 @@ import scanpy as sc
 from refmap.common.errors import RefmapError
 from refmap.reference import selection
 from refmap.reference.atlas import align_reference
+from rows import REFERENCE
 from scipy import sparse
 
-SETTINGS = {
-    "reference": "atlas.h5ad",
+SETTINGS = REFERENCE | {
     "family": "scvi",
-    "seed": 0,
     "reference_batch_key": "donor",
-    "reference_labels_key": None,
-    "reference_unlabeled_category": "Unknown",
-    "reference_categorical_covariate_keys": None,
-    "reference_continuous_covariate_keys": None,
-    "reference_protein_key": None,
-    "reference_n_latent": 10,
-    "reference_n_layers": 2,
-    "reference_max_epochs": 1,
-    "reference_layer": "X",
-    "reference_var_key": None,
-    "reference_airr": None,
     "reference_gmt": "programmes.gmt",
     "reference_genes": "genes.txt",
     "reference_n_top_genes": 40,

@@ -10,25 +10,14 @@ from refmap.common.errors import RefmapError
 from refmap.common.storage import read_zarr
 from refmap.reference.atlas import align_reference
 from refmap.reference.tissue import partition, tissue_graph
+from rows import REFERENCE
 from scipy import sparse
 
-SETTINGS = {
+SETTINGS = REFERENCE | {
     "family": "sagenet",
     "reference": "tissue.h5ad",
-    "seed": 0,
     "reference_batch_key": None,
-    "reference_labels_key": None,
     "reference_spatial_key": "spatial",
-    "reference_layer": "X",
-    "reference_var_key": None,
-    "reference_protein_key": None,
-    "reference_airr": None,
-    "reference_unlabeled_category": "Unknown",
-    "reference_categorical_covariate_keys": None,
-    "reference_continuous_covariate_keys": None,
-    "reference_max_epochs": 3,
-    "reference_n_latent": 5,
-    "reference_n_layers": 1,
     "reference_options": "resolutions=0.05",
 }
 # Two lumps of cells in each of two sections, whose coordinates have nothing to do with each other

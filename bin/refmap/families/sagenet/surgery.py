@@ -167,13 +167,12 @@ def save(folder: Path, description: Description, classifiers: list[Classifier]) 
 
     folder.mkdir(parents=True, exist_ok=True)
     description.write(folder)
-    tensors = {
-        classifier.partition.column: {"edges": classifier.edges, "weights": classifier.network.state_dict()}
-        for classifier in classifiers
-    }
+    tensors = {}
     for classifier in classifiers:
+        held = {"edges": classifier.edges, "weights": classifier.network.state_dict()}
         if classifier.importance is not None:
-            tensors[classifier.partition.column]["importance"] = torch.from_numpy(classifier.importance)
+            held["importance"] = torch.from_numpy(classifier.importance)
+        tensors[classifier.partition.column] = held
     torch.save(tensors, folder / TENSORS)
 
 

@@ -16,7 +16,6 @@ import pandas as pd
 from .. import plots
 from .mapped import Mapped
 
-COLUMNS = ["group", "programme", "bayes_factor", "p", "mean_in_group", "mean_in_{others}", "active"]
 # Pairs of cells that are compared; more would not change the second digit of a probability.
 MOST_PAIRS, PAIRS_AT_ONCE = 20_000, 2_000
 # Keeps the logarithm of a probability of 0 finite.
@@ -94,11 +93,12 @@ def _labels(mapped: Mapped) -> tuple[pd.Series, pd.Series] | None:
 
     A cell that is `Unknown` has none.
     """
-    for key in mapped.reference.scale["keys"]:
-        given = mapped.embedding.obs[f"{key}_transferred"].astype(object).reset_index(drop=True)
-        theirs = mapped.reference.labels(key).astype(object)
-        return given.where(given.isin(theirs.dropna().unique())), theirs
-    return None
+    if not mapped.reference.scale["keys"]:
+        return None
+    key = mapped.reference.scale["keys"][0]
+    given = mapped.embedding.obs[f"{key}_transferred"].astype(object).reset_index(drop=True)
+    theirs = mapped.reference.labels(key).astype(object)
+    return given.where(given.isin(theirs.dropna().unique())), theirs
 
 
 def find_groups(mapped: Mapped) -> tuple[str | None, pd.Series | None]:
@@ -145,7 +145,8 @@ def compare_programs(
     for group in sorted(groups.dropna().unique() if compared is None else compared):
         inside, outside = (cells[np.flatnonzero(some)] for some in (groups == group, groups.notna() & (groups != group)))
         pairs = all_pairs(len(inside), len(outside), seed)
-        tables.append(_compared(group, inside, outside, pairs, programs, "rest"))
+        mean = {"mean_in_rest": outside.means.mean(axis=0)}
+        tables.append(_compared(group, inside, outside, pairs, programs, mean))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -176,9 +177,11 @@ def compare_with_reference(
             rows = np.flatnonzero(of_group & labels[0].notna().to_numpy())
             pairs = pairs_of_labels(labels[0].iloc[rows], labels[1], seed)
         if len(rows):
-            tables.append(_compared(group, cells[rows], reference, pairs, programs, "reference"))
-    columns = [name.format(others="reference") for name in COLUMNS]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns).astype({"active": bool})
+            mean = {"mean_in_reference": reference.means[pairs[1]].mean(axis=0)}
+            tables.append(_compared(group, cells[rows], reference, pairs, programs, mean))
+    if not tables:
+        return pd.DataFrame(columns=_columns("mean_in_reference")).astype({"active": bool})
+    return pd.concat(tables, ignore_index=True)
 
 
 def all_pairs(n: int, m: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -202,19 +205,28 @@ def pairs_of_labels(labels: pd.Series, others: pd.Series, seed: int) -> tuple[np
 
 
 def _compared(
-    group: str, cells: Posteriors, others: Posteriors, pairs: tuple[np.ndarray, np.ndarray], programs: pd.DataFrame, called: str
+    group: str,
+    cells: Posteriors,
+    others: Posteriors,
+    pairs: tuple[np.ndarray, np.ndarray],
+    programs: pd.DataFrame,
+    mean_in_others: dict[str, np.ndarray],
 ) -> pd.DataFrame:
-    """The rows of a group; the means are those of the cells in the pairs."""
+    """The rows of a group, with the mean of the others by the name of its column."""
     p = np.where(programs["active"], probability_of_more(cells, others, pairs), 0.5)
     table = programs.assign(
         group=group,
         p=p,
         bayes_factor=np.log(p + EPSILON) - np.log(1 - p + EPSILON),
         mean_in_group=cells.means.mean(axis=0),
-        **{f"mean_in_{called}": others.means.mean(axis=0) if called == "rest" else others.means[pairs[1]].mean(axis=0)},
+        **mean_in_others,
     )
     order = np.argsort(-table["bayes_factor"].abs().to_numpy(), kind="stable")
-    return table.iloc[order][[name.format(others=called) for name in COLUMNS]]
+    return table.iloc[order][_columns(*mean_in_others)]
+
+
+def _columns(mean_in_others: str) -> list[str]:
+    return ["group", "programme", "bayes_factor", "p", "mean_in_group", mean_in_others, "active"]
 
 
 def probability_of_more(cells: Posteriors, others: Posteriors, pairs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
