@@ -11,6 +11,7 @@ include { FETCH     } from './subworkflows/fetching'
 include { REFERENCE } from './subworkflows/reference'
 include { MODELS    } from './subworkflows/models'
 include { MAPPING   } from './subworkflows/mapping'
+include { JOINT     } from './subworkflows/joint'
 include { RESULTS   } from './subworkflows/results'
 
 include { helpText ; parameters ; referencesText } from './modules/parameters'
@@ -36,6 +37,9 @@ workflow MAP {
     // Checks of all, then the gate; alignment, surgery, labels, export, figures
     MAPPING(MODELS.out.mappings, MODELS.out.references, settings, code)
 
+    // What was mapped onto one reference, in one file
+    JOINT(MAPPING.out.judged, settings, code)
+
     // Each result in its place below outdir, as soon as it is there
     placed = SHEET.out.parameters.map { path -> publish(path, 'pipeline_info/parameters.json') }.mix(
         MODELS.out.trained.map { path -> publish(path, 'reference_model') },
@@ -43,13 +47,14 @@ workflow MAP {
         MAPPING.out.exported.map { m -> publish(m.exported, "reference_mapping/dataset~${m.dataset}/file_id~${m.file_id}.zarr") },
         MAPPING.out.copied.map { m -> publish(m.h5ad, "reference_mapping/dataset~${m.dataset}/file_id~${m.file_id}.h5ad") },
         MAPPING.out.judged.map { m -> publish(m.qc, "reference_mapping/qc/dataset~${m.dataset}/file_id~${m.file_id}") },
+        JOINT.out.files.transpose().map { _name, path -> publish(path, "reference_mapping/joint/${path.name}") },
     )
 
     // One page and one index over all mappings, those that failed included, and the exit status
     RESULTS(
         SHEET.out.rows, MODELS.out.cards, MODELS.out.references,
         MAPPING.out.checked, MAPPING.out.passed, MAPPING.out.faults, MAPPING.out.judged,
-        placed, settings, code,
+        JOINT.out.about, placed, settings, code,
     )
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 from refmap.common.cli import INPUT, OUTPUT, command, read_json
-from refmap.report.outcomes import gather, read_references
+from refmap.report.outcomes import gather, read_joint, read_references
 from refmap.report.report import write_report
 
 FOLDER = click.Path(path_type=Path)
@@ -18,6 +18,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--faults", required=True, type=FOLDER, help="Folder of faults (JSON); may be absent.")
 @click.option("--qc", required=True, type=FOLDER, help="Folder of the mappings' QC folders, named by their ids; may be absent.")
 @click.option("--references", required=True, type=FOLDER, help="Folder of the references' records (JSON); may be absent.")
+@click.option("--joint", required=True, type=FOLDER, help="Folder of what is in the joint atlases (JSON); may be absent.")
 @click.option(
     "--passed", required=True, type=INPUT, help="Each stage that a mapping finished: JSON, pairs of its id and the stage's name."
 )
@@ -32,6 +33,7 @@ def main(
     faults: Path,
     qc: Path,
     references: Path,
+    joint: Path,
     passed: Path,
     config: Path,
     title: str,
@@ -40,7 +42,7 @@ def main(
 ) -> None:
     """Write multiqc_report.html, mappings.csv, summary.txt and failed.txt (how many failed) to a folder."""
     outcomes = gather(mappings, plans, cards, faults, qc, read_json(passed))
-    write_report(outcomes, read_references(references), output, config, title, outdir)
+    write_report(outcomes, read_references(references), read_joint(joint), output, config, title, outdir)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ workflow RESULTS {
     passed
     faults
     judged
+    joint
     placed
     settings
     code
@@ -28,6 +29,7 @@ workflow RESULTS {
         faults.collect(sort: true).ifEmpty([]),
         judged.map { m -> m.qc }.collect(sort: true).ifEmpty([]),
         references.filter { _reference, scale -> scale }.map { _reference, scale -> scale.resolve('reference.json') }.collect(sort: true).ifEmpty([]),
+        joint.collect(sort: true).ifEmpty([]),
         passed.toList().map { all -> toJson(all.sort { step -> step.join(' ') }) },
         file("${projectDir}/assets/multiqc_config.yml"),
         settings.subMap(['outdir', 'multiqc_title']),

@@ -121,7 +121,12 @@ process MAKE_MAPPED {
     (folder / "results").mkdir(parents=True)
     with anndata.settings.override(zarr_write_format=2):
         mapped.write_zarr(folder / "embedding.zarr")
+    dataset, file_id = "${id}".split("~")
     record = model | {
+        "id": "${id}",
+        "dataset": dataset,
+        "file_id": file_id,
+        "parameters": {"batch_key": "batch"},
         "n_cells": query.n_obs,
         "batches": {"reference": 2, "new": []},
         "train": {"epochs": 1, "seconds": 1.5},

@@ -9,6 +9,7 @@ process REPORT {
     path faults, stageAs: 'faults/*'
     path qc, stageAs: 'qc/*'
     path references, stageAs: 'references/?.json'
+    path joint, stageAs: 'joint/*'
     val passed
     path config
     val settings
@@ -34,8 +35,8 @@ process REPORT {
     ${settings.multiqc_title ?: 'refmap'}
     END_OF_TITLE
 
-    mkdir -p plans cards faults qc references
-    write_report.py --mappings ${mappings} --plans plans --cards cards --faults faults --qc qc --references references \\
+    mkdir -p plans cards faults qc references joint
+    write_report.py --mappings ${mappings} --plans plans --cards cards --faults faults --qc qc --references references --joint joint \\
         --passed passed.json --config ${config} --title "\$(cat title.txt)" --outdir "\$(cat outdir.txt)" --output report
     """
 

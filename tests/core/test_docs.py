@@ -13,6 +13,7 @@ from refmap import __version__
 from refmap.common.storage import write_zarr
 from refmap.families.base import Family, Surgery
 from refmap.families.scvi.card import CLASSES
+from refmap.joint.joining import lay_out
 from refmap.mapping.export import export
 from refmap.query.query import Query
 from refmap.report.outcomes import Outcome
@@ -148,7 +149,7 @@ def published() -> set[str]:
     """The places below outdir that the workflows and Nextflow write to."""
     workflows = (ROOT / "main.nf").read_text() + (ROOT / "subworkflows/results.nf").read_text()
     places = re.findall(r"\[path, '([^']+)'\]|publish\((?:path|m\.\w+), ['\"]([^'\"]+)['\"]\)", workflows)
-    named = {re.sub(r"\$\{m\.(\w+)\}", r"<\1>", "".join(place)) for place in places}
+    named = {re.sub(r"\$\{(?:m|path)\.(\w+)\}", r"<\1>", "".join(place)) for place in places}
     # The folder that Nextflow writes to is explained as one.
     assert "${params.outdir}/pipeline_info/" in (ROOT / "nextflow.config").read_text()
     return {place for place in named if not place.startswith("pipeline_info/")} | {"pipeline_info"}
@@ -158,7 +159,7 @@ def test_the_documents_and_the_modules_agree_on_every_path():
     there = published()
     readme = {path.rstrip("/") for path in re.findall(r"^<outdir>/(\S+)", section(README, "Outputs"), flags=re.M)}
     table = {name.rstrip("/") for name in first_column(TEXTS[OUTPUTS], "path")}
-    assert len(there) == 9
+    assert len(there) == 10
     assert readme == table == there
 
 
@@ -207,10 +208,25 @@ def test_the_first_example_reads_the_query(demo_run, monkeypatch):
     assert len(found["doubtful"]) == 0
 
 
-def test_the_second_example_reads_the_index(demo_run, monkeypatch):
+def test_the_second_example_reads_the_joint_atlas(demo_run, monkeypatch):
+    labels = pd.Categorical(["B", "T"] * 20)
+    atlas = ad.AnnData(
+        obs=pd.DataFrame({"dataset": pd.Categorical(["x"] * 40), "bulk_labels": labels, "bulk_labels_transferred": labels}),
+        obsm={"X_emb": np.random.default_rng(0).normal(size=(40, 10)).astype(np.float32), "X_umap": np.zeros((40, 2))},
+    )
+    lay_out(atlas, alone=False, with_umap=False, seed=0)
+    (demo_run / "results/demo/reference_mapping/joint").mkdir()
+    atlas.write_h5ad(demo_run / "results/demo/reference_mapping/joint/reference_model.h5ad")
     monkeypatch.chdir(demo_run)
     found = {}
     exec(blocks(OUTPUTS, "python")[1], found)
+    assert found["atlas"].obs["leiden"].notna().all()
+
+
+def test_the_third_example_reads_the_index(demo_run, monkeypatch):
+    monkeypatch.chdir(demo_run)
+    found = {}
+    exec(blocks(OUTPUTS, "python")[2], found)
     assert found["failed"].values.tolist() == [["pbmc", "001", "CHECK_QUERY", "has no cells."]]
     assert {name: latent.shape for name, latent in found["latents"].items()} == {"pbmc/donor_1": (100, 10)}
 

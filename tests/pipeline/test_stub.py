@@ -65,13 +65,16 @@ def test_what_a_shared_task_left_undone_is_done_alone_but_for_a_fault(together):
         **{"MAKE_DEMO": 1, "CHECK_INPUT": 1, "ALIGN_REFERENCE": 1, "TRAIN_REFERENCE": 1, "LEARN_HIERARCHY": 1},
         **{"INSPECT_MODEL": 1, "TRY_MODEL": 1, "PREPARE_REFERENCE": 1, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 1},
         **{"SAVE_REFERENCE": 1, "CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 1, "TRAIN_ALONE": 1, "UPDATE_HIERARCHY": 2},
-        **{"TRANSFER_LABELS": 2, "EXPORT_EMBEDDING": 2, "QC_MAPPING": 2, "REPORT": 1, "VERDICT": 1},
+        **{"TRANSFER_LABELS": 2, "EXPORT_EMBEDDING": 2, "QC_MAPPING": 2, "JOIN_MAPPINGS": 1, "REPORT": 1, "VERDICT": 1},
     }
     assert {"TRAIN_SURGERY (clinic~patient_1 and 2 more)", "TRAIN_ALONE (pbmc~donor_1)"} <= set(together.tasks())
     assert together.published() == [
         "multiqc/multiqc_report.html",
         "reference_mapping/dataset~clinic/file_id~patient_1.zarr",
         "reference_mapping/dataset~pbmc/file_id~donor_1.zarr",
+        "reference_mapping/joint/reference_model.h5ad",
+        "reference_mapping/joint/reference_model.html",
+        "reference_mapping/joint/reference_model.zarr",
         "reference_mapping/mappings.csv",
         "reference_mapping/model/dataset~clinic/file_id~patient_1/hierarchy/hierarchy.json",
         "reference_mapping/model/dataset~clinic/file_id~patient_1/model.pt",
@@ -127,7 +130,7 @@ def test_mappings_onto_one_model_share_tasks_and_an_inspection_and_its_cells(tmp
     assert run.counts() == {
         **{"CHECK_INPUT": 1, "INSPECT_MODEL": 2, "TRY_MODEL": 2, "PREPARE_REFERENCE": 2, "CALIBRATE_REFERENCE": 1},
         **{"CHECK_QUERY": 4, "ALIGN_GENES": 4, "TRAIN_SURGERY": 3, "TRANSFER_LABELS": 3},
-        **{"EXPORT_EMBEDDING": 4, "QC_MAPPING": 4, "REPORT": 1, "VERDICT": 1},
+        **{"EXPORT_EMBEDDING": 4, "QC_MAPPING": 4, "JOIN_MAPPINGS": 2, "REPORT": 1, "VERDICT": 1},
     }
     labelled = [name for name in run.tasks() if name.startswith("TRANSFER_LABELS")]
     assert sorted(labelled) == ["TRANSFER_LABELS (lung~a)", "TRANSFER_LABELS (lung~c)", "TRANSFER_LABELS (lung~d)"]
@@ -142,6 +145,7 @@ def test_mappings_onto_one_model_share_tasks_and_an_inspection_and_its_cells(tmp
         *(f"reference_mapping/dataset~lung/file_id~{name}.zarr" for name, _ in rows),
         *(f"reference_mapping/model/dataset~lung/file_id~{name}/model.pt" for name, _ in rows),
         *(f"reference_mapping/qc/dataset~lung/file_id~{name}/mapping.json" for name, _ in rows),
+        *(f"reference_mapping/joint/{name}.{kind}" for name in ("the_atlas_s____more", "other") for kind in ("h5ad", "html", "zarr")),
     ])  # fmt: skip
 
 
@@ -158,6 +162,10 @@ def test_cells_are_embedded_once_whichever_of_their_labels_are_wanted(tmp_path):
     run = StubRun(tmp_path, "--input", "sheet.csv")
     assert run.status == 0, run.printed
     # Tasks of one model have one name, so they are counted by what started them.
+    assert {name for name in run.published() if name.endswith("html")} == {
+        "multiqc/multiqc_report.html",
+        *(f"reference_mapping/joint/{name}.html" for name in ("atlas", "atlas_2", "atlas_3")),
+    }
     counts = {
         name: len(run.scripts(name))
         for name in ("PREPARE_REFERENCE", "EMBED_REFERENCE", "CALIBRATE_REFERENCE", "TRANSFER_LABELS")

@@ -125,3 +125,31 @@ class FetchedFolder:
     def origin(self) -> Path:
         """Where it comes from, with checksums, or what is wrong with it: JSON."""
         return self.folder / "origin.json"
+
+
+@dataclass(frozen=True)
+class JointFiles:
+    """The joint atlas of a reference and the queries that were mapped onto it."""
+
+    folder: Path
+    name: str
+
+    @property
+    def zarr(self) -> Path:
+        """All cells x 0 genes: AnnData zarr."""
+        return self.folder / f"{self.name}.zarr"
+
+    @property
+    def h5ad(self) -> Path:
+        """The same as .h5ad."""
+        return self.folder / f"{self.name}.h5ad"
+
+    @property
+    def page(self) -> Path:
+        """To look around in the cells: HTML."""
+        return self.folder / f"{self.name}.html"
+
+    @property
+    def about(self) -> Path:
+        """What is in it: JSON."""
+        return self.folder / f"{self.name}.json"

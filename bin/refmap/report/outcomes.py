@@ -180,6 +180,11 @@ def read_references(folder: Path) -> list[dict]:
     return records
 
 
+def read_joint(folder: Path) -> list[dict]:
+    """Return what is in each joint atlas, sorted by its name."""
+    return sorted(_read_all(folder), key=lambda about: about["name"])
+
+
 def _read_all(folder: Path) -> list[dict]:
     return [read_json(path) for path in sorted(folder.glob("*.json"))] if folder.is_dir() else []
 

@@ -23,6 +23,7 @@ from .sections.agreement import agreement
 from .sections.calibration import calibration, reliability
 from .sections.evaluation import evaluation
 from .sections.gallery import pictures
+from .sections.joint import joint as joint_atlases
 from .sections.labels import accuracy, labels, separation
 from .sections.mappings import genes, mappings
 from .sections.training import training
@@ -30,11 +31,17 @@ from .sections.verdicts import failures, trust, warnings
 
 
 def write_page(
-    outcomes: list[Outcome], references: list[dict], agreed: list[Agreement], path: Path, config: Path, title: str
+    outcomes: list[Outcome],
+    references: list[dict],
+    joint: list[dict],
+    agreed: list[Agreement],
+    path: Path,
+    config: Path,
+    title: str,
 ) -> None:
     """Let MultiQC make the page, one HTML file with all that it needs in it; no network is asked for anything."""
     with tempfile.TemporaryDirectory() as folder:
-        write_sections(outcomes, references, agreed, Path(folder))
+        write_sections(outcomes, references, joint, agreed, Path(folder))
         command = [sys.executable, "-m", "multiqc", folder, "--module", "custom_content", "--config", str(config.resolve())]
         command += ["--title", escape(title), "--outdir", str(path.parent.resolve()), "--filename", path.name, "--force"]
         command += ["--no-data-dir", "--no-version-check", "--no-megaqc-upload", "--no-ansi", "--quiet"]
@@ -57,7 +64,9 @@ def put_pictures_in(page: str, outcomes: list[Outcome]) -> str:
     return re.sub(r'src="picture:([\w.~-]+)/(\w+\.png)"', picture, page)
 
 
-def write_sections(outcomes: list[Outcome], references: list[dict], agreed: list[Agreement], folder: Path) -> None:
+def write_sections(
+    outcomes: list[Outcome], references: list[dict], joint: list[dict], agreed: list[Agreement], folder: Path
+) -> None:
     """Write a JSON file a section that has something to show, and the versions of the software."""
     mapped = [outcome for outcome in outcomes if outcome.mapped]
     sections = {
@@ -65,6 +74,7 @@ def write_sections(outcomes: list[Outcome], references: list[dict], agreed: list
         "trust": trust(mapped),
         "warnings": warnings(outcomes, references),
         "mappings": mappings(outcomes),
+        "joint": joint_atlases(joint),
         "calibration": calibration(mapped, references),
         "reliability": reliability(mapped, references),
         "separation": separation(mapped),

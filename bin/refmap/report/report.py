@@ -45,12 +45,14 @@ WIDTH = 120
 MOST_IN_SUMMARY = 60
 
 
-def write_report(outcomes: list[Outcome], references: list[dict], output: Path, config: Path, title: str, outdir: str) -> None:
+def write_report(
+    outcomes: list[Outcome], references: list[dict], joint: list[dict], output: Path, config: Path, title: str, outdir: str
+) -> None:
     """Write mappings.csv, summary.txt, software_versions.yml, failed.txt (a number) and multiqc_report.html to a new folder.
 
     And label_agreement.csv, where cells of one query got several labels.
 
-    `references` are the records of :func:`refmap.report.outcomes.read_references`.
+    `references` are the records of :func:`refmap.report.outcomes.read_references`, and `joint` those of `read_joint`.
     """
     output.mkdir(parents=True)
     write_index(outcomes, output / "mappings.csv")
@@ -61,7 +63,7 @@ def write_report(outcomes: list[Outcome], references: list[dict], output: Path, 
     (output / "failed.txt").write_text(f"{sum(not outcome.mapped for outcome in outcomes)}\n")
     if agreed:
         write_agreements(agreed, output / "label_agreement.csv")
-    write_page(outcomes, references, agreed, output / "multiqc_report.html", config, title)
+    write_page(outcomes, references, joint, agreed, output / "multiqc_report.html", config, title)
 
 
 def write_index(outcomes: Iterable[Outcome], path: Path) -> None:

@@ -10,17 +10,13 @@ import pandas as pd
 from ..common.cli import read_json, write_json
 from ..common.errors import RefmapError
 from ..common.folders import ReferenceFolder
-from ..common.layout import FEWEST_FOR_UMAP, N_NEIGHBORS, first_two, umap
 from ..common.storage import read_zarr, write_zarr
 from .calibration import calibrate
 from .held_out import HeldOut, hold_out
 from .labels import transfer_labels
-from .neighbors import Index
+from .maps import draw_map
 from .novelty import distance_scores
 from .separation import held_out_separation
-
-# Cells that have a place in the reference's UMAP; a picture of more looks no different.
-MOST_CELLS_PLACED = 100_000
 
 
 def calibrate_reference(
@@ -59,7 +55,7 @@ def calibrate_reference(
         )
     batches = cells.obs[record["batch_key"]].astype(object) if record["batch_key"] else None
     if "X_umap" not in cells.obsm:
-        cells.obsm["X_umap"] = _place(embedding, seed)
+        cells.obsm["X_umap"] = draw_map(embedding, seed)
     out.folder.mkdir()
     write_zarr(cells, out.cells)
     saved = record.pop("saved_scale", None)
@@ -96,16 +92,3 @@ def _calibration(labels: pd.Series, held: HeldOut, threshold: float) -> dict | N
     labels = labels.astype(object)
     truth = labels.iloc[held.rows].reset_index(drop=True)
     return calibrate(truth, transfer_labels(labels, held.neighbors), threshold)
-
-
-def _place(latent: np.ndarray, seed: int) -> np.ndarray:
-    """The UMAP of the cells, cells x 2 float32; those beyond the most that are placed have no numbers."""
-    position = np.full((len(latent), 2), np.nan, dtype=np.float32)
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(latent))[:MOST_CELLS_PLACED])
-    some = latent[drawn]
-    if len(drawn) < FEWEST_FOR_UMAP:
-        position[drawn] = first_two(some)
-    else:
-        near = Index(some).search_own(N_NEIGHBORS - 1)
-        position[drawn] = umap(some, seed, (near.distances, near.indices))
-    return position

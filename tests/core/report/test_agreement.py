@@ -78,7 +78,7 @@ def test_their_mutual_information(counts, expected):
 
 
 def test_the_page_shows_them_as_text(found, tmp_path, monkeypatch):
-    write_sections([], [], found, tmp_path)
+    write_sections([], [], [], found, tmp_path)
     page = json.loads((tmp_path / "refmap_agreement_mqc.json").read_text())
     assert page["plot_type"] == "html" and page["data"].count("<h4>q.h5ad") == 3
     assert "B&lt;1&gt;" in page["data"] and "<1>" not in page["data"] and "lung/d1, ct_predicted" in page["data"]

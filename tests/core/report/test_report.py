@@ -176,7 +176,7 @@ def run(tmp_path_factory):
 
 
 def invoke(folder, output, *more):
-    options = {name: folder / name for name in ("plans", "cards", "faults", "qc", "references")}
+    options = {name: folder / name for name in ("plans", "cards", "faults", "qc", "references", "joint")}
     options |= {"mappings": folder / "mappings.jsonl", "passed": folder / "passed.json", "config": CONFIG, "output": output}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     result = CliRunner().invoke(main, [*words, *more], catch_exceptions=False)
@@ -409,8 +409,14 @@ def test_severe_warnings_come_first_and_each_once(outcomes):
     assert data.count("<strong>") == 2 and data.count("mild") == 1
 
 
+ATLAS = {
+    **{"name": "lung_2", "model": "models/<lung>", "n_reference_cells": 1234, "n_query_cells": 5678, "n_left_out": 0},
+    "mappings": ["lung~a", "gut~c"],
+}
+
+
 def test_sections_hold_the_figures(outcomes, tmp_path):
-    write_sections(outcomes, [], [], tmp_path)
+    write_sections(outcomes, [], [ATLAS], [], tmp_path)
     sections = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
     (table,) = sections["refmap_mappings_mqc.json"]["data"]
     assert table["lung/a"] == {
@@ -427,6 +433,9 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
     accuracy = sections["refmap_accuracy_mqc.json"]
     assert accuracy["xcats"] == ["B", "T"] and accuracy["ycats"] == ["lung/a: predicted", "lung/a: transferred"]
     assert accuracy["data"] == [[0.75, 1.0], [0.5, 0.8]]
+    joint = sections["refmap_joint_mqc.json"]["data"]
+    assert 'href="../reference_mapping/joint/lung_2.html"' in joint
+    assert re.findall("<td>(.*?)</td>", joint)[:5] == ["lung_2", "models/&lt;lung&gt;", "1,234", "2", "5,678"]
     apart = sections["refmap_separation_mqc.json"]
     assert apart["xcats"] == ["all cells", "&lt;T&gt;", "B"] and apart["ycats"] == ["lung/a"]
     assert apart["data"] == [[1.5, 1.25, 3.0]] and apart["pconfig"]["xlab"] == "transferred label"
@@ -434,7 +443,7 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
 
 
 def test_nothing_mapped_leaves_the_failures_and_the_table(tmp_path):
-    write_sections([Outcome(row("d", "x"), stage="TRAIN_SURGERY", reason="why")], [], [], tmp_path)
+    write_sections([Outcome(row("d", "x"), stage="TRAIN_SURGERY", reason="why")], [], [], [], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["refmap_failures_mqc.json", "refmap_mappings_mqc.json"]
 
 
