@@ -37,11 +37,11 @@ workflow JOINT {
 // References with their mappings, each under a name of its own: that of the model's file or folder, with a number where one model
 // is used with several sets of cells, or several models are called alike
 def named(references) {
-    def seen = [:].withDefault { 0 }
-    return references.sort(false) { reference, _members -> [reference.model, reference.request].join(' ') }.collect { reference, members ->
-        def name = shortName(reference.model)
-        seen[name] += 1
-        [seen[name] == 1 ? name : "${name}_${seen[name]}".toString(), reference, members]
+    def sorted = references.sort(false) { item -> "${item[0].model} ${item[0].request}".toString() }
+    def names = sorted.collect { item -> shortName(item[0].model) }
+    return sorted.withIndex().collect { item, i ->
+        def number = names.take(i + 1).count(names[i])
+        [number == 1 ? names[i] : "${names[i]}_${number}".toString(), item[0], item[1]]
     }
 }
 

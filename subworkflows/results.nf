@@ -41,6 +41,7 @@ workflow RESULTS {
         .mix(
             REPORT.out.index.map { path -> [path, 'reference_mapping/mappings.csv'] },
             REPORT.out.agreement.map { path -> [path, 'reference_mapping/label_agreement.csv'] },
+            REPORT.out.crate.map { path -> [path, 'pipeline_info/ro-crate-metadata.json'] },
             REPORT.out.versions.map { path -> [path, 'pipeline_info/software_versions.yml'] },
         )
         .combine(placed.toList().map { places -> [places] })

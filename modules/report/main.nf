@@ -21,6 +21,7 @@ process REPORT {
     path 'report/label_agreement.csv', emit: agreement, optional: true
     path 'report/summary.txt', emit: summary
     path 'report/software_versions.yml', emit: versions
+    path 'report/ro-crate-metadata.json', emit: crate
     path 'report/failed.txt', emit: failed
 
     script:
@@ -43,7 +44,7 @@ process REPORT {
     stub:
     """
     mkdir report
-    touch report/multiqc_report.html report/mappings.csv report/summary.txt report/software_versions.yml
+    touch report/multiqc_report.html report/mappings.csv report/summary.txt report/software_versions.yml report/ro-crate-metadata.json
     echo 0 > report/failed.txt
     """
 }

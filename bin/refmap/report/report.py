@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from .agreement import agreements, write_agreements
+from .crate import write_crate
 from .outcomes import TRAINED_HERE, Outcome, software_versions
 from .page import write_page
 
@@ -48,7 +49,8 @@ MOST_IN_SUMMARY = 60
 def write_report(
     outcomes: list[Outcome], references: list[dict], joint: list[dict], output: Path, config: Path, title: str, outdir: str
 ) -> None:
-    """Write mappings.csv, summary.txt, software_versions.yml, failed.txt (a number) and multiqc_report.html to a new folder.
+    """Write mappings.csv, summary.txt, software_versions.yml, failed.txt (a number), ro-crate-metadata.json and
+    multiqc_report.html to a new folder.
 
     And label_agreement.csv, where cells of one query got several labels.
 
@@ -63,6 +65,7 @@ def write_report(
     (output / "failed.txt").write_text(f"{sum(not outcome.mapped for outcome in outcomes)}\n")
     if agreed:
         write_agreements(agreed, output / "label_agreement.csv")
+    write_crate(outcomes, joint, title, output / "ro-crate-metadata.json")
     write_page(outcomes, references, joint, agreed, output / "multiqc_report.html", config, title)
 
 
