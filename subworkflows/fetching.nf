@@ -7,8 +7,8 @@ include { isAddress ; parse ; toJson } from '../modules/functions'
 include { keep ; kept } from '../modules/publishing'
 
 // Every distinct address asked what it leads to, and that fetched, unless the cache has it. Emits
-//   mappings  the records, with model and cells where they lie now, origin (JSON of where the model comes from, or why there is none)
-//             and unfetched (why there are no cells)
+//   mappings  the records, with model and cells where they lie now, origin (JSON of where the model comes from, or why there is none),
+//             cells_origin (the same of the cells, a map) and unfetched (why there are no cells)
 //   atlas     a path
 workflow FETCH {
     take:
@@ -52,7 +52,7 @@ workflow FETCH {
             def model = found[[modelAddress(m), 'model']]
             def cells = found[[cellsAddress(m), 'cells']]
             m + (model ? [model: model.path ?: [], origin: toJson(model.subMap(model.keySet() - 'path').sort())] : [:]) +
-                (cells ? [cells: cells.path ?: [], unfetched: cells.fault] : [:])
+                (cells ? [cells: cells.path ?: [], cells_origin: cells.subMap(cells.keySet() - 'path'), unfetched: cells.fault] : [:])
         }
     )
     atlas = training.here.mix(

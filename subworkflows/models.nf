@@ -27,11 +27,11 @@ workflow MODELS {
         .combine(trained.ifEmpty([]).map { path -> [path] })
         .combine(atlas.ifEmpty([]).map { path -> [path] })
         .map { m, trained_here, its_cells -> m + (m.row.model ? [:] : [model: trained_here]) + (m.row.cells.trained ? [cells: its_cells] : [:]) }
-        .map { m -> m + [model_name: m.row.model ?: trainedHere(), reference: asked(m.row.model ?: trainedHere(), m.row.cells)] }
+        .map { m -> m + [model_name: m.row.model ?: trainedHere(), reference: asked(m.row.model ?: trainedHere(), m.row.cells + [origin: m.cells_origin])] }
     // It is described and measured whether a row is mapped onto it or not
     own = trained.combine(atlas).combine(trainer).map { path, its_cells, about ->
         def cells = parse(about.text).cells
-        [model_name: trainedHere(), reference: asked(trainedHere(), cells), model: path, cells: its_cells, cells_airr: cells.airr ? given('reference_airr', settings) : []]
+        [model_name: trainedHere(), reference: asked(trainedHere(), cells + [origin: null]), model: path, cells: its_cells, cells_airr: cells.airr ? given('reference_airr', settings) : []]
     }
     all = named.mix(own)
 

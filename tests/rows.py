@@ -37,6 +37,7 @@ ROW = {
         "protein_key": None,
         "airr": None,
         "transfer_keys": [],
+        "origin": None,
     },
     "train": {"max_epochs": 3, "early_stopping": True, "check_val_every_n_epoch": 1, "early_stopping_patience": 5},
     "seed": 0,

@@ -89,7 +89,8 @@ def prepare_reference(
         What a row of the sheet says of them: ``trained`` (whether the run trains the model on them), ``reference`` (path as the
         user wrote it, or None), ``layer`` (None: where the counts are found), ``var_key``, ``embedding`` (a key of obsm, or None:
         counts are embedded by the model), ``protein_key`` (where their proteins or second modality are, or None: as the model's),
-        ``airr`` (the table of their receptors, or None) and ``transfer_keys``.
+        ``airr`` (the table of their receptors, or None), ``transfer_keys`` and ``origin`` (where `reference` was fetched from, if it
+        is an address).
     source
         Where `request['reference']` lies; None if it does not exist.
     model
@@ -113,6 +114,7 @@ def prepare_reference(
         "warnings": [],
         "keys": [],
         "latent_names": card["latent_names"],
+        "origin": request["origin"],
     }
     if card["fault"]:
         pass  # which all of its mappings stop at

@@ -9,7 +9,7 @@ import numpy as np
 # The Human Lung Cell Atlas's number of neighbours (Sikkema et al. 2023, doi:10.1038/s41591-023-02327-2).
 NEIGHBORS = 50
 # Up to as many cells, the neighbours of each among all are found exactly: beyond, work that grows with their square is hours.
-MOST_EXACT = 200_000
+MOST_EXACT = 50_000
 # Of an inverted file: cells that its lists are learned from, for each list, and the lists that are looked through.
 CELLS_PER_LIST, LISTS_SEARCHED = 64, 32
 # Cells searched at once: their distances to the whole reference are never all in memory.

@@ -80,6 +80,7 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
     embedding.obsm[PLACE] = _spread(place(neighbors, cells.obsm["X_umap"]), placed)
     record["transfer"] = {
         "reference": scale["reference"],
+        "origin": scale["origin"],
         "source": scale["source"],
         "n_cells": cells.n_obs,
         "map": scale["map"],

@@ -109,7 +109,7 @@ def add_reference(mapping, n=300):
     record = {
         "reference": "atlas.h5ad",
         "source": "counts",
-        "map": "computed",
+        "origin": None, "map": "computed",
         "fault": None,
         "keys": ["label"],
         "batch_key": "donor",
