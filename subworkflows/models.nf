@@ -31,7 +31,7 @@ workflow MODELS {
     // It is described and measured whether a row is mapped onto it or not
     own = trained.combine(atlas).combine(trainer).map { path, its_cells, about ->
         def cells = parse(about.text).cells
-        [model_name: trainedHere(), reference: asked(trainedHere(), cells + [origin: null]), model: path, cells: its_cells, cells_airr: cells.airr ? given('reference_airr', settings) : []]
+        [model_name: trainedHere(), reference: asked(trainedHere(), cells), model: path, cells: its_cells, cells_airr: cells.airr ? given('reference_airr', settings) : []]
     }
     all = named.mix(own)
 

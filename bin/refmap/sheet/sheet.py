@@ -147,6 +147,7 @@ def _reference_cells(mapping: Mapping, defaults: dict[str, Any]) -> dict:
         "protein_key": mapping.reference_protein_key or known.get("protein_key"),
         "airr": mapping.reference_airr or known.get("airr"),
         "transfer_keys": mapping.transfer_keys,
+        "origin": None,  # until an address is followed
     }
 
 
@@ -161,4 +162,5 @@ def trained_cells(settings: dict[str, Any]) -> dict:
         "protein_key": settings["reference_protein_key"],
         "airr": settings["reference_airr"],
         "transfer_keys": [],
+        "origin": None,
     }

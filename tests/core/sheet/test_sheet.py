@@ -193,6 +193,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
                 "protein_key": "prot",
                 "airr": "reference_contigs.csv",
                 "transfer_keys": ["level 1", "level 2"],
+                "origin": None,
             },
             "train": {
                 "max_epochs": 10,
