@@ -70,19 +70,24 @@ def identity_weights(reference: LabelledCells) -> np.ndarray:
     """
     values, n_cells = reference.values, np.bincount(reference.labels, minlength=len(reference.names))
     of_batches = group_means(values, reference.batches, reference.n_batches)
-    squares = np.asarray(values.multiply(values).sum(axis=0, dtype=np.float64)).ravel()
+    squares = _squares(values)
     total = squares - np.bincount(reference.batches, minlength=reference.n_batches) @ of_batches**2
     together = grouping(reference.labels, len(n_cells)) @ grouping(reference.batches, reference.n_batches).astype(bool).T
     centred = group_means(values, reference.labels, len(n_cells)) - together @ of_batches
-    varies = total > ROUNDING * squares
     between = n_cells @ centred**2
-    return np.divide(between, total, out=np.zeros_like(total), where=varies).clip(0, 1)
+    differs = (total > ROUNDING * squares) & (between > ROUNDING * total)
+    return np.divide(between, total, out=np.zeros_like(total), where=differs).clip(0, 1)
+
+
+def _squares(values: sparse.csr_matrix) -> np.ndarray:
+    """The sum of squares of each gene: float64, genes; those of float32 would not tell a gene that does not vary."""
+    return np.bincount(values.indices, values.data.astype(np.float64) ** 2, minlength=values.shape[1])
 
 
 def moments(values: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each gene: float64, genes."""
     mean = np.asarray(values.mean(axis=0, dtype=np.float64)).ravel()
-    squares = np.asarray(values.multiply(values).mean(axis=0, dtype=np.float64)).ravel()
+    squares = _squares(values) / values.shape[0]
     variance = squares - mean**2
     return mean, np.sqrt(np.where(variance > ROUNDING * squares, variance, 0))
 

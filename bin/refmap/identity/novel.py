@@ -169,12 +169,23 @@ def signed_genes(residual: np.ndarray, genes: np.ndarray) -> list[str]:
 def most_like(residual: np.ndarray, profiles: np.ndarray, matched: int) -> tuple[int | None, float]:
     """Find the label whose profile (labels x genes) less the matched label's points most where a residual does.
 
+    Both are taken without what all other labels have in common beside the matched one: cells that merely lack its markers are
+    like none of them.
+
     Returns
     -------
-    The label, and the cosine; None and NaN where no cosine is 0.5, as of something that is none of the reference's labels.
+    The label, and the cosine; None and NaN where no cosine is 0.5, as of something that is none of the reference's labels, and
+    where there are not two other labels.
     """
-    directions = profiles - profiles[matched]
-    lengths = np.linalg.norm(directions, axis=1) * np.linalg.norm(residual)
-    cosines = np.divide(directions @ residual, lengths, out=np.zeros(len(profiles)), where=lengths > 0)
+    others = np.delete(np.arange(len(profiles)), matched)
+    if len(others) < 2:
+        return None, np.nan
+    directions = profiles[others] - profiles[matched]
+    common = directions.mean(axis=0)
+    directions = directions - common
+    length = common @ common
+    own = residual - (residual @ common) / length * common if length else residual
+    lengths = np.linalg.norm(directions, axis=1) * np.linalg.norm(own)
+    cosines = np.divide(directions @ own, lengths, out=np.zeros(len(others)), where=lengths > 0)
     best = int(cosines.argmax())
-    return (best, float(cosines[best])) if cosines[best] >= LEAST_LIKE else (None, np.nan)
+    return (int(others[best]), float(cosines[best])) if cosines[best] >= LEAST_LIKE else (None, np.nan)
