@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
-from ..common.errors import RefmapError, listed
-from .cells import Cells, LabelledCells, codes_of
-from .certainty import Certainty, label_sets, learn_certainty
-from .expression import identity_weights, log_normalize
-from .gene_view import gene_votes, hold_out_votes
-from .novel import Null, Threshold, groups_table, held_out_scores, identity_scores, threshold
+from .certainty import label_sets
+from .expression import identity_weights
+from .gene_view import gene_votes
+from .groups import groups_table
+from .learned import Learned, learn
+from .novel import Null, Threshold, identity_scores, threshold
+from .pairing import Counted, Pair, pair
 
 # Fewer genes tell types apart by chance.
 FEWEST_GENES = 10
@@ -22,43 +22,12 @@ FEWEST_CELLS = 20
 
 
 @dataclass(frozen=True)
-class Counted:
-    """Counts of cells, and where the model placed them.
-
-    counts     CSR, cells x genes
-    genes      their names, unique
-    latent     float, cells x latent dimensions; NaN for cells that have no place
-    batches    the batch of each cell, missing for none; None if all are of one
-    labels     of a reference, the label of each cell, missing for none
-    """
-
-    counts: sparse.csr_matrix
-    genes: np.ndarray
-    latent: np.ndarray
-    batches: np.ndarray | pd.Series | None = None
-    labels: np.ndarray | pd.Series | None = None
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What a reference's own batches say, one after another taken for a query.
-
-    null            scores by identity double difference
-    certainty       of the gene view; None where it cannot be learned, and `no_certainty` says why
-    """
-
-    null: Null
-    certainty: Certainty | None
-    no_certainty: str | None
-
-
-@dataclass(frozen=True)
 class Novel:
     """Which of the query's own clusters differ from the reference beyond what the others' shift explains.
 
     scores       float64, query cells: 0 as the reference, 1 as different as two of its labels; NaN for cells that have none
     groups       object array of str, the group of each cell, None for cells that have none
-    table        a row a group, the most unlike first (:func:`refmap.identity.novel.groups_table`)
+    table        a row a group, the most unlike first (:func:`refmap.identity.groups.groups_table`)
     threshold    the score above which a cell, or a group by its median, is flagged
     """
 
@@ -103,76 +72,6 @@ class Comparison:
     no_view: str | None
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Cells of both sides on the genes that they share.
-
-    rows     int, the query's cells that have counts in these genes and a place: their order in `query`
-    genes    object array of str
-    """
-
-    reference: LabelledCells
-    query: Cells
-    rows: np.ndarray
-    genes: np.ndarray
-
-
-def pair(reference: Counted, query: Counted) -> Pair:
-    """Put both sides on the genes that they share, log-normalised over these.
-
-    Reference cells without a label, and cells without counts in these genes or without a place in the latent space, are left out.
-
-    Raises
-    ------
-    RefmapError
-        If they share no gene.
-    """
-    of_reference, of_query = pd.Index(reference.genes, dtype=object), pd.Index(query.genes, dtype=object)
-    places = of_query.get_indexer(of_reference)
-    shared = np.flatnonzero(places >= 0)
-    if not len(shared):
-        raise RefmapError(
-            f"The query shares no gene with the reference's sample: it has {listed(of_query, 3)}, and the reference "
-            f"{listed(of_reference, 3)}; give both the same kind of gene ids."
-        )
-    genes = of_reference[shared].to_numpy()
-    rows, values = _prepared(query, places[shared])
-    cells = Cells(values, _latent(query, rows), codes_of(query.batches, len(query.latent))[rows])
-    labels = pd.Series(np.asarray(reference.labels, dtype=object))
-    known, values = _prepared(reference, shared, labels.notna().to_numpy())
-    names, codes = np.unique(labels.iloc[known].astype(str).to_numpy(dtype=object), return_inverse=True)
-    batches = codes_of(reference.batches, len(reference.latent))[known]
-    of_labels = LabelledCells(values, _latent(reference, known), _compact(batches), codes, names)
-    return Pair(of_labels, Cells(cells.values, cells.latent, _compact(cells.batches)), rows, genes)
-
-
-def _prepared(side: Counted, columns: np.ndarray, wanted: np.ndarray | bool = True) -> tuple[np.ndarray, sparse.csr_matrix]:
-    """Rows of the cells that are wanted, have counts in some columns and a place; and their log-normalised values there."""
-    counts = sparse.csr_matrix(side.counts)
-    if not np.array_equal(columns, np.arange(counts.shape[1])):
-        counts = counts[:, columns]
-    some = np.asarray(counts.sum(axis=1)).ravel() > 0
-    rows = np.flatnonzero(some & np.isfinite(np.asarray(side.latent)).all(axis=1) & wanted)
-    return rows, log_normalize(counts if len(rows) == counts.shape[0] else counts[rows])
-
-
-def _latent(side: Counted, rows: np.ndarray) -> np.ndarray:
-    return np.asarray(side.latent)[rows].astype(np.float32)
-
-
-def _compact(codes: np.ndarray) -> np.ndarray:
-    return np.unique(codes, return_inverse=True)[1]
-
-
-def learn(reference: LabelledCells, weights: np.ndarray, seed: int) -> Learned:
-    """Take the reference's batches for queries in turn: the null of both looks. It takes the longest, and knows no query."""
-    certainty = learn_certainty(hold_out_votes(reference, seed))
-    reason = (
-        None if certainty else "How certain the gene view is cannot be told: no two parts of the reference could be held out."
-    )
-    return Learned(held_out_scores(reference, weights, seed), certainty, reason)
-
-
 def compare(
     reference: Counted, query: Counted, seed: int, latent_labels: np.ndarray | None = None, learned: Learned | None = None
 ) -> Comparison:
@@ -188,7 +87,8 @@ def compare(
         Object array of str, query cells: the labels whose certainty is asked for, such as the transferred ones; those that the
         reference does not know have none.
     learned
-        What the reference said of itself (:func:`learn`) on the genes that this query has, if that is known.
+        What the reference said of itself (:func:`learn`), if that is known. It takes longer than the query, and says nearly the
+        same of all of the reference's genes as of most of them.
 
     Raises
     ------

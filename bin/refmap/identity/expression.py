@@ -32,10 +32,10 @@ def log_normalize(counts: sparse.spmatrix) -> sparse.csr_matrix:
     return sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
 
 
-def blocks(n: int, size: int = BLOCK) -> Iterator[slice]:
-    """Rows from the first to the last of `n`, at most `size` at once."""
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
+def blocks(n: int) -> Iterator[slice]:
+    """Rows from the first to the last of `n`, at most `BLOCK` at once."""
+    for start in range(0, n, BLOCK):
+        yield slice(start, min(start + BLOCK, n))
 
 
 def averaging(indices: np.ndarray, n: int) -> sparse.csr_matrix:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from refmap.identity.cells import Cells, LabelledCells
-from refmap.identity.compare import Counted
 from refmap.identity.expression import log_normalize
+from refmap.identity.pairing import Counted
 from scipy import sparse
 
 N_GENES = 120

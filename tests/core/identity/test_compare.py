@@ -1,6 +1,7 @@
 """Both looks from arrays: shared genes, cells that are left out, and why there is nothing to say."""
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -8,10 +9,12 @@ import pandas as pd
 import pytest
 from made_cells import make
 from refmap.common.errors import RefmapError
-from refmap.identity.compare import Counted, compare, learn, pair
+from refmap.identity.compare import compare
 from refmap.identity.expression import identity_weights, log_normalize
 from refmap.identity.gene_view import gene_votes
-from refmap.identity.novel import held_out_scores, identity_scores, threshold
+from refmap.identity.learned import Learned, learn
+from refmap.identity.novel import Null, held_out_scores, identity_scores, threshold
+from refmap.identity.pairing import Counted, pair
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
@@ -69,6 +72,26 @@ def test_what_the_reference_said_of_itself_is_taken_up(given, found, monkeypatch
     again = compare(*given, 0, learned=known)
     assert again.learned is known and again.novel.threshold == found.novel.threshold
     assert (again.view.certainty == found.view.certainty).all()
+
+
+def test_what_was_learned_is_kept_in_json(given, found, monkeypatch):
+    monkeypatch.setattr("refmap.identity.learned.MOST_KEPT", 101)
+    kept = Learned.of_record(json.loads(json.dumps(found.learned.record())))
+    assert len(kept.null.scores) == 101 and kept.null.n_batches == 3
+    again = compare(*given, 0, learned=kept)
+    assert again.novel.threshold.null == pytest.approx(found.novel.threshold.null, rel=1e-9)
+    assert (again.novel.groups == found.novel.groups).all()
+    np.testing.assert_array_equal(again.view.certainty, found.view.certainty)
+    np.testing.assert_array_equal(again.view.sets, found.view.sets)
+    assert kept.certainty.figures == found.learned.certainty.figures
+    without = Learned(Null(np.empty(0), 0), None, "Why.")
+    assert Learned.of_record(json.loads(json.dumps(without.record()))).no_certainty == "Why."
+
+
+def test_where_no_certainty_can_be_learned_votes_stand_alone(given):
+    few = compare(*given, 0, learned=Learned(Null(np.empty(0), 0), None, "Why."))
+    assert few.learned.no_certainty == "Why." and np.isfinite(few.view.share).all()
+    assert np.isnan(few.view.certainty).all() and not few.view.sets.any()
 
 
 def test_genes_are_matched_by_name_and_normalised_over_those_that_both_have(given):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from refmap.identity import differences
+from refmap.identity import expression
 from refmap.identity.cells import Cells
 from refmap.identity.clusters import own_clusterings
 from refmap.identity.differences import Effects, Matched, double_difference, effects, spread_of_labels
@@ -82,7 +82,7 @@ def both(reference, query):
 @pytest.mark.parametrize("block", [2048, 11])
 def test_scores_are_those_of_loops(both, which, block, monkeypatch):
     matched, clusterings, weights = both
-    monkeypatch.setattr(differences.blocks, "__defaults__", (block,))
+    monkeypatch.setattr(expression, "BLOCK", block)
     query, reference = matched.query, matched.reference
     values = query.values.toarray().astype(float) - matched.shifts[query.batches]
     scores, labels, residuals, spread = by_hand(

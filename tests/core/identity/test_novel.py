@@ -7,16 +7,8 @@ from refmap.identity.cells import LabelledCells
 from refmap.identity.clusters import Clustering, own_clusterings
 from refmap.identity.differences import Matched, double_difference, spread_of_labels
 from refmap.identity.expression import identity_weights
-from refmap.identity.novel import (
-    Null,
-    Scores,
-    groups_table,
-    held_out_scores,
-    identity_scores,
-    most_like,
-    signed_genes,
-    threshold,
-)
+from refmap.identity.groups import groups_table, most_like, signed_genes
+from refmap.identity.novel import Null, Scores, held_out_scores, identity_scores, threshold
 from refmap.identity.shift import batch_shifts
 from refmap.transfer.neighbors import Index
 
