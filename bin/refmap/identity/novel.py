@@ -77,8 +77,8 @@ class Null:
 def held_out_scores(reference: LabelledCells, weights: np.ndarray, seed: int) -> Null:
     """Score the reference's batches as if each were a query and the others its reference.
 
-    The ten largest that hold 60 cells and leave 60. Cells whose label no other batch has are left out: they are as novel as
-    anything can be. Halves of one batch are no such scale, as nothing sets them apart: of a reference of one batch nothing is
+    The ten largest that hold 60 cells and leave 60. Cells whose label has fewer than 15 cells in the others are left out: they
+    cannot be matched to their like, and are as novel as anything can be. Halves of one batch are no such scale, as nothing sets them apart: of a reference of one batch nothing is
     known.
     """
     scores = []
@@ -87,7 +87,8 @@ def held_out_scores(reference: LabelledCells, weights: np.ndarray, seed: int) ->
         if not spread_of_labels(rest, weights):
             continue
         found = identity_scores(reference.as_query(held), rest, weights, seed).cells
-        scores.append(found[np.isin(reference.names[reference.labels[held]], rest.names)])
+        matchable = rest.names[np.bincount(rest.labels) >= MATCHED]
+        scores.append(found[np.isin(reference.names[reference.labels[held]], matchable)])
     return Null(np.sort(np.concatenate(scores)) if scores else np.empty(0), len(scores))
 
 

@@ -53,12 +53,17 @@ def test_the_null_is_each_batch_beside_the_others(labelled, weights, null):
     assert np.quantile(null.scores, 0.95) < 0.05
 
 
-def test_the_null_knows_nothing_of_types_that_one_batch_alone_has(labelled, weights, null):
-    alone = (labelled.labels != 2) | (labelled.batches == 0)
-    part = labelled.part(alone)
+@pytest.mark.parametrize("n_elsewhere", [0, 14, 15])
+def test_the_null_knows_nothing_of_types_that_others_have_too_few_of(labelled, weights, n_elsewhere):
+    of_type = labelled.labels == 2
+    elsewhere = np.flatnonzero(of_type & (labelled.batches != 0))[:n_elsewhere]
+    kept = ~of_type | (labelled.batches == 0)
+    kept[elsewhere] = True
+    part = labelled.part(kept)
     found = held_out_scores(part, weights, 0)
-    missing = ((part.batches == 0) & (part.labels == 2)).sum()
-    assert missing > 10 and len(found.scores) == len(part) - missing
+    there = int((of_type & (labelled.batches == 0)).sum())
+    assert there > 15
+    assert len(found.scores) == len(part) - (there if n_elsewhere < 15 else 0)
 
 
 def test_one_batch_is_no_null(labelled, weights):
