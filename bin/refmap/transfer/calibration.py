@@ -47,9 +47,18 @@ def calibrate(truth: pd.Series, transfer: Transfer, threshold: float) -> dict | 
         "unknown_share": float(1 - kept.mean()),
         "accuracy_kept": float(right[kept].mean()) if kept.any() else None,
         "accuracy_unknown": float(right[~kept].mean()) if not kept.all() else None,
-        "ece": sum(part["n"] * abs(part["accuracy"] - part["confidence"]) for part in bins) / len(right),
+        "ece": _error(bins),
         "bins": bins,
     }
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Return the expected calibration error, as :func:`calibrate` has it, of confidences (float, 0 to 1) beside what was right (bool)."""
+    return _error(_bins(confidence, right))
+
+
+def _error(bins: list[dict]) -> float:
+    return sum(part["n"] * abs(part["accuracy"] - part["confidence"]) for part in bins) / sum(part["n"] for part in bins)
 
 
 def _bins(confidence: np.ndarray, right: np.ndarray) -> list[dict]:

@@ -1,0 +1,156 @@
+"""Both looks at the expression of a query beside a sample of its reference, from arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from .certainty import label_sets
+from .expression import identity_weights
+from .gene_view import gene_votes
+from .groups import groups_table
+from .learned import Learned, learn
+from .novel import Null, Threshold, identity_scores, threshold
+from .pairing import Counted, Pair, pair
+
+# Fewer genes tell types apart by chance.
+FEWEST_GENES = 10
+# Fewer cells have no clusters of their own.
+FEWEST_CELLS = 20
+
+
+@dataclass(frozen=True)
+class Novel:
+    """Which of the query's own clusters differ from the reference beyond what the others' shift explains.
+
+    scores       float64, query cells: 0 as the reference, 1 as different as two of its labels; NaN for cells that have none
+    groups       object array of str, the group of each cell, None for cells that have none
+    table        a row a group, the most unlike first (:func:`refmap.identity.groups.groups_table`)
+    threshold    the score above which a cell, or a group by its median, is flagged
+    """
+
+    scores: np.ndarray
+    groups: np.ndarray
+    table: pd.DataFrame
+    threshold: Threshold
+
+
+@dataclass(frozen=True)
+class View:
+    """What the genes of each cell say; NaN, None or no label for cells that have no counts, or no place.
+
+    labels              object array of str, query cells: the label with the most votes
+    share               float64, query cells: its share of them
+    certainty           float64, query cells: how often such a label is right; NaN where that could not be learned
+    latent_certainty    the same of the label that the latent gave; NaN where it gave none
+    sets                bool, query cells x `names`: labels that hold the right one in 90 % of cells like the held-out ones
+    names               object array of str: the reference's labels, sorted
+    """
+
+    labels: np.ndarray
+    share: np.ndarray
+    certainty: np.ndarray
+    latent_certainty: np.ndarray
+    sets: np.ndarray
+    names: np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both looks; of one that could not be had, None, and one sentence that says why.
+
+    n_genes    how many genes query and reference share
+    """
+
+    n_genes: int
+    learned: Learned | None
+    novel: Novel | None
+    no_novel: str | None
+    view: View | None
+    no_view: str | None
+
+
+def compare(
+    reference: Counted, query: Counted, seed: int, latent_labels: np.ndarray | None = None, learned: Learned | None = None
+) -> Comparison:
+    """Look at a query's expression beside that of its reference's cells.
+
+    Parameters
+    ----------
+    reference
+        A sample of its cells with their labels: a few hundred of each label and batch say what all do.
+    query
+        All of its cells.
+    latent_labels
+        Object array of str, query cells: the labels whose certainty is asked for, such as the transferred ones; those that the
+        reference does not know have none.
+    learned
+        What the reference said of itself (:func:`learn`), if that is known. It takes longer than the query, and says nearly the
+        same of all of the reference's genes as of most of them.
+
+    Raises
+    ------
+    RefmapError
+        If both share no gene.
+    """
+    both = pair(reference, query)
+    n_genes = len(both.genes)
+    weights = identity_weights(both.reference) if len(both.reference) else np.zeros(n_genes)
+    if reason := _no_view(both, weights):
+        return Comparison(n_genes, None, None, reason, None, reason)
+    learned = learned or learn(both.reference, weights, seed)
+    view = _view(both, weights, learned, seed, len(query.latent), latent_labels)
+    novel, reason = _novel(both, weights, learned.null, seed, len(query.latent))
+    return Comparison(n_genes, learned, novel, reason, view, None)
+
+
+def _no_view(both: Pair, weights: np.ndarray) -> str | None:
+    """Why nothing can be said of any cell, if so."""
+    names, n_genes = both.reference.names, len(both.genes)
+    if n_genes < FEWEST_GENES:
+        return f"The query shares {n_genes} genes with the reference's sample, and fewer than {FEWEST_GENES} tell no types apart."
+    if not len(both.query):
+        return f"No cell of the query has counts in the {n_genes:,} genes that it shares with the reference, and a place in the latent space."
+    if len(names) < 2:
+        return f"The reference's cells have {f'one label, {names[0]!r}' if len(names) else 'no label'}, so no gene tells labels apart."
+    if not weights.any():
+        return f"None of the {n_genes:,} shared genes tells the reference's labels apart."
+    return None
+
+
+def _novel(both: Pair, weights: np.ndarray, null: Null, seed: int, n_cells: int) -> tuple[Novel | None, str | None]:
+    if len(both.query) < FEWEST_CELLS:
+        return None, (
+            f"{len(both.query)} cells of the query have counts in the shared genes, and fewer than {FEWEST_CELLS} have no clusters "
+            "of their own."
+        )
+    found = identity_scores(both.query, both.reference, weights, seed)
+    if found.clustering.n_clusters < 2:
+        return (
+            None,
+            "The query's cells are one cluster, so what it differs by cannot be told from what sets the whole query apart.",
+        )
+    limit = threshold(found, null)
+    table, names = groups_table(found, limit, null, both.reference, weights, both.genes)
+    scores, groups = np.full(n_cells, np.nan), np.full(n_cells, None, dtype=object)
+    scores[both.rows], groups[both.rows] = found.cells, names
+    return Novel(scores, groups, table, limit), None
+
+
+def _view(both: Pair, weights: np.ndarray, learned: Learned, seed: int, n_cells: int, latent_labels: np.ndarray | None) -> View:
+    names, rows = both.reference.names, both.rows
+    votes = gene_votes(both.query, both.reference, weights, seed)
+    labels, share = np.full(n_cells, None, dtype=object), np.full(n_cells, np.nan)
+    labels[rows], share[rows] = names[votes.argmax(axis=1)], votes.max(axis=1)
+    certainty, of_latent = np.full(n_cells, np.nan), np.full(n_cells, np.nan)
+    sets = np.zeros((n_cells, len(names)), dtype=bool)
+    if learned.certainty:
+        certainty[rows] = learned.certainty.own(share[rows])
+        sets[rows] = label_sets(votes, learned.certainty.limit)
+        if latent_labels is not None:
+            codes = pd.Index(names).get_indexer(np.asarray(latent_labels, dtype=object)[rows])
+            known = np.flatnonzero(codes >= 0)
+            of_latent[rows[known]] = learned.certainty.of_any(votes[known, codes[known]])
+    return View(labels, share, certainty, of_latent, sets, names)

@@ -1,0 +1,92 @@
+"""A query's own clusters, those most unlike the reference first, and the genes that set them apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from .cells import LabelledCells
+from .expression import group_means
+from .novel import Null, Scores, Threshold
+
+# Genes that a group is told by, and how like a label's profile what sets it apart must be, as a cosine.
+MOST_GENES, LEAST_LIKE = 10, 0.5
+
+
+def groups_table(
+    scores: Scores, limit: Threshold, null: Null, reference: LabelledCells, weights: np.ndarray, genes: np.ndarray
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Describe the query's own clusters, those most unlike the reference first.
+
+    Returns
+    -------
+    The table, a row a cluster: ``group`` (``novel_1``, … for those whose score is above the threshold, and ``cluster_3``, … by
+    their rank for the others), ``n_cells``, ``n_novel`` (cells above the threshold), ``matched_label``, ``score`` (the median of
+    its cells), ``threshold``, ``null_quantile`` (the share of held-out reference cells that score less; NaN without any),
+    ``genes`` (up to ten that set it apart, those that count most first, with + where the query has more and - where less) and
+    ``like_label`` with ``like`` (the label of the reference whose difference from the matched one is most like what sets it
+    apart, and the cosine of both, if that is 0.5; None and NaN otherwise). And the group of each cell (object array of str).
+    """
+    medians, clusters = scores.medians, scores.clustering.clusters
+    order = np.argsort(-medians, kind="stable")
+    sizes = np.bincount(clusters)
+    above = np.bincount(clusters, weights=scores.cells > limit.value).astype(int)
+    names = np.empty(len(order), dtype=object)
+    names[order] = [
+        f"{'novel' if medians[cluster] > limit.value else 'cluster'}_{rank}" for rank, cluster in enumerate(order.tolist(), 1)
+    ]
+    profiles = group_means(reference.values, reference.labels, len(reference.names)) * np.sqrt(weights)
+    n_null = len(null.scores)
+    rows = []
+    for cluster in order:
+        residual, label = scores.residuals[cluster], scores.matched[cluster]
+        like, cosine = most_like(residual, profiles, label)
+        rows.append(
+            {
+                "group": names[cluster],
+                "n_cells": int(sizes[cluster]),
+                "n_novel": int(above[cluster]),
+                "matched_label": reference.names[label],
+                "score": float(medians[cluster]),
+                "threshold": limit.value,
+                "null_quantile": float(np.searchsorted(null.scores, medians[cluster]) / n_null) if n_null else np.nan,
+                "genes": signed_genes(residual, genes),
+                "like_label": None if like is None else reference.names[like],
+                "like": cosine,
+            }
+        )
+    table = pd.DataFrame(rows)
+    # Without which pandas would make NaN of None among text.
+    table["like_label"] = pd.Series([row["like_label"] for row in rows], dtype=object)
+    return table, names[clusters]
+
+
+def signed_genes(residual: np.ndarray, genes: np.ndarray) -> list[str]:
+    """Return the genes that count most in a residual (float64, genes), each after + or -: at most ten, none that counts nothing."""
+    largest = np.argsort(-np.abs(residual), kind="stable")[:MOST_GENES]
+    return [f"{'+' if residual[gene] > 0 else '-'}{genes[gene]}" for gene in largest if residual[gene]]
+
+
+def most_like(residual: np.ndarray, profiles: np.ndarray, matched: int) -> tuple[int | None, float]:
+    """Find the label whose profile (labels x genes) less the matched label's points most where a residual does.
+
+    Both are taken without what all other labels have in common beside the matched one: cells that merely lack its markers are
+    like none of them.
+
+    Returns
+    -------
+    The label, and the cosine; None and NaN where no cosine is 0.5, as of something that is none of the reference's labels, and
+    where there are not two other labels.
+    """
+    others = np.delete(np.arange(len(profiles)), matched)
+    if len(others) < 2:
+        return None, np.nan
+    directions = profiles[others] - profiles[matched]
+    common = directions.mean(axis=0)
+    directions = directions - common
+    length = common @ common
+    own = residual - (residual @ common) / length * common if length else residual
+    lengths = np.linalg.norm(directions, axis=1) * np.linalg.norm(own)
+    cosines = np.divide(directions @ own, lengths, out=np.zeros(len(others)), where=lengths > 0)
+    best = int(cosines.argmax())
+    return (int(others[best]), float(cosines[best])) if cosines[best] >= LEAST_LIKE else (None, np.nan)

@@ -1,0 +1,176 @@
+"""Which clusters are flagged, on what scale, and by which genes."""
+
+import numpy as np
+import pytest
+from made_cells import make
+from refmap.identity.cells import LabelledCells
+from refmap.identity.clusters import Clustering, own_clusterings
+from refmap.identity.differences import Matched, double_difference, spread_of_labels
+from refmap.identity.expression import identity_weights
+from refmap.identity.groups import groups_table, most_like, signed_genes
+from refmap.identity.novel import Null, Scores, held_out_scores, identity_scores, threshold
+from refmap.identity.shift import batch_shifts
+from refmap.transfer.neighbors import Index
+
+
+@pytest.fixture(scope="module")
+def labelled(reference):
+    return reference.labelled()
+
+
+@pytest.fixture(scope="module")
+def weights(labelled):
+    return identity_weights(labelled)
+
+
+@pytest.fixture(scope="module")
+def scored(query, labelled, weights):
+    return identity_scores(query.cells(), labelled, weights, 0)
+
+
+@pytest.fixture(scope="module")
+def null(labelled, weights):
+    return held_out_scores(labelled, weights, 0)
+
+
+def test_scores_are_the_mean_over_both_clusterings(query, labelled, weights, scored):
+    cells = query.cells()
+    neighbors = Index(labelled.latent).search(cells.latent, 15).indices
+    shifts = batch_shifts(cells, labelled, neighbors)
+    clusterings, spread = own_clusterings(cells, shifts, 0), spread_of_labels(labelled, weights)
+    first, second = (double_difference(Matched(cells, labelled, neighbors, shifts), one, weights, spread) for one in clusterings)
+    np.testing.assert_allclose(scored.cells, (first.scores + second.scores) / 2)
+    assert (scored.clustering.clusters == clusterings[0].clusters).all()
+    given = identity_scores(cells, labelled, weights, 0, clusterings[1:])
+    np.testing.assert_allclose(given.cells, second.scores)
+
+
+def test_the_null_is_each_batch_beside_the_others(labelled, weights, null):
+    assert null.n_batches == 3 and len(null.scores) == 360 and (np.diff(null.scores) >= 0).all()
+    held = labelled.batches == 1
+    found = identity_scores(labelled.as_query(held), labelled.part(~held), weights, 0).cells
+    assert np.isin(found, null.scores).all()
+    assert np.quantile(null.scores, 0.95) < 0.05
+
+
+@pytest.mark.parametrize("n_elsewhere", [0, 14, 15])
+def test_the_null_knows_nothing_of_types_that_others_have_too_few_of(labelled, weights, n_elsewhere):
+    of_type = labelled.labels == 2
+    elsewhere = np.flatnonzero(of_type & (labelled.batches != 0))[:n_elsewhere]
+    kept = ~of_type | (labelled.batches == 0)
+    kept[elsewhere] = True
+    part = labelled.part(kept)
+    found = held_out_scores(part, weights, 0)
+    there = int((of_type & (labelled.batches == 0)).sum())
+    assert there > 15
+    assert len(found.scores) == len(part) - (there if n_elsewhere < 15 else 0)
+
+
+def test_one_batch_is_no_null(labelled, weights):
+    one = labelled.part(labelled.batches == 0)
+    found = held_out_scores(one, weights, 0)
+    assert found.n_batches == 0 and not len(found.scores)
+
+
+def test_batches_that_leave_one_label_are_no_null(labelled, weights):
+    kept = labelled.part((labelled.batches == 0) | ((labelled.batches == 1) & (labelled.labels == 0)))
+    sizes = np.r_[np.repeat(0, 200), np.repeat(1, 100)]
+    big = LabelledCells(
+        kept.values[np.arange(300) % len(kept)],
+        kept.latent[np.arange(300) % len(kept)],
+        sizes,
+        np.where(sizes == 1, 0, np.arange(300) % 2),
+        kept.names[:2],
+    )
+    assert held_out_scores(big, weights, 0).n_batches == 1  # of the other, the rest has one label
+
+
+def scores_of(clusters: list[int], cells: list[float]) -> Scores:
+    clusters = np.array(clusters)
+    k = clusters.max() + 1
+    return Scores(
+        np.array(cells), Clustering(clusters, np.arange(len(clusters))[:, None]), np.zeros(k, dtype=int), np.eye(k, 120)
+    )
+
+
+def test_the_threshold_is_the_higher_of_two():
+    scores = scores_of([0, 0, 0, 1, 2], [0.1, 0.2, 0.9, 0.3, 0.5])
+    assert scores.medians.tolist() == [0.2, 0.3, 0.5]
+    alone = threshold(scores, Null(np.empty(0), 0))
+    assert (alone.value, alone.null, alone.of_clusters) == (0.6, None, 0.6)
+    high = threshold(scores, Null(np.linspace(0, 1, 101), 2))
+    assert high.value == high.null == pytest.approx(0.95) and high.of_clusters == 0.6
+    low = threshold(scores, Null(np.linspace(0, 0.1, 101), 2))
+    assert low.value == 0.6 and low.null == pytest.approx(0.095)
+
+
+def test_groups_are_ranked_and_those_above_the_threshold_are_novel(query, labelled, weights, scored, null):
+    genes = query.genes
+    limit = threshold(scored, null)
+    table, groups = groups_table(scored, limit, null, labelled, weights, genes)
+    assert list(table) == [
+        "group",
+        "n_cells",
+        "n_novel",
+        "matched_label",
+        "score",
+        "threshold",
+        "null_quantile",
+        "genes",
+        "like_label",
+        "like",
+    ]
+    assert table["score"].is_monotonic_decreasing and table["n_cells"].sum() == 240
+    flagged = table["score"] > limit.value
+    assert flagged.any() and (table["group"].str.startswith("novel_") == flagged).all()
+    assert [name.split("_")[1] for name in table["group"]] == [str(rank) for rank in range(1, len(table) + 1)]
+    novel = np.isin(groups.astype(str), table["group"][flagged].astype(str))
+    assert (novel == (query.types == "type 4")).all()
+    assert table["n_novel"].sum() == (scored.cells > limit.value).sum()
+    for _, row in table.iterrows():
+        members = groups == row["group"]
+        assert row["n_cells"] == members.sum() and row["score"] == pytest.approx(np.median(scored.cells[members]))
+        assert row["n_novel"] == (scored.cells[members] > limit.value).sum()
+        assert row["null_quantile"] == pytest.approx((null.scores < row["score"]).mean())
+        types = query.types[members]
+        if not row["group"].startswith("novel"):
+            assert (types == row["matched_label"]).mean() > 0.9
+    first = table.iloc[0]
+    assert first["matched_label"] == "type 0"
+    # It lacks the genes of the type that it was matched to, and no label of the reference is like it.
+    assert len({f"-gene {i}" for i in range(10)} & set(first["genes"])) >= 7
+    assert first["like_label"] is None and np.isnan(first["like"])
+
+
+def test_a_known_type_in_a_wrong_place_is_like_its_label(reference, labelled, weights, null):
+    """Cells of type 3 that the latent puts where type 1 lies."""
+    wrong = make({"type 0": 60, "type 1": 50, "type 2": 50, "type 3": 40}, 1, 5, 0.3, {"type 3": "type 1"})
+    found = identity_scores(wrong.cells(), labelled, weights, 0)
+    table, groups = groups_table(found, threshold(found, null), null, labelled, weights, wrong.genes)
+    first = table.iloc[0]
+    assert set(wrong.types[groups == first["group"]]) == {"type 3"}
+    assert first["matched_label"] == "type 1" and first["like_label"] == "type 3" and first["like"] > 0.8
+    assert "+gene 30" in first["genes"] or "+gene 31" in first["genes"]
+
+
+def test_without_a_null_there_is_no_quantile(scored, labelled, weights, query):
+    null = Null(np.empty(0), 0)
+    table, _ = groups_table(scored, threshold(scored, null), null, labelled, weights, query.genes)
+    assert table["null_quantile"].isna().all()
+
+
+def test_genes_are_signed_and_those_that_count_nothing_are_left_out():
+    genes = np.array(["a", "b", "c", "d"])
+    assert signed_genes(np.array([0.5, 0.0, -2.0, 1.0]), genes) == ["-c", "+d", "+a"]
+    assert len(signed_genes(np.arange(1.0, 21), np.arange(20))) == 10
+
+
+def test_a_profile_is_compared_from_the_matched_label():
+    profiles = np.eye(4)
+    assert most_like(np.array([-1.0, 1.0, 0.0, 0.0]), profiles, 0) == (1, pytest.approx(1.0))
+    # By hand: 0.2 / (sqrt(2 / 3) * sqrt(0.0825)).
+    assert most_like(np.array([0.0, 0.0, 0.3, 0.0]), profiles, 3) == (2, pytest.approx(0.8528, abs=1e-4))
+    for nothing in (np.array([-1.0, 0, 0, 0]), np.zeros(4)):  # what lacks the markers of its own label is like none
+        label, cosine = most_like(nothing, profiles, 0)
+        assert label is None and np.isnan(cosine)
+    assert most_like(np.array([-1.0, 1.0]), np.eye(2), 0)[0] is None
