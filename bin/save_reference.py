@@ -16,14 +16,11 @@ from refmap.reference.products import save_products
 @click.option("--prepared", type=INPUT, required=True, help="The reference's aligned cells: a folder.")
 @click.option("--latent", type=INPUT, help="Their latent (.npz), where the folder does not hold it.")
 @click.option("--reference", type=INPUT, required=True, help="The reference's cells and the scale that they set: a folder.")
-@click.option("--seed", type=int, default=0, help="Of the random numbers.")
 @click.option("--output", type=OUTPUT, required=True, help="Write the model with what its cells say to this folder.")
-def save_reference(
-    model: Path, card: Path, prepared: Path, latent: Path | None, reference: Path, seed: int, output: Path
-) -> None:
+def save_reference(model: Path, card: Path, prepared: Path, latent: Path | None, reference: Path, output: Path) -> None:
     """Write a model again with the embedded cells of its reference, their scale, a sample of their counts and profiles of labels."""
     return_freed_memory()
-    save_products(model, read_json(card), ReferenceFolder(prepared), latent, ReferenceFolder(reference), seed, output)
+    save_products(model, read_json(card), ReferenceFolder(prepared), latent, ReferenceFolder(reference), output)
 
 
 if __name__ == "__main__":

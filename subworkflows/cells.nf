@@ -66,7 +66,6 @@ workflow CELLS {
     measured = put(put(own, 'embedded', embedded.map { r -> [r.reference, r] }, 'reference'), 'scale', CALIBRATE_REFERENCE.out.reference, 'reference')
     SAVE_REFERENCE(
         measured.map { m -> [m.model, m.embedded.card, m.embedded.prepared, m.embedded.latent, m.scale] },
-        settings.subMap(['seed']),
         code,
     )
     saved = trained.map { path -> [trainedHere(), path] }

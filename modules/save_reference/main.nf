@@ -4,7 +4,6 @@ process SAVE_REFERENCE {
 
     input:
     tuple path(model, stageAs: 'trained/*'), path(card), path(prepared, stageAs: 'prepared'), path(latent, stageAs: 'latent.npz'), path(reference, stageAs: 'reference')
-    val settings
     val code
 
     output:
@@ -13,7 +12,7 @@ process SAVE_REFERENCE {
     script:
     """
     save_reference.py --model ${model} --card ${card} --prepared prepared ${latent ? '--latent latent.npz' : ''} --reference reference \\
-        --seed ${settings.seed} --output reference_model
+        --output reference_model
     """
 
     stub:

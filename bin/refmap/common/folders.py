@@ -86,6 +86,11 @@ class ReferenceFolder:
         """Their counts, ready for the model: AnnData zarr; absent where there is an embedding already."""
         return self.folder / "aligned.zarr"
 
+    @property
+    def sample(self) -> Path:
+        """Some of the cells of each label and batch x the model's genes, as the model takes them: AnnData zarr; may be absent."""
+        return self.folder / "sample.zarr"
+
 
 @dataclass(frozen=True)
 class ReferenceProducts(ReferenceFolder):
@@ -98,11 +103,6 @@ class ReferenceProducts(ReferenceFolder):
     def of_model(cls, model: Path) -> ReferenceProducts:
         """Those beside the files of a model."""
         return cls(model / "refmap")
-
-    @property
-    def sample(self) -> Path:
-        """Some of the cells of each label and batch x the model's genes, as the model takes them: AnnData zarr; may be absent."""
-        return self.folder / "sample.zarr"
 
     @property
     def profiles(self) -> Path:

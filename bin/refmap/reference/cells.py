@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
@@ -26,7 +27,7 @@ from ..query.counts import looks_like_counts
 from ..query.elements import as_text
 from ..query.query import Query, layer_name
 from .embedding import FEWEST_GENES, find_embedding, own_map, read_kept
-from .products import saved_products
+from .products import saved_products, saved_sample
 
 # A column of more values than this holds no categories.
 MOST_CATEGORIES = 1000
@@ -114,6 +115,7 @@ def prepare_reference(
         "warnings": [],
         "keys": [],
         "latent_names": card["latent_names"],
+        "input": card["input"],
         "origin": request["origin"],
     }
     if card["fault"]:
@@ -143,6 +145,11 @@ def _prepare_saved(model: Path | None, request: dict, card: dict, folder: Refere
                 found = _prepare(path, shown, request, card, folder, airr, kept)
             if kept and scale:
                 found["saved_scale"] = scale
+            if kept:
+                sample, notes = saved_sample(products, f"{card['model']}/{products.folder.name}")
+                warnings += notes
+                if sample:
+                    shutil.copytree(sample, folder.sample)
             return found | {"warnings": warnings + found["warnings"]}
         except MachineFault:
             raise

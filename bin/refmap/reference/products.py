@@ -19,16 +19,14 @@ from ..common.storage import read_zarr, write_zarr
 from ..query.align import CHUNK_ROWS
 from ..query.counts import normalize
 from ..query.query import Query
-from .selection import sample_by_group
+from .sample import placed_rows
 
-# Cells of the sample: of each label and batch, and of all of them.
-MOST_OF_EACH, MOST_SAMPLED = 200, 20_000
 # What the profiles of a model of counts are the means of: log1p of counts scaled to this a cell.
 TARGET_SUM = 1e4
 
 
 def save_products(
-    model: Path, card: dict, prepared: ReferenceFolder, latent: Path | None, scale: ReferenceFolder, seed: int, out: Path
+    model: Path, card: dict, prepared: ReferenceFolder, latent: Path | None, scale: ReferenceFolder, out: Path
 ) -> None:
     """Write a model's folder again, with what the cells of its reference say beside its files.
 
@@ -39,7 +37,7 @@ def save_products(
     prepared, latent
         Its aligned cells, and their embedding (.npz) where these do not hold it.
     scale
-        The cells with their embedding and UMAP, and the scale that they set, as CALIBRATE_REFERENCE wrote them.
+        The cells with their embedding and UMAP, a sample with counts, and the scale that they set, as CALIBRATE_REFERENCE wrote them.
     out
         The folder to make.
     """
@@ -50,36 +48,30 @@ def save_products(
     cells, record = read_zarr(scale.cells), read_json(scale.record)
     cells.uns["refmap"] = who
     write_zarr(cells, products.cells)
-    write_json(products.record, record | who | {"cells_sha256": sha256_of_all(products.cells), "version": __version__})
+    digests = {"cells_sha256": sha256_of_all(products.cells)}
+    if scale.sample.exists():
+        shutil.copytree(scale.sample, products.sample)
+        digests["sample_sha256"] = sha256_of_all(products.sample)
+    write_json(products.record, record | who | digests | {"version": __version__})
     if latent and prepared.aligned.exists():
-        placed = np.flatnonzero(~np.isnan(np.load(latent)["X_emb"]).all(axis=1))  # of the others there is no latent
-        _summarise(prepared.aligned, cells, placed, record, card, seed, products)
+        _write_profiles(prepared.aligned, cells, placed_rows(latent), record["keys"], card, products)
 
 
-def _summarise(
-    aligned: Path, cells: ad.AnnData, placed: np.ndarray, record: dict, card: dict, seed: int, products: ReferenceProducts
+def _write_profiles(
+    aligned: Path, cells: ad.AnnData, placed: np.ndarray, keys: list[str], card: dict, products: ReferenceProducts
 ) -> None:
-    """Write the sample and the profiles, in one pass over the aligned cells, of which `placed` are the rows of `cells`."""
-    keys, batch_key = record["keys"], record["batch_key"]
-    drawn = sample_by_group(
-        _groups(cells.obs, list(dict.fromkeys([*keys, *filter(None, [batch_key])]))), MOST_SAMPLED, seed, MOST_OF_EACH
-    )
+    """Write the mean of each label, in one pass over the aligned cells, of which `placed` are the rows of `cells`."""
     labels = [(key, name) for key in keys for name in cells.obs[key].cat.categories]
     members = [np.asarray(cells.obs[key] == name) for key, name in labels]
     sums = np.zeros((len(labels), len(card["genes"])))
-    parts = []
     with Query(aligned, "the aligned reference", called="reference") as query:
         for start, chunk in query.matrix("X").chunks(CHUNK_ROWS):
             first, last = np.searchsorted(placed, [start, start + chunk.shape[0]])
             chunk = chunk[placed[first:last] - start]
-            parts.append(chunk[drawn[(first <= drawn) & (drawn < last)] - first])
             if card["input"] == "counts":
                 chunk = normalize(chunk, np.asarray(chunk.sum(axis=1, dtype=np.float64)).ravel(), TARGET_SUM)
             if labels:
                 sums += sparse.csr_matrix([member[first:last] for member in members], dtype=np.float64).dot(chunk).toarray()
-    genes = pd.DataFrame(index=pd.Index(card["genes"], dtype=object))
-    sample = cells[drawn]
-    write_zarr(ad.AnnData(sparse.vstack(parts, format="csr"), obs=sample.obs, var=genes, obsm=dict(sample.obsm)), products.sample)
     n_cells = np.array([member.sum() for member in members], dtype=np.int64)
     obs = pd.DataFrame(
         {"key": [key for key, _ in labels], "label": [name for _, name in labels], "n_cells": n_cells},
@@ -89,12 +81,8 @@ def _summarise(
         f"log1p of counts per {TARGET_SUM:,.0f} of the model's genes" if card["input"] == "counts" else "as the model takes them"
     )
     means = (sums / np.maximum(n_cells, 1)[:, None]).astype(np.float32)
+    genes = pd.DataFrame(index=pd.Index(card["genes"], dtype=object))
     write_zarr(ad.AnnData(means, obs=obs, var=genes, uns={"values": values}), products.profiles)
-
-
-def _groups(obs: pd.DataFrame, columns: list[str]) -> np.ndarray:
-    """The number of each cell's combination of values: int64; a missing value is one of them."""
-    return obs.groupby(columns, dropna=False, observed=True).ngroup().to_numpy() if columns else np.zeros(len(obs), dtype=int)
 
 
 def saved_products(model: Path | None, card: dict) -> tuple[ReferenceProducts | None, dict | None, list[str]]:
@@ -124,6 +112,15 @@ def saved_products(model: Path | None, card: dict) -> tuple[ReferenceProducts | 
     if not _is_scale(record):
         return products, None, [f"The scale in {shown}/{products.record.name} is damaged: it was computed again."]
     return products, {name: record[name] for name in _SCALE}, []
+
+
+def saved_sample(products: ReferenceProducts, shown: str) -> tuple[Path | None, list[str]]:
+    """The sample of cells with counts that was kept with them, if it is what was written there; and warnings."""
+    if not products.sample.is_dir():
+        return None, []
+    if read_json(products.record).get("sample_sha256") == sha256_of_all(products.sample):
+        return products.sample, []
+    return None, [f"{shown}/{products.sample.name} is not used: it is not what was written there, so copy the model again."]
 
 
 # What the record says of the scale, and of what it was computed with.

@@ -12,9 +12,10 @@ from refmap.common.folders import ReferenceFolder, ReferenceProducts
 from refmap.common.storage import read_zarr, write_zarr
 from refmap.models.card import ModelCard
 from refmap.models.folder import ModelFolder
-from refmap.reference import products
+from refmap.reference import sample as sampling
 from refmap.reference.cells import prepare_reference
 from refmap.reference.products import save_products
+from refmap.reference.sample import write_sample
 from refmap.transfer.calibrate import calibrate_reference
 from rows import ROW
 from scipy import sparse
@@ -79,8 +80,9 @@ class Reference:
         latent[7] = np.nan
         np.savez(folder / "latent.npz", X_emb=latent)
         calibrate_reference(prepared, folder / "latent.npz", SEED, THRESHOLD, K, self.scale)
+        write_sample(prepared, folder / "latent.npz", self.scale, SEED)
         self.saved = folder / "reference_model"
-        save_products(self.model, self.card, prepared, folder / "latent.npz", self.scale, SEED, self.saved)
+        save_products(self.model, self.card, prepared, folder / "latent.npz", self.scale, self.saved)
         self.products = ReferenceProducts.of_model(self.saved)
 
     def prepare(self, request, model, source=None):
@@ -92,6 +94,7 @@ class Reference:
         prepared = self.prepare(NEXT | request, self.saved)
         scale = ReferenceFolder(self.folder / f"scale_{len(list(self.folder.iterdir()))}")
         calibrate_reference(prepared, None, seed, threshold, k, scale)
+        write_sample(prepared, None, scale, seed)
         return scale
 
 
@@ -139,7 +142,7 @@ def test_the_model_is_the_same_with_and_without_its_products(reference):
 def test_the_next_run_has_the_cells_and_the_scale_of_the_one_that_had_the_atlas(reference, monkeypatch):
     computed = lambda *_, **__: pytest.fail("computed again")  # noqa: E731
     monkeypatch.setattr("refmap.transfer.calibrate.hold_out", computed)
-    monkeypatch.setattr("refmap.transfer.calibrate._place", computed)
+    monkeypatch.setattr("refmap.transfer.calibrate.draw_map", computed)
     scale = reference.next_run()
     before, after = ad.read_zarr(reference.scale.cells), ad.read_zarr(scale.cells)
     assert list(after.obs_names) == list(before.obs_names) and after.n_obs == 299
@@ -189,11 +192,14 @@ def test_names_with_a_slash_are_found_as_the_user_writes_them(changed):
 
 
 def test_the_sample_holds_the_counts_of_cells_of_each_label_and_batch(reference, changed, monkeypatch):
-    monkeypatch.setattr(products, "MOST_OF_EACH", 9)
+    monkeypatch.setattr(sampling, "MOST_OF_EACH", 9)
     shutil.rmtree(changed.saved)
-    prepared = reference.prepare(REQUEST, None, reference.folder / "atlas.h5ad")
+    shutil.copytree(reference.scale.folder, changed.folder / "scale")
+    prepared, scale = reference.prepare(REQUEST, None, reference.folder / "atlas.h5ad"), ReferenceFolder(changed.folder / "scale")
     latent = reference.folder / "latent.npz"
-    save_products(changed.model, changed.card, prepared, latent, changed.scale, SEED, changed.saved)
+    shutil.rmtree(scale.sample)
+    write_sample(prepared, latent, scale, SEED)
+    save_products(changed.model, changed.card, prepared, latent, scale, changed.saved)
     sample = ad.read_zarr(changed.products.sample)
     counts = sample.obs.groupby(["cell_type", "donor"], dropna=False, observed=True).size()
     assert counts.tolist() == [9] * 6
@@ -202,6 +208,17 @@ def test_the_sample_holds_the_counts_of_cells_of_each_label_and_batch(reference,
         sample.obsm["X_emb"], np.load(latent)["X_emb"][reference.cells.obs_names.get_indexer(sample.obs_names)]
     )
     assert list(sample.var_names) == GENES and "r7" not in sample.obs_names
+
+
+def test_the_sample_is_the_next_runs_unless_it_was_changed(reference, changed):
+    scale = reference.next_run()
+    kept, found = ad.read_zarr(reference.products.sample), ad.read_zarr(scale.sample)
+    np.testing.assert_array_equal(found.X.toarray(), kept.X.toarray())
+    assert found.obs.equals(kept.obs) and len(found) > 20
+    (changed.products.sample / ".zattrs").write_text("{}")
+    prepared = changed.prepare(NEXT, changed.saved)
+    assert not prepared.sample.exists()
+    assert "models/atlas/refmap/sample.zarr is not used: it is not what was written there" in record(prepared)["warnings"][0]
 
 
 def test_the_profiles_are_the_means_of_all_cells_of_a_label(reference):
