@@ -27,4 +27,5 @@
 //
 // window.refmap: ready (a promise: names are read and the link is followed), cells (how many), renderer ("webgl" or "2d"),
 // find(name) -> number of a cell or -1, cell(i) -> what hovering shows of it, pixel(i) -> [x, y] in the window,
-// shown() -> how many cells are, selected() -> the numbers of the selected ones, frame() -> draws one now.
+// shown() -> how many cells are, selected() -> the numbers of the selected ones, drawn() -> how many cells the
+// last frame drew: in a moving picture a sample, where all would take too long.

@@ -1,24 +1,53 @@
 // ---- One frame.
 
 const renderer = makeRenderer();
-let waiting = false;
+// What a frame draws anew: the ring and the line alone; all, but in a moving picture no more cells than it takes to stay fluent; all.
+const OVER = 1, MOVING = 2, ALL = 3;
+// Milliseconds that a moving frame may take, and after which a picture that has stopped is drawn in full.
+const FLUENT = 30, SETTLED = 150;
+let due = 0;
+let nDrawn = 0;
+// Of a frame of all cells.
+let took = 0;
+let settling = 0;
 
-function redraw() {
-  if (waiting) return;
-  waiting = true;
-  requestAnimationFrame(() => { waiting = false; draw(); });
+function redraw(what = ALL) {
+  if (!due) requestAnimationFrame(() => {
+    const now = due;
+    due = 0;
+    draw(now);
+  });
+  due = Math.max(due, what);
 }
 
-function draw() {
+function draw(what = ALL) {
   const room = Math.sqrt(view.width * view.height / Math.max(n, 1));
   const zoom = view.scale / view.fit;
   const size = Math.min(Math.min(Math.max(0.55 * room, 2), 8) * Math.max(zoom, 1) ** 0.4, 16);
-  drawGround();
-  renderer.draw(drawn === "density" ? [] : [
-    { start: 0, end: nBehind, size, opacity: 0.6 },
-    { start: nBehind, end: n, size: nBehind ? 1.25 * size : size, opacity: 0.9 },
-  ]);
+  if (what > OVER) {
+    drawGround();
+    drawCells(size, what === MOVING && took > FLUENT ? FLUENT / took : 1);
+  }
   drawOver(size);
+}
+
+function drawCells(size, share) {
+  // In random order: the first ones are a sample of all.
+  const part = (start, end) => ({ start, end: start + Math.ceil((end - start) * share) });
+  const dots = drawn === "density" ? [] : [
+    { ...part(0, nBehind), size, opacity: 0.6 },
+    { ...part(nBehind, n), size: nBehind ? 1.25 * size : size, opacity: 0.9 },
+  ];
+  const start = performance.now();
+  renderer.draw(dots);
+  nDrawn = dots.reduce((sum, { start, end }) => sum + end - start, 0);
+  clearTimeout(settling);
+  if (share < 1) {
+    settling = setTimeout(redraw, SETTLED);
+  } else {
+    renderer.wait();
+    took = performance.now() - start;
+  }
 }
 
 function pixelOf(x, y) {

@@ -28,7 +28,7 @@ function panBy(dx, dy) {
 
 function moved() {
   leave();
-  redraw();
+  redraw(MOVING);
   remember();
 }
 

@@ -58,7 +58,7 @@ function hover(px, py, pixels = REACH) {
     const head = [cell.dataset, "cell", cell.name].filter((word) => word !== null).join(" ");
     tip.replaceChildren(element("strong", {}, head), element("dl", {}, ...rows));
     tip.hidden = false;
-    redraw();
+    redraw(OVER);
   }
   const [x, y] = toPixel(found);
   const left = x + 14 + tip.offsetWidth < view.width ? x + 14 : Math.max(x - 14 - tip.offsetWidth, 0);
@@ -68,6 +68,6 @@ function hover(px, py, pixels = REACH) {
 
 function leave() {
   byId("tip").hidden = true;
-  if (hovered >= 0) redraw();
+  if (hovered >= 0) redraw(OVER);
   hovered = -1;
 }

@@ -81,6 +81,11 @@ class WebglRenderer {
       if (end > start) gl.drawArrays(gl.POINTS, start, end - start);
     }
   }
+
+  // Until it is drawn, which asking for a pixel does.
+  wait() {
+    this.gl.readPixels(0, 0, 1, 1, this.gl.RGBA, this.gl.UNSIGNED_BYTE, new Uint8Array(4));
+  }
 }
 
 // Stamps discs into an image: a fill for each of 200,000 cells would take seconds.
@@ -93,6 +98,8 @@ class PlainRenderer {
   }
 
   recolor() {}
+
+  wait() {}
 
   draw(dots) {
     const { width, height } = this.canvas;

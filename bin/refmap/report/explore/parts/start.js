@@ -30,6 +30,6 @@ window.refmap = {
   },
   shown: nShown,
   selected: () => [...selected.keys()].filter((i) => selected[i]),
-  frame: draw,
+  drawn: () => nDrawn,
 };
 new ResizeObserver(resize).observe(stage);
