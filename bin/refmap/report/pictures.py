@@ -34,9 +34,7 @@ class Coloring:
     is_share: bool = False
 
 
-def draw(
-    cells: Cells, around: Reference | None, expression: Expression, row: dict, name: str, seed: int, output: Path
-) -> None:
+def draw(cells: Cells, around: Reference | None, expression: Expression, row: dict, name: str, seed: int, output: Path) -> None:
     """Write umap.png/.pdf, joint.png/.pdf where there are reference cells, and explore.html to `output`.
 
     `expression` is of the same cells.
@@ -138,7 +136,9 @@ def _explore(
             own[around.scale["batch_key"]] = around.batches.astype(object)
         at = np.asarray(around.cells.obsm["X_umap"])
         which = pd.DataFrame({WHICH: np.repeat(["reference", "query"], [len(own), len(frame)])})
-        frame = pd.concat([which, pd.concat([own, frame], ignore_index=True)[[*frame, *own.columns.difference(frame.columns)]]], axis=1)
+        frame = pd.concat(
+            [which, pd.concat([own, frame], ignore_index=True)[[*frame, *own.columns.difference(frame.columns)]]], axis=1
+        )
         position, ids, datasets = np.concatenate([at, position]), np.concatenate([around.cells.obs_names, ids]), WHICH
     color = label or (given if given in frame else None)
     stored = f"reference_mapping/dataset~{row['dataset']}/file_id~{row['file_id']}.zarr"

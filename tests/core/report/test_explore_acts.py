@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
-from browser import HOSTILE, RENDERERS, WHICH, act_on, content_of, in_browser, make_cells, names_of, open_pages, with_test, write
+from browser import HOSTILE, RENDERERS, WHICH, act_on, content_of, in_browser, make_cells, names_of, write
 from matplotlib.path import Path as Polygon
 from refmap.report.explore import Genes, page
 from refmap.report.explore.palette import MISSING_COLORS
@@ -110,6 +110,8 @@ def test_a_gene_colours_the_cells_that_have_values(cells, values, written, tmp_p
 @in_browser
 def test_a_link_opens_at_a_gene(written, tmp_path):
     act = "return [q('#color').selectedOptions[0].text, counter()];"
+    told = act_on(written, "return [by.name, q('#gene-notes').textContent];", tmp_path, link="#color=gene+NOPE")["result"]
+    assert told == ["label", 'There is no gene "NOPE" among the 3 in this page.The others are elsewhere.']
     assert act_on(written, act, tmp_path, link="#color=gene+flat&to.gene+flat=-1")["result"] == [
         "gene flat",
         "40 of 70 cells shown: 40 reference, 0 query",
@@ -342,6 +344,10 @@ def test_of_too_many_cells_the_density_is_drawn(monkeypatch, tmp_path, draw):
     return {drawn: refmap.drawn(), choice: q("#drawn :checked").value, tip: hoverOver(0) !== null, ground: [most(0), most(half)]};
     """
     seen = act_on(path, act, tmp_path, link=f"#draw={draw}" if draw else "")["result"]
-    assert seen["choice"] == (draw or "both") and seen["drawn"] == (0 if draw == "density" else 4) and seen["tip"] == (draw != "density")
+    assert (
+        seen["choice"] == (draw or "both")
+        and seen["drawn"] == (0 if draw == "density" else 4)
+        and seen["tip"] == (draw != "density")
+    )
     expected = [1 + round(254 * np.log(11) / np.log(601)), 255]
     assert seen["ground"] == ([0, 0] if draw == "points" else pytest.approx(expected, abs=1))

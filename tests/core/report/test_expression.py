@@ -93,7 +93,9 @@ def test_markers_are_ranked_by_welch_against_all_other_cells(counts):
         spread = np.sqrt(mine.var(axis=0, ddof=1) / len(mine) + rest.var(axis=0, ddof=1) / len(mine))
         with np.errstate(invalid="ignore"):
             score = (mine.mean(axis=0) - rest.mean(axis=0)) / spread
-        assert list(found) == [gene for gene in np.argsort(-np.nan_to_num(score), kind="stable") if np.nan_to_num(score)[gene] > 0]
+        assert list(found) == [
+            gene for gene in np.argsort(-np.nan_to_num(score), kind="stable") if np.nan_to_num(score)[gene] > 0
+        ]
         assert ttest_ind(mine[:, found[0]], rest[:, found[0]], equal_var=False).pvalue < 1e-10
     assert rank_markers(logged, pd.Series("one", index=range(N_CELLS))) == []
     assert rank_markers(logged, pd.Series(None, index=range(N_CELLS), dtype=object)) == []

@@ -15,7 +15,7 @@ MOST_GENES = 300
 # Cells x genes that are read: with more cells there are fewer genes.
 MOST_VALUES = 30_000_000
 # What the genes may take in the page, as base64.
-MOST_BYTES = 6_000_000
+MOST_BYTES = 4_000_000
 LEVELS = 256 - FIRST
 
 
@@ -62,4 +62,9 @@ def pack(genes: Genes, rows: np.ndarray) -> dict | None:
             break
         packed.append({"name": str(genes.names[number]), "low": low, "step": step, "high": high, "levels": levels})
     # Cells that have values, a bit each.
-    return {"genes": packed, "measured": compress(np.packbits(measured).tobytes()), "unit": genes.unit, "notes": list(genes.notes)}
+    return {
+        "genes": packed,
+        "measured": compress(np.packbits(measured).tobytes()),
+        "unit": genes.unit,
+        "notes": list(genes.notes),
+    }

@@ -15,7 +15,7 @@ def encode(codes: np.ndarray) -> str:
 
 def compress(data: bytes) -> str:
     """Return the base64 of the data in the zlib format: `new DecompressionStream("deflate")` unpacks it."""
-    return base64.b64encode(zlib.compress(data, 9)).decode()
+    return base64.b64encode(zlib.compress(data)).decode()
 
 
 def little_endian(codes: np.ndarray) -> bytes:

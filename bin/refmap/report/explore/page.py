@@ -118,7 +118,9 @@ def write_page(
     places, extent = _place(position[placed])
     drawn = places[np.searchsorted(placed, rows)]
     packed = _pack_names([str(ids[row]) for row in rows], n_behind)
-    columns = {name: pd.Series(values).reset_index(drop=True).iloc[rows] for name, values in colorings.items() if name != datasets}
+    columns = {
+        name: pd.Series(values).reset_index(drop=True).iloc[rows] for name, values in colorings.items() if name != datasets
+    }
     content = {
         "title": title,
         "places": encode(drawn),

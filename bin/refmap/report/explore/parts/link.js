@@ -31,9 +31,7 @@ let restoring = 0;
 async function restore() {
   const link = new URLSearchParams(location.hash.slice(1)), mine = ++restoring;
   // Without any, all is done before this returns.
-  for (const gene of genesIn(link)) {
-    await geneColumn(gene).catch((error) => geneNotes(`The gene "${gene}" could not be unpacked: ${error.message}`));
-  }
+  for (const gene of genesIn(link)) await readGene(gene);
   if (mine !== restoring) return;
   by = columns.find((column) => column.name === link.get("color")) || initial;
   withNames = link.get("names") !== "off";

@@ -66,15 +66,22 @@ function geneNotes(...texts) {
   byId("gene-notes").replaceChildren(...texts.map((text) => element("p", {}, text)));
 }
 
-async function colorByGene(name) {
+// The column of a gene; null where there is none, which is said.
+async function readGene(name) {
+  const notes = content.genes ? content.genes.notes : [];
   try {
     const column = await geneColumn(name);
-    if (!column) return geneNotes(`There is no gene "${name}" among the ${count(genes.length)} in this page.`, ...content.genes.notes);
-    geneNotes(...content.genes.notes);
-    colorBy(column);
+    geneNotes(...(column ? [] : [`There is no gene "${name}" among the ${count(genes.length)} in this page.`]), ...notes);
+    return column;
   } catch (error) {
     geneNotes(`The gene "${name}" could not be unpacked: ${error.message}`);
+    return null;
   }
+}
+
+async function colorByGene(name) {
+  const column = await readGene(name);
+  if (column) colorBy(column);
 }
 
 // However it is spelt.
