@@ -79,7 +79,7 @@ class Expression:
             names=list(self._names[chosen]),
             measured=np.arange(offset + len(drawn)) >= offset,
             read=read,
-            unit="log1p of counts per cell, scaled to their median" if self.are_counts else "values as the model takes them",
+            unit="log-normalised counts" if self.are_counts else "values as the model takes them",
             notes=[which, f"All genes of the query are in {stored}; a page that is opened from disk cannot read them."],
         )
 

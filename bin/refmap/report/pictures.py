@@ -141,6 +141,9 @@ def _explore(
         )
         position, ids, datasets = np.concatenate([at, position]), np.concatenate([around.cells.obs_names, ids]), WHICH
     color = label or (given if given in frame else None)
+    notes = [] if color else ["There are no labels to colour the cells by."]
+    if len(drawn) < len(cells.names):
+        notes.append(f"Cells: {len(drawn):,} of {len(cells.names):,} have a place, chosen at random, as in umap.png.")
     stored = f"reference_mapping/dataset~{row['dataset']}/file_id~{row['file_id']}.zarr"
     explore.write_page(
         output / "explore.html",
@@ -153,7 +156,7 @@ def _explore(
         color=color or (row["batch_key"] if row["batch_key"] in frame else None),
         shares=[NOVELTY, *(f"{labels.name}_uncertainty" for labels in cells.labels)],
         genes=expression.genes(drawn, len(ids) - len(drawn), [labels.values for labels in cells.labels], stored, seed),
-        notes=[] if color else ["There are no labels to colour the cells by."],
+        notes=notes,
         seed=seed,
     )
 

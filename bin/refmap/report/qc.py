@@ -54,7 +54,7 @@ def describe_mapping(
     composition.json, .png, .pdf    labels by batch
     umap.png, .pdf                  the cells, coloured by what is known of them
     joint.png, .pdf                 the same on the reference's UMAP, where its cells are to be had
-    explore.html                    either, to look around in
+    explore.html                    either, to look around in, with some of the model's genes
     confusion.csv, .png, .pdf       where the truth is known and the model predicts: true labels x predicted ones
     confusion_transferred.csv, …    the same of the transferred labels
     sankey.png, .pdf                both, as ribbons from the true labels to the others
