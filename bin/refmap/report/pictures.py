@@ -131,10 +131,10 @@ def _explore(
     frame = pd.DataFrame({key: columns[key].iloc[drawn].to_numpy() for key in dict.fromkeys([*first, *columns])})
     ids, datasets = cells.names[drawn], None
     if around:
-        own = pd.DataFrame({key: around.labels(key).astype(object) for key in around.scale["keys"]})
+        at = np.asarray(around.cells.obsm["X_umap"])
+        own = pd.DataFrame({key: around.labels(key).astype(object) for key in around.scale["keys"]}, index=range(len(at)))
         if around.batches is not None and around.scale["batch_key"] not in own:
             own[around.scale["batch_key"]] = around.batches.astype(object)
-        at = np.asarray(around.cells.obsm["X_umap"])
         which = pd.DataFrame({WHICH: np.repeat(["reference", "query"], [len(own), len(frame)])})
         frame = pd.concat(
             [which, pd.concat([own, frame], ignore_index=True)[[*frame, *own.columns.difference(frame.columns)]]], axis=1
