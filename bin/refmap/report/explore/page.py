@@ -43,7 +43,7 @@ SCRIPTS = (
     "link.js",
     "start.js",
 )
-# WebGL draws as many while the mouse moves, and the page takes some 9 MB.
+# With barcodes for names and a handful of columns they take some 4 MB.
 MOST_CELLS = 200_000
 # Names of cells are left out where they take more than this, compressed: first those of the background.
 MOST_NAME_BYTES = 6_000_000
