@@ -10,11 +10,14 @@ import pandas as pd
 
 from ..common import layout
 from . import explore, plots
+from .expression import Expression
 from .mapped_cells import Cells, Reference
 from .plots import Panel
 
 MOST_CELLS_DRAWN = 50_000
 DATASET, NOVELTY, SEPARATION = "dataset", "novelty (p-value)", "separation"
+# The column of the page to look around in that says of which dataset a cell is: a name that no query's column has.
+WHICH = "reference or query"
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,11 @@ class Coloring:
     is_share: bool = False
 
 
-def draw(cells: Cells, around: Reference | None, row: dict, name: str, seed: int, output: Path) -> None:
-    """Write umap.png/.pdf, joint.png/.pdf where there are reference cells, and explore.html to `output`."""
+def draw(cells: Cells, around: Reference | None, expression: Expression, row: dict, name: str, seed: int, output: Path) -> None:
+    """Write umap.png/.pdf, joint.png/.pdf where there are reference cells, and explore.html to `output`.
+
+    `expression` is of the same cells.
+    """
     n = len(cells.latent)
     drawn = np.random.default_rng(seed).permutation(n)[:MOST_CELLS_DRAWN]
     latent = cells.latent[drawn]
@@ -43,9 +49,9 @@ def draw(cells: Cells, around: Reference | None, row: dict, name: str, seed: int
     plots.draw_cells(made, f"{name}: {caption(n, len(drawn))}", output / "umap")
     if around:
         _draw_joint(cells, around, drawn, known, name, seed, output)
-        _explore(cells, around, row, cells.place, np.arange(n), name, seed, output)
+        _explore(cells, around, expression, row, cells.place, np.arange(n), name, seed, output)
     else:
-        _explore(cells, None, row, position, drawn, name, seed, output)
+        _explore(cells, None, expression, row, position, drawn, name, seed, output)
 
 
 def caption(n: int, drawn: int) -> str:
@@ -105,9 +111,57 @@ def _draw_joint(
 
 
 def _explore(
-    cells: Cells, around: Reference | None, row: dict, position: np.ndarray, drawn: np.ndarray, name: str, seed: int, output: Path
+    cells: Cells,
+    around: Reference | None,
+    expression: Expression,
+    row: dict,
+    position: np.ndarray,
+    drawn: np.ndarray,
+    name: str,
+    seed: int,
+    output: Path,
 ) -> None:
     """Write the page to look around in. The reference's labels and those that came from them are one column."""
+    shown = cells.labels[-1] if cells.labels else None
+    label = shown and (shown.key if shown.made == "transferred" else shown.name)
+    given = next(iter(row["labels_keys"]), None) or (row["truth_key"] and f"true {row['truth_key']}")
+    columns = _page_columns(cells, row)
+    # What is looked at most comes first.
+    first = [key for key in (label, shown and f"{shown.name}_uncertainty", row["batch_key"]) if key in columns]
+    frame = pd.DataFrame({key: columns[key].iloc[drawn].to_numpy() for key in dict.fromkeys([*first, *columns])})
+    ids, datasets = cells.names[drawn], None
+    if around:
+        at = np.asarray(around.cells.obsm["X_umap"])
+        own = pd.DataFrame({key: around.labels(key).astype(object) for key in around.scale["keys"]}, index=range(len(at)))
+        if around.batches is not None and around.scale["batch_key"] not in own:
+            own[around.scale["batch_key"]] = around.batches.astype(object)
+        which = pd.DataFrame({WHICH: np.repeat(["reference", "query"], [len(own), len(frame)])})
+        frame = pd.concat(
+            [which, pd.concat([own, frame], ignore_index=True)[[*frame, *own.columns.difference(frame.columns)]]], axis=1
+        )
+        position, ids, datasets = np.concatenate([at, position]), np.concatenate([around.cells.obs_names, ids]), WHICH
+    color = label or (given if given in frame else None)
+    notes = [] if color else ["There are no labels to colour the cells by."]
+    if len(drawn) < len(cells.names):
+        notes.append(f"Cells: {len(drawn):,} of {len(cells.names):,} have a place, chosen at random, as in umap.png.")
+    stored = f"reference_mapping/dataset~{row['dataset']}/file_id~{row['file_id']}.zarr"
+    explore.write_page(
+        output / "explore.html",
+        name,
+        position,
+        ids,
+        dict(frame.items()),
+        datasets=datasets,
+        background="reference" if around else None,
+        color=color or (row["batch_key"] if row["batch_key"] in frame else None),
+        shares=[NOVELTY, *(f"{labels.name}_uncertainty" for labels in cells.labels)],
+        genes=expression.genes(drawn, len(ids) - len(drawn), [labels.values for labels in cells.labels], stored, seed),
+        notes=notes,
+        seed=seed,
+    )
+
+
+def _page_columns(cells: Cells, row: dict) -> dict[str, pd.Series]:
     columns = {}
     for labels in cells.labels:
         columns[labels.key if labels.made == "transferred" else labels.name] = labels.values
@@ -115,28 +169,6 @@ def _explore(
     if cells.novelty is not None:
         columns[NOVELTY] = cells.novelty
         columns[SEPARATION] = cells.separation
-    columns |= {
+    return columns | {
         (f"true {key}" if key == row["truth_key"] else key): values for key, values in cells.columns.items() if key not in columns
     }
-    shown = cells.labels[-1] if cells.labels else None
-    label = shown and (shown.key if shown.made == "transferred" else shown.name)
-    given = next(iter(row["labels_keys"]), None) or (row["truth_key"] and f"true {row['truth_key']}")
-    frame = pd.DataFrame({title: values.iloc[drawn].to_numpy() for title, values in columns.items()}, index=cells.names[drawn])
-    reference = None
-    if around:
-        keys = around.scale["keys"]
-        own = {key: around.labels(key).astype(object).to_numpy() for key in keys}
-        if around.batches is not None:
-            own.setdefault(around.scale["batch_key"], around.batches.astype(object).to_numpy())
-        reference = explore.Cells(np.asarray(around.cells.obsm["X_umap"]), pd.DataFrame(own, index=around.cells.obs_names))
-    explore.write_page(
-        output / "explore.html",
-        name,
-        explore.Cells(position, frame),
-        reference,
-        label=label or (given if given in frame else None),
-        uncertainty=shown and f"{shown.name}_uncertainty",
-        batch=row["batch_key"] if row["batch_key"] in frame else None,
-        shares=(NOVELTY,) if cells.novelty is not None else (),
-        seed=seed,
-    )

@@ -24,6 +24,7 @@ from ..transfer.neighbors import Neighbors
 from . import pictures, plots
 from .cell_table import write_cells
 from .evaluation import evaluate
+from .expression import Expression
 from .mapped_cells import Cells, Reference, label_columns, read_cells
 from .results.drawing import draw_results
 from .results.mapped import Mapped
@@ -53,7 +54,7 @@ def describe_mapping(
     composition.json, .png, .pdf    labels by batch
     umap.png, .pdf                  the cells, coloured by what is known of them
     joint.png, .pdf                 the same on the reference's UMAP, where its cells are to be had
-    explore.html                    either, to look around in
+    explore.html                    either, to look around in, with some of the model's genes
     confusion.csv, .png, .pdf       where the truth is known and the model predicts: true labels x predicted ones
     confusion_transferred.csv, …    the same of the transferred labels
     sankey.png, .pdf                both, as ribbons from the true labels to the others
@@ -102,7 +103,7 @@ def describe_mapping(
         plots.draw_composition(counts, f"{_name(row)}: {composition['key']}", output / "composition")
     if record["calibration"]:
         plots.draw_calibration(record["calibration"], f"{_name(row)}: labels against {row['truth_key']}", output / "calibration")
-    pictures.draw(cells, around, row, _name(row), record["seed"], output)
+    pictures.draw(cells, around, Expression(prepared.aligned, placed), row, _name(row), record["seed"], output)
 
 
 def _score(cells: Cells, row: dict, output: Path) -> dict | None:

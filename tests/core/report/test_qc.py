@@ -7,6 +7,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from browser import content_of, names_of, unpack
 from click.testing import CliRunner
 from PIL import Image
 from qc_mapping import main
@@ -401,3 +402,21 @@ def test_cells_without_a_label_are_drawn_grey(tmp_path):
     labels = pd.Series(pd.Categorical(["B", None, "T"]))
     plots.draw_cells([plots.Panel("labels", labels, np.eye(3)[:, :2])], "title", tmp_path / "cells")
     assert (tmp_path / "cells.png").stat().st_size
+
+
+@pytest.mark.parametrize("n_reference", [0, 80])
+def test_the_page_to_look_around_in_has_the_querys_genes(tmp_path, n_reference):
+    mapping = make_mapping(tmp_path / "in", n=60)
+    with_cells = add_reference(mapping, n=n_reference) if n_reference else ()
+    content = content_of(describe(mapping, tmp_path / "out", *with_cells) / "explore.html")
+    assert content["behind"] == n_reference and len(names_of(content)) == n_reference + 60
+    measured = np.unpackbits(np.frombuffer(unpack(content["genes"]["measured"]), np.uint8))[: n_reference + 60]
+    assert list(measured) == [0] * n_reference + [1] * 60
+    # Each group has ten genes of its own.
+    genes = {gene["name"]: gene for gene in content["genes"]["genes"]}
+    assert {int(name) // 10 for name in list(genes)[:3]} == {0, 1, 2} and content["genes"]["unit"] == "log-normalised counts"
+    assert "reference_mapping/dataset~pbmc/file_id~d.1.zarr" in content["genes"]["notes"][1]
+    kind = mapping.kind[[int(name.removeprefix("cell")) for name in names_of(content)[n_reference:]]]
+    for name in list(genes)[:3]:
+        levels = np.frombuffer(unpack(genes[name]["levels"]), np.uint8)
+        assert levels[kind == int(name) // 10].mean() > 1.5 * levels[kind != int(name) // 10].mean()
