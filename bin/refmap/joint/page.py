@@ -6,7 +6,6 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 
 from ..report import explore
 
@@ -32,20 +31,14 @@ def write_joint_page(joint: ad.AnnData, labels: dict[str, str], whose: str | Non
         transferred = shown.pop(f"{key}_transferred", None)
         if transferred is not None:
             shown[name] = transferred.astype(object).where(is_query, joint.obs[name].astype(object))
-    frame = pd.DataFrame(shown)
-    places = np.asarray(joint.obsm["X_umap"])
-    query, reference = (explore.Cells(places[mask], _known(frame[mask])) for mask in (is_query, ~is_query))
     explore.write_page(
         path,
         f"{joint.uns['refmap']['name']}: {MAPS.get(whose, 'UMAP of the reference')}",
-        query,
-        None if is_query.all() else reference,
-        batch="dataset",
-        shares=[name for name in frame if name.endswith(("_uncertainty", "_pvalue"))],
+        np.asarray(joint.obsm["X_umap"]),
+        joint.obs_names,
+        shown,
+        datasets="dataset",
+        background=None if is_query.all() else "reference",
+        shares=[name for name in shown if name.endswith(("_uncertainty", "_pvalue", "_certainty"))],
         seed=seed,
     )
-
-
-def _known(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns that hold anything of these cells."""
-    return frame.loc[:, frame.notna().any().to_numpy()]
