@@ -87,7 +87,7 @@ def codeVersion() {
     def facts = []
     ['bin', 'containers'].each { folder ->
         file("${projectDir}/${folder}").eachFileRecurse { item ->
-            if (item.name.endsWith('.py') || item.name == 'requirements.lock') {
+            if (item.name.endsWith('.py') || item.name in ['requirements.lock', 'gene_names.lock']) {
                 facts << "${projectDir.relativize(item)} ${item.text.md5()}".toString()
             }
         }
