@@ -5,7 +5,8 @@ import pytest
 from refmap.common.errors import RefmapError
 from refmap.query.align import align
 from refmap.query.checks import check
-from refmap.query.genes import common_prefix, resolve
+from refmap.query.genes import resolve
+from refmap.query.overlap import common_prefix
 from refmap.query.query import Query
 from small_queries import MODEL, make_card, make_query, make_row
 
