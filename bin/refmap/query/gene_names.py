@@ -4,7 +4,7 @@ Of a gene that is found by no name of its own, what the query and the model call
 (:mod:`.names_table`). A column of the query is taken for a gene of the model where both mean one gene, and no other column and no
 other gene of the model may be meant:
 
-1. by ids and current symbols;
+1. by ids and current symbols, where a symbol stands for two genes at most;
 2. by synonyms, former symbols among them, that mean one gene alone. What a synonym may mean that another column, or another gene of
    the model, has as its id or current symbol, it does not mean.
 
@@ -13,16 +13,26 @@ Columns of one name are taken together, as they are where the model has that ver
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from .elements import as_text
+from .ids import strip_version
 from .names_table import SPECIES, TABLE, Meaning, NamesTable, Naming
+from .query import Query
 
 MOST_SHOWN = 200
+# CD99 is called so on X and on Y; what stands for more genes, as Y_RNA, names none
+MOST_OF_A_SYMBOL = 2
+# Columns of var that tools write names of genes to, but for the signs in them
+NAME_COLUMN = re.compile(r"ensembl|(ensembl(gene)?|feature|gene(short)?|hgnc|mgi)?(id|name|symbol)s?", re.IGNORECASE)
+GENES = "Gene Expression"  # what Cell Ranger's feature_types calls them
 
 
 @dataclass
@@ -55,6 +65,32 @@ class Translation:
             "examples": dict(list(self.examples.items())[:MOST_SHOWN]),
             "note": self.note,
         }
+
+
+def further_names(query: Query, row: dict) -> dict[str, np.ndarray]:
+    """What else the genes of a query are called, by the column of its var; '' where missing, and of what is no gene."""
+    frame, prefix = query.gene_frame(row["layer"]), row["gene_prefix"] or ""
+    columns = [name for name in frame.columns if NAME_COLUMN.fullmatch(re.sub(r"[\W_]", "", name)) and name != row["var_key"]]
+    texts = {"the index": frame.index} if row["var_key"] else {}
+    texts |= {name: as_text(frame[name]) for name in columns if not pd.api.types.is_numeric_dtype(frame[name].dtype)}
+    genes = _are_genes(query, row)
+    return {name: _of_genes([each.removeprefix(prefix) for each in values], genes) for name, values in texts.items()}
+
+
+def all_names(query: Query, row: dict, ids: np.ndarray, further: Mapping[str, np.ndarray]) -> list[tuple[str, ...]]:
+    """The names of each column of a query, of which it goes by the first; empty of what is no gene, as an antibody called CD20."""
+    return list(zip(_of_genes(ids, _are_genes(query, row)), *further.values(), strict=True))
+
+
+def _are_genes(query: Query, row: dict) -> np.ndarray | bool:
+    """Of each column whether it is a gene, as Cell Ranger says; all are where it says nothing."""
+    frame = query.gene_frame(row["layer"])
+    types = as_text(frame["feature_types"]) if "feature_types" in frame else np.array([], dtype=object)
+    return types == GENES if GENES in types else True
+
+
+def _of_genes(names: Sequence[str], genes: np.ndarray | bool) -> np.ndarray:
+    return np.where(genes, np.array(names, dtype=object), "")
 
 
 def translate(
@@ -99,13 +135,10 @@ def translate(
     of_columns = [table.meant(of, told.query.species) for of in names]
     if told.other_species:
         partners = table.orthologs()
-        of_columns = [
-            meaning._replace(genes=frozenset(partners[gene] for gene in meaning.genes if gene in partners))
-            for meaning in of_columns
-        ]
+        of_columns = [_in_other_species(meaning, partners) for meaning in of_columns]
     columns, of_query = defaultdict(list), {}
     for column, meaning in enumerate(of_columns):
-        called: Hashable = table.form[meaning.name] if target[column] < 0 else column
+        called: Hashable = strip_version(meaning.name) if target[column] < 0 else column
         columns[called].append(column)
         of_query[called] = meaning
     free = {called for called, of in columns.items() if target[of[0]] < 0}
@@ -119,6 +152,12 @@ def translate(
     return {column: place for called, place in found.items() for column in columns[called]}, told
 
 
+def _in_other_species(meaning: Meaning, partners: Mapping[str, str]) -> Meaning:
+    """The orthologs of the genes that a name may mean; none if one of them has none, as it may be that one which is meant."""
+    known = partners.keys() >= meaning.genes
+    return meaning._replace(genes=frozenset(partners[gene] for gene in meaning.genes if known))
+
+
 def _query_naming(table: NamesTable, names: Sequence[Sequence[str]]) -> Naming:
     """That of the names that columns go by, or else of the next ones that tell a species."""
     namings = [table.naming(each) for each in zip(*names, strict=True)]
@@ -126,8 +165,12 @@ def _query_naming(table: NamesTable, names: Sequence[Sequence[str]]) -> Naming:
 
 
 def _current(meanings: Mapping[Hashable, Meaning], which: set) -> dict[Hashable, frozenset[str]]:
-    """The genes that each is by its id or current symbol."""
-    return {each: meaning.genes for each, meaning in meanings.items() if each in which and meaning.kind in ("id", "symbol")}
+    """The genes that each is by its id or current symbol, if these are few enough."""
+    return {
+        each: meaning.genes
+        for each, meaning in meanings.items()
+        if each in which and meaning.kind in ("id", "symbol") and len(meaning.genes) <= MOST_OF_A_SYMBOL
+    }
 
 
 def _settled(meanings: Mapping[Hashable, Meaning], which: set) -> dict[Hashable, frozenset[str]]:

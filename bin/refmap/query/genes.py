@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from ..common.errors import RefmapError
-from .elements import as_text
-from .gene_names import Translation, translate
+from .gene_names import Translation, all_names, further_names, translate
 from .ids import plain, strip_version
 from .modalities import ids_beside, own_names, places_of
 from .peaks import overlapping
 from .query import Query
-
-# Columns of var that tools write names of genes to, but for the signs in them
-NAME_COLUMN = re.compile(r"ensembl|(ensembl(gene)?|feature|gene(short)?|hgnc|mgi)?(id|name|symbol)s?", re.IGNORECASE)
-GENES = "Gene Expression"  # what feature_types calls them
 
 
 @dataclass(frozen=True)
@@ -200,7 +193,7 @@ def resolve_query(query: Query, row: dict, card: dict, table: Iterable[tuple[str
     if not query.beside:
         of_genes = next(iter(card["modalities"].values()), len(genes))
         found = resolve(ids, genes, table, card["modalities"], further)
-        return _by_names(found, _gene_names(query, row, ids, further), genes[:of_genes], row)
+        return _by_names(found, all_names(query, row, ids, further), genes[:of_genes], row)
     places = places_of(card["modalities"])
     others = [places.pop(name) for name in query.beside]
     widths = [len(names) for names in ids_beside(query, row["layer"], row["var_key"])]
@@ -216,7 +209,7 @@ def resolve_query(query: Query, row: dict, card: dict, table: Iterable[tuple[str
                 names[place] = name
         of_part = resolve(part, list(names[wanted]), table, others=further if start == 0 else None)
         if start == 0:
-            of_part = _by_names(of_part, _gene_names(query, row, part, further), list(names[wanted]), row)
+            of_part = _by_names(of_part, all_names(query, row, part, further), list(names[wanted]), row)
         counted = of_part.target >= 0
         target[start : start + len(part)][counted] = wanted[of_part.target[counted]]
         found[wanted], firsts[wanted] = of_part.found, wanted[of_part.first]
@@ -228,24 +221,6 @@ def resolve_query(query: Query, row: dict, card: dict, table: Iterable[tuple[str
     )
     other_case = sum(part.other_case for part in of_parts)
     return Resolution(target, found, *sums, guessed, other_case, firsts, overlapping, dict(card["modalities"]), of_parts[0].names)
-
-
-def further_names(query: Query, row: dict) -> dict[str, np.ndarray]:
-    """What else the genes of a query are called, by the column of its var; '' where missing."""
-    frame, prefix = query.gene_frame(row["layer"]), row["gene_prefix"] or ""
-    columns = [name for name in frame.columns if NAME_COLUMN.fullmatch(re.sub(r"[\W_]", "", name)) and name != row["var_key"]]
-    texts = {"the index": frame.index} if row["var_key"] else {}
-    texts |= {name: as_text(frame[name]) for name in columns if not pd.api.types.is_numeric_dtype(frame[name].dtype)}
-    return {name: np.array([each.removeprefix(prefix) for each in values], dtype=object) for name, values in texts.items()}
-
-
-def _gene_names(query: Query, row: dict, ids: np.ndarray, further: Mapping[str, np.ndarray]) -> list[tuple[str, ...]]:
-    """All names of each column of a query; empty of what Cell Ranger says to be none of its genes, as an antibody called CD20."""
-    names, frame = list(zip(ids, *further.values(), strict=True)), query.gene_frame(row["layer"])
-    types = as_text(frame["feature_types"]) if "feature_types" in frame else np.empty(0, dtype=object)
-    if GENES not in types:
-        return names
-    return [each if kind == GENES else ("",) * len(each) for each, kind in zip(names, types, strict=True)]
 
 
 def _by_names(found: Resolution, names: list[tuple[str, ...]], genes: Sequence[str], row: dict) -> Resolution:

@@ -37,6 +37,11 @@ FORMER = {"PRXL2A": "FAM213A", "JCHAIN": "IGJ", "SEPTIN9": "SEPT9", "KMT2A": "ML
 SYMBOLS = list(IDS)
 
 
+@pytest.fixture(scope="module")
+def names():
+    return pd.read_parquet(TABLE)
+
+
 def resolved(genes, model, tmp_path, var=None, **row):
     """The model's gene for each column of a query, in names; and the resolution."""
     adata = make_query(genes)
@@ -91,6 +96,15 @@ def test_a_name_that_may_mean_two_genes_means_none(tmp_path):
 
 
 @needs_table
+def test_a_symbol_of_two_genes_means_the_one_that_is_there(names, tmp_path):
+    symbols = names[(names["organism"] == "human") & (names["kind"] == "symbol")].groupby("name")["gene"].agg(list)
+    one, other = symbols["CD99"]
+    assert resolved([*SYMBOLS[:5], other], [*SYMBOLS[:5], "CD99"], tmp_path)[0][-1] == "CD99"
+    assert resolved([*SYMBOLS[:5], one, other], [*SYMBOLS[:5], "CD99"], tmp_path)[0][-2:] == [None, None]
+    assert resolved([*SYMBOLS[:5], symbols["Y_RNA"][0]], [*SYMBOLS[:5], "Y_RNA"], tmp_path)[0][-1] is None
+
+
+@needs_table
 def test_two_names_of_one_gene_count_for_none(tmp_path):
     """C10orf58 and FAM213A were both PRXL2A: neither says more than the other."""
     names, found = resolved([*SYMBOLS[:5], "C10orf58", "FAM213A"], [*SYMBOLS[:5], "PRXL2A"], tmp_path)
@@ -101,6 +115,11 @@ def test_two_names_of_one_gene_count_for_none(tmp_path):
 def test_columns_of_one_name_are_summed(tmp_path):
     names, found = resolved([*SYMBOLS[:5], "MLL", "MLL"], [*SYMBOLS[:5], "KMT2A"], tmp_path)
     assert names == [*SYMBOLS[:5], "KMT2A", "KMT2A"] and found.summed == 1
+    id_ = IDS["KMT2A"]
+    names, found = resolved([*SYMBOLS[:5], f"{id_}.1", f"{id_}.2"], [*SYMBOLS[:5], "KMT2A"], tmp_path)
+    assert names == [*SYMBOLS[:5], "KMT2A", "KMT2A"] and found.summed == 1
+    names, found = resolved([*SYMBOLS[:5], "HLA.DRB1", "HLA-DRB1"], [*SYMBOLS[:5], IDS["HLA-DRB1"]], tmp_path)
+    assert names == [*SYMBOLS[:5], None, None]
 
 
 @needs_table
@@ -108,7 +127,9 @@ def test_what_is_no_gene_is_not_translated(tmp_path):
     genes, model = [*SYMBOLS[:2], *SYMBOLS[3:5], "CD20"], [*SYMBOLS[:2], *SYMBOLS[3:5], "MS4A1"]
     types = ["Gene Expression"] * 4
     assert resolved(genes, model, tmp_path, {"feature_types": [*types, "Gene Expression"]})[0][-1] == "MS4A1"
-    assert resolved(genes, model, tmp_path, {"feature_types": [*types, "Antibody Capture"]})[0][-1] is None
+    antibody = {"feature_types": [*types, "Antibody Capture"]}
+    assert resolved(genes, model, tmp_path, antibody)[0][-1] is None
+    assert resolved(genes, model, tmp_path, antibody | {"gene_ids": [*genes[:4], "MS4A1"]})[0][-1] is None
 
 
 def test_further_columns_are_looked_at_gene_by_gene(tmp_path):
@@ -207,11 +228,6 @@ def test_figures_of_names_in_alignment_json(tmp_path):
         "query": human, "model": human, "columns": {}, "found": {"synonym": 1}, "examples": {"MLL": "KMT2A"}, "note": "",
     }  # fmt: skip
     assert alignment["matched"] == 6 and alignment["total_counts"] == adata.X.sum()
-
-
-@pytest.fixture(scope="module")
-def names():
-    return pd.read_parquet(TABLE)
 
 
 @pytest.fixture(scope="module")
