@@ -14,6 +14,7 @@ ROW = {
     "obs_table": None,
     "obs_table_key": None,
     "gene_prefix": None,
+    "orthologs": False,
     "modality": None,
     "protein_key": None,
     "categorical_covariate_keys": [],

@@ -21,9 +21,10 @@ from ..common.storage import COMPRESSOR, stored_name
 from .beside import read_beside
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
-from .genes import Resolution, overlap_fault, overlap_warnings, repeat_warnings, resolve_query
+from .genes import Resolution, resolve_query
 from .matrix import Matrix
 from .modalities import wanted_layers
+from .overlap import overlap_fault, overlap_warnings, repeat_warnings
 from .proteins import find_proteins, write_proteins
 from .query import Query
 from .receptors import KEY as RECEPTORS
@@ -178,6 +179,7 @@ def align(
         "versions_stripped": resolution.stripped,
         "translated": resolution.translated,
         "taken_for": dict(list((resolution.guessed | resolution.overlapping).items())[:200]),
+        "names": resolution.names.to_json(),
         "total_counts": total,
         "normalization": normalization,
         "proteins": proteins,

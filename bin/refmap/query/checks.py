@@ -20,9 +20,10 @@ from .beside import read_beside
 from .columns import batches, name_batches, pair_covariates, pair_labels
 from .contents import Contents, fitting_name
 from .elements import as_text
-from .genes import Resolution, gene_ids, overlap_fault, overlap_warnings, read_id_table, resolve_query
+from .genes import Resolution, gene_ids, read_id_table, resolve_query
 from .modalities import wanted_layers
 from .obs_table import add_obs_table
+from .overlap import overlap_fault, overlap_warnings
 from .proteins import find_proteins
 from .query import Query
 from .receptors import find_receptors

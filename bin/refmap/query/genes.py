@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from ..common.errors import RefmapError, listed
-from .elements import as_text
-from .modalities import ids_beside, only_elsewhere, own_names, places_of
+from ..common.errors import RefmapError
+from .gene_names import Translation, all_names, further_names, translate
+from .ids import plain, strip_version
+from .modalities import ids_beside, own_names, places_of
 from .peaks import overlapping
 from .query import Query
-
-ENSEMBL_VERSION = re.compile(r"(ENS[A-Z]*[GTP]\d{6,})\.\d+")
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,7 @@ class Resolution:
     first: np.ndarray  # (model genes,) int: whose values each gets: its own, or those of the same gene before it
     overlapping: dict[str, str] = field(default_factory=dict)  # peaks of the query that are taken for one of the model
     modalities: dict[str, int] = field(default_factory=dict)  # how many of the model's genes belong to each of several
+    names: Translation = field(default_factory=Translation)  # what was found by other names than the model's
 
     @property
     def filled(self) -> np.ndarray:
@@ -87,26 +85,11 @@ class Resolution:
         return f"of the model's features {' and '.join(parts)}{too_few}"
 
 
-def strip_version(gene: str) -> str:
-    """ENSG00000141510.18 -> ENSG00000141510; anything that is no versioned Ensembl id stays as it is."""
-    match = ENSEMBL_VERSION.fullmatch(gene)
-    return match.group(1) if match else gene
-
-
 def gene_ids(query: Query, row: dict) -> np.ndarray:
     """The ids of a query's genes as its row of the sheet gives them: without `gene_prefix`, for those that have it."""
     ids = query.gene_ids(row["layer"], row["var_key"])
     prefix = row["gene_prefix"]
     return np.array([gene.removeprefix(prefix) for gene in ids], dtype=object) if prefix else ids
-
-
-def plain(gene: str) -> str:
-    """An id without what writers change of it: spaces around it, Ensembl versions, and the signs in it.
-
-    R writes HLA-A as HLA.A, and a name that starts with a digit, as 7SK, as X7SK.
-    """
-    changed = re.sub(r"[\W_]+", "-", strip_version(gene.strip()))
-    return re.sub(r"^X(?=\d)", "", changed)
 
 
 class _Genes:
@@ -130,11 +113,12 @@ def resolve(
     model_genes: Sequence[str],
     table: Iterable[tuple[str, str]] | None = None,
     modalities: Mapping[str, int] | None = None,
+    others: Mapping[str, Sequence[str]] | None = None,
 ) -> Resolution:
     """Find the model's gene for each column of a query.
 
-    An id is looked up exactly; else with Ensembl versions stripped; else through the pairs of `table`, in either direction.
-    An id that leads to several genes of the model is ambiguous and counts for none. A gene that the model has several times gets
+    An id is looked up exactly; else with Ensembl versions stripped; else through the pairs of `table`, in either direction. What
+    is then left on both sides is looked up in the same way by the `others`, further names of the columns. An id that leads to several genes of the model is ambiguous and counts for none. A gene that the model has several times gets
     the query's columns of it one by one where it has as many, else the same values in each place. What is left on both sides is
     then matched loosely where one id of the query and one gene of the model are alike: by :func:`plain`, then without regard to
     case. Genes of which most differ by case are another species' (Cd4 of the mouse, CD4 of man), and stay apart. Peaks that are
@@ -161,6 +145,11 @@ def resolve(
     first = np.array([genes.exact[gene] for gene in model_genes], dtype=np.int64)
     for places, columns in _pairs(query_ids, model_genes):
         target[columns], first[places] = places, places
+    in_columns = {}
+    for name, ids in (others or {}).items():
+        if by_name := _by_further(ids, genes, target):
+            in_columns[name] = len(set(by_name.values()))
+            target[list(by_name)] = list(by_name.values())
     by_sign = _alike(query_ids, genes.exact, target, plain)
     for column, index in by_sign.items():
         target[column] = index
@@ -175,22 +164,36 @@ def resolve(
     by_range = _peaks(query_ids, model_genes, target)
     for column, index in by_range.items():
         target[column] = index
-    found = np.zeros(len(model_genes), dtype=bool)
-    found[target[target >= 0]] = True
     overlap = {str(query_ids[column]): str(model_genes[index]) for column, index in by_range.items()}
     guessed = {str(query_ids[column]): str(model_genes[index]) for column, index in (by_sign | by_case).items()}
-    return Resolution(target, found, stripped, translated, ambiguous, guessed, other_case, first, overlap, dict(modalities or {}))
+    found, named = _counted(target, len(model_genes)), Translation(columns=in_columns)
+    return Resolution(
+        target, found, stripped, translated, ambiguous, guessed, other_case, first, overlap, dict(modalities or {}), named
+    )
+
+
+def _counted(target: np.ndarray, n_genes: int) -> np.ndarray:
+    """Of each of the model's genes, whether a column counts for it."""
+    found = np.zeros(n_genes, dtype=bool)
+    found[target[target >= 0]] = True
+    return found
 
 
 def resolve_query(query: Query, row: dict, card: dict, table: Iterable[tuple[str, str]] | None = None) -> Resolution:
-    """Find the model's gene for each column of a query, as :func:`resolve` does.
+    """Find the model's gene for each column of a query, as :func:`resolve` does, and then by what else genes are called.
+
+    The further names of a gene are those of the columns of var that tools write them to, and of the index where `var_key` names
+    another column; what is then left of genes is translated: see :mod:`.gene_names`. Features of other modalities are not.
 
     A modality that is read beside another is looked for among the model's features of it alone, and what is read first among
     the others: a protein may be called as its gene.
     """
     ids, genes = gene_ids(query, row), card["genes"]
+    further = further_names(query, row)
     if not query.beside:
-        return resolve(ids, genes, table, card["modalities"])
+        of_genes = next(iter(card["modalities"].values()), len(genes))
+        found = resolve(ids, genes, table, card["modalities"], further)
+        return _by_names(found, all_names(query, row, ids, further), genes[:of_genes], row)
     places = places_of(card["modalities"])
     others = [places.pop(name) for name in query.beside]
     widths = [len(names) for names in ids_beside(query, row["layer"], row["var_key"])]
@@ -204,7 +207,9 @@ def resolve_query(query: Query, row: dict, card: dict, table: Iterable[tuple[str
         for name, place in own_names(genes, wanted).items():
             if name in held and genes[place] not in held:
                 names[place] = name
-        of_part = resolve(part, list(names[wanted]), table)
+        of_part = resolve(part, list(names[wanted]), table, others=further if start == 0 else None)
+        if start == 0:
+            of_part = _by_names(of_part, all_names(query, row, part, further), list(names[wanted]), row)
         counted = of_part.target >= 0
         target[start : start + len(part)][counted] = wanted[of_part.target[counted]]
         found[wanted], firsts[wanted] = of_part.found, wanted[of_part.first]
@@ -215,7 +220,33 @@ def resolve_query(query: Query, row: dict, card: dict, table: Iterable[tuple[str
         {one: other for part in of_parts for one, other in getattr(part, name).items()} for name in ("guessed", "overlapping")
     )
     other_case = sum(part.other_case for part in of_parts)
-    return Resolution(target, found, *sums, guessed, other_case, firsts, overlapping, dict(card["modalities"]))
+    return Resolution(target, found, *sums, guessed, other_case, firsts, overlapping, dict(card["modalities"]), of_parts[0].names)
+
+
+def _by_names(found: Resolution, names: list[tuple[str, ...]], genes: Sequence[str], row: dict) -> Resolution:
+    """What was found by the names themselves, and by translating them, of those genes of the model that stand first."""
+    columns, told = translate(found.target, names, genes, row["orthologs"])
+    target = found.target.copy()
+    target[list(columns)] = list(columns.values())
+    told = replace(told, columns=found.names.columns)
+    return replace(found, target=target, found=_counted(target, len(found.found)), names=told)
+
+
+def _by_further(ids: Sequence[str], genes: _Genes, target: np.ndarray) -> dict[int, int]:
+    """Columns of the query without a gene, and the gene of the model, itself without a column, that one further name of them is."""
+    taken = set(target[target >= 0].tolist())
+    claims: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for column in np.flatnonzero(target < 0):
+        hits = genes.find(ids[column]) - taken
+        if len(hits) == 1:
+            claims[hits.pop()][strip_version(ids[column])].append(int(column))
+    return {
+        column: place
+        for place, by_name in claims.items()
+        if len(by_name) == 1
+        for (columns,) in [by_name.values()]
+        for column in columns
+    }
 
 
 def _peaks(query_ids: Sequence[str], model_genes: Sequence[str], target: np.ndarray) -> dict[int, int]:
@@ -235,35 +266,6 @@ def _pairs(query_ids: Sequence[str], model_genes: Sequence[str]) -> Iterator[tup
             if gene in often:
                 found[gene].append(index)
     yield from ((places[gene], columns[gene]) for gene in sorted(often) if len(places[gene]) == len(columns[gene]))
-
-
-def _absent(query: Query, resolution: Resolution) -> list[str]:
-    """What is said of modalities that the query lacks, and of cells that only another of its modalities has."""
-    held = [name for name in resolution.modalities if name not in resolution.absent]
-    has = ""
-    if query.multimodal:
-        has = f" (of its modalities, {listed(query.container['mod'])}, those are read that are called as the model's)"
-    warnings = [
-        f"query '{query.shown_as}' has no feature of the model's modality '{name}'{has}: it is masked as missing in all cells, which are "
-        f"embedded by {listed(held)} alone."
-        for name in resolution.absent
-    ]
-    for name, cells in only_elsewhere(query).items():
-        warnings.append(
-            f"query '{query.shown_as}' has {cells:,} cells in its modality '{name}' that '{query.modality}' lacks: they are not mapped; "
-            f"a row with modality: {name} maps that modality's cells."
-        )
-    return warnings
-
-
-def repeat_warnings(card: dict, resolution: Resolution) -> list[str]:
-    """A sentence about genes that the model has several times, if the same values are to stand in each of their places."""
-    genes = np.array(card["genes"], dtype=object)
-    again = np.flatnonzero((resolution.first != np.arange(len(genes))) & resolution.filled)
-    if not len(again):
-        return []
-    named = listed(sorted(set(genes[again])), 3)
-    return [f"the model has {named} more than once: each of these places gets the query's values of that gene."]
 
 
 def _alike(query_ids: Sequence[str], places: Mapping[str, int], target: np.ndarray, form: Callable[[str], str]) -> dict[int, int]:
@@ -300,88 +302,3 @@ def read_id_table(path: Path, shown_as: str | None = None) -> list[tuple[str, st
         if len(row) != 2:
             raise RefmapError(f"id_table '{shown_as}' has {len(row)} columns in row {number}: give a CSV or TSV of two columns.")
     return [(one, other) for one, other in rows if one and other]
-
-
-def overlap_fault(query: Query, row: dict, card: dict, resolution: Resolution, table: list[tuple[str, str]] | None) -> str | None:
-    """The sentence that refuses a query with too few of the model's genes, or None.
-
-    It names the columns of var whose values would do better.
-    """
-    if resolution.overlap >= row["min_gene_overlap"] and resolution.matched:
-        return None
-    ids = gene_ids(query, row)
-    where = f"var column '{row['var_key']}'" if row["var_key"] else "the var index"
-    if resolution.matched:
-        found = f"has {resolution.shown()}, fewer than min_gene_overlap ({row['min_gene_overlap']:.0%})"
-    else:
-        found = f"has none of the model's {len(card['genes']):,} genes: {where} has {listed(ids[:3])}, the model has {listed(card['genes'][:3])}"
-    better = {
-        key: gain
-        for key, gain in _gene_columns(query, row, card, table).items()
-        if gain > resolution.matched and key != row["var_key"]
-    }
-    prefix, gain = common_prefix(ids, card["genes"])
-    if gain > max([resolution.matched, *better.values()]):
-        fix = f"ids start with '{prefix}', which the model's do not: set gene_prefix: '{prefix}' (gives {gain:,} genes)"
-    elif resolution.other_case > max([resolution.matched, *better.values()]):
-        fix = (
-            f"{resolution.other_case:,} are there but for upper and lower case, as those of another species are (Cd4 of the mouse, CD4 of "
-            "man): use a model of the same species, or give an id_table"
-        )
-    elif better:
-        fix = "set var_key: " + " or ".join(f"'{key}' (gives {gain:,} genes)" for key, gain in better.items())
-    else:
-        fix = "set var_key to a column of var with the model's kind of ids, give an id_table, or use a model of the same species and ids"
-    return str(query.fault(f"{found}; {fix}."))
-
-
-def common_prefix(ids: Sequence[str], genes: Sequence[str]) -> tuple[str, int]:
-    """What stands before most of the model's genes in a query's ids, up to a sign such as `_`, and how many genes it would give."""
-    known, gains = set(genes), Counter()
-    for gene in ids:
-        for sign in re.finditer(r"[^0-9A-Za-z]+", gene):
-            if sign.start() and gene[sign.end() :] in known:
-                gains[gene[: sign.end()]] += 1
-    return max(gains.items(), key=lambda item: item[1], default=("", 0))
-
-
-def _gene_columns(query: Query, row: dict, card: dict, table) -> dict[str, int]:
-    """How many of the model's genes each text column of var would give, best first."""
-    frame = query.gene_frame(row["layer"])
-    gains = {}
-    for column in frame.columns:
-        values = frame[column]
-        if not pd.api.types.is_numeric_dtype(values.dtype):
-            gains[column] = resolve(as_text(values), card["genes"], table).matched
-    return dict(sorted(((key, gain) for key, gain in gains.items() if gain), key=lambda item: -item[1])[:3])
-
-
-def overlap_warnings(query: Query, row: dict, card: dict, resolution: Resolution) -> list[str]:
-    """Sentences about genes that are no reason to stop."""
-    warnings = []
-    if resolution.guessed:
-        named = ", ".join(f"'{one}' for '{other}'" for one, other in list(resolution.guessed.items())[:3])
-        more = f" and {len(resolution.guessed) - 3:,} more" if len(resolution.guessed) > 3 else ""
-        warnings.append(
-            f"query '{query.shown_as}' has {len(resolution.guessed):,} gene ids that are spelt as no gene of the model, and are taken for "
-            f"the one that they are like: {named}{more}."
-        )
-    if resolution.overlapping:
-        named = ", ".join(f"'{one}' for '{other}'" for one, other in list(resolution.overlapping.items())[:3])
-        n_peaks = len(set(resolution.overlapping.values()))
-        warnings.append(
-            f"query '{query.shown_as}' has {len(resolution.overlapping):,} peaks that are called as no peak of the model and lie over "
-            f"{n_peaks:,} of them by half or more: they are taken for these, which is right if both are of one genome assembly: {named}."
-        )
-    warnings += _absent(query, resolution)
-    if resolution.overlap < row["warn_gene_overlap"]:
-        found = resolution.shown(f", less than {row['warn_gene_overlap']:.0%}")
-        warnings.append(f"query '{query.shown_as}' has {found}: the others are filled with zeros.")
-        prefix, gain = common_prefix(gene_ids(query, row), card["genes"])
-        if gain > resolution.matched:
-            warnings.append(f"query '{query.shown_as}' has {gain:,} of them behind '{prefix}': set gene_prefix: '{prefix}'.")
-    if resolution.ambiguous:
-        warnings.append(
-            f"query '{query.shown_as}' has {resolution.ambiguous:,} gene ids that lead to several genes of the model: they are left out."
-        )
-    return warnings

@@ -160,6 +160,7 @@ def _row(settings: dict, trained: dict, shown_as: str) -> dict:
         "one_batch": False,
         "round_counts": False,
         "gene_prefix": None,
+        "orthologs": False,
         "umap_colors": [],
         "gmt": None,
         "airr": settings["reference_airr"],

@@ -316,6 +316,7 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder, air
         "one_batch": False,
         "round_counts": False,
         "gene_prefix": None,
+        "orthologs": False,
         "categorical_covariate_keys": list(card["categorical_covariates"]),
         "continuous_covariate_keys": card["continuous_covariates"],
         "size_factor_key": card["size_factor_key"],

@@ -189,6 +189,12 @@ class Mapping(BaseModel):
     gene_prefix: Annotated[
         Key, Field(description="What stands before each gene id of the query and is taken off, such as `GRCh38_`; none: nothing.")
     ] = None
+    orthologs: Annotated[
+        Flag,
+        Field(
+            description="Whether genes of a mouse are taken for their one-to-one orthologs in a model of man, and the other way round."
+        ),
+    ] = False
     modality: Annotated[
         Key,
         Field(

@@ -22,6 +22,7 @@ EXTRA_KEYS = (
     "obs_table",
     "obs_table_key",
     "gene_prefix",
+    "orthologs",
     "round_counts",
     "modality",
     "protein_key",

@@ -159,11 +159,12 @@ def content_of(path):
 
 def test_the_page_is_coloured_by_dataset_and_has_all_labels_in_one_column(joined):
     content = content_of(joined[-1].page)
-    assert content["cells"] == {"reference": 200, "query": 98} and content["color"] == "dataset"
+    assert content["datasets"]["name"] == "dataset" and content["datasets"]["categories"] == ["reference", "gut", "lung"]
+    assert content["behind"] == 200 and content["color"] is None  # which is by dataset
     columns = {column["name"]: column for column in content["columns"]}
-    assert {"cell_type", "dataset", "file_id", "batch", "light", "cell_type_uncertainty"} <= set(columns)
-    assert not {"origin", "cell_type_transferred"} & set(columns)
-    assert set(columns["dataset"]["categories"]) == {"reference", "gut", "lung"}
+    assert {"cell_type", "file_id", "batch", "light", "cell_type_uncertainty"} <= set(columns)
+    assert not {"origin", "dataset", "cell_type_transferred"} & set(columns)
+    assert set(columns["cell_type"]["categories"]) >= set(TYPES)
     assert columns["cell_type_uncertainty"]["limits"] == [0, 1]
 
 
@@ -173,7 +174,8 @@ def test_queries_stand_alone_without_reference_cells(tmp_path):
     atlas = ad.read_zarr(tmp_path / "out/alone.zarr")
     assert atlas.n_obs == 80 and list(atlas.obsm) == ["X_emb", "X_umap"] and np.isfinite(atlas.obsm["X_umap"]).all()
     assert list(atlas.obs) == ["origin", "dataset", "file_id", "light", "batch", "sure"]
-    assert content_of(tmp_path / "out/alone.html")["cells"] == {"query": 80}
+    page = content_of(tmp_path / "out/alone.html")
+    assert page["behind"] == 0 and page["datasets"]["categories"] == ["lung"]
 
 
 def test_dimensions_of_a_querys_own_need_the_references_cells(tmp_path):

@@ -267,7 +267,7 @@ def test_empty_cells_stay(tmp_path):
 
 def test_no_overlap_shows_both_sides_and_the_column_that_would_do(tmp_path):
     adata = make_query([f"s{i}" for i in range(12)])
-    adata.var["ensembl"] = [f"{g}.3" for g in MODEL]
+    adata.var["stable"] = [f"{g}.3" for g in MODEL]
     adata.var["half"] = [*MODEL[:6], *"abcdef"]
     adata.write_h5ad(tmp_path / "query")
     with pytest.raises(
@@ -275,13 +275,13 @@ def test_no_overlap_shows_both_sides_and_the_column_that_would_do(tmp_path):
         match="has none of the model's 12 genes: the var index has 's0', 's1', 's2', the model has 'ENSG00000000000', ",
     ) as caught:
         run(tmp_path / "query", tmp_path / "a.zarr")
-    assert str(caught.value).endswith("set var_key: 'ensembl' (gives 12 genes) or 'half' (gives 6 genes).")
-    _, alignment = run(tmp_path / "query", tmp_path / "a.zarr", make_row(var_key="ensembl"))
+    assert str(caught.value).endswith("set var_key: 'stable' (gives 12 genes) or 'half' (gives 6 genes).")
+    _, alignment = run(tmp_path / "query", tmp_path / "a.zarr", make_row(var_key="stable"))
     assert alignment["matched"] == alignment["versions_stripped"] == 12
     _, alignment = run(tmp_path / "query", tmp_path / "a.zarr", make_row(var_key="half"))
     assert alignment["overlap"] == 0.5 and "6 of the model's 12 genes (50.0%, less than 80%)" in alignment["warnings"][0]
     with pytest.raises(
-        RefmapError, match=r"has 6 of the model's 12 genes \(50.0%\), fewer than min_gene_overlap \(60%\).*'ensembl'"
+        RefmapError, match=r"has 6 of the model's 12 genes \(50.0%\), fewer than min_gene_overlap \(60%\).*'stable'"
     ):
         run(tmp_path / "query", tmp_path / "a.zarr", make_row(var_key="half", min_gene_overlap=0.6))
 

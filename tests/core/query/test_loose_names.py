@@ -5,7 +5,8 @@ import pytest
 from refmap.common.errors import RefmapError
 from refmap.query.align import align
 from refmap.query.checks import check
-from refmap.query.genes import common_prefix, resolve
+from refmap.query.genes import resolve
+from refmap.query.overlap import common_prefix
 from refmap.query.query import Query
 from small_queries import MODEL, make_card, make_query, make_row
 
@@ -58,7 +59,8 @@ def test_ids_of_another_species_stay_apart(tmp_path):
     assert few.matched == 3 and few.guessed == {"c1orf112": "C1orf112"}
     mouse = resolve(["Cd4", "Cd8a", "B2M"], ["CD4", "CD8A", "B2M"])
     assert mouse.matched == 1 and mouse.other_case == 2
-    plan = plan_of(make_query(["Cd4", "Cd8a"]), tmp_path, make_card(genes=["CD4", "CD8A"]))
+    # Of names that are no gene's it cannot be told whose they are
+    plan = plan_of(make_query(["Mine1", "Mine2"]), tmp_path, make_card(genes=["MINE1", "MINE2"]))
     assert "2 are there but for upper and lower case, as those of another species" in plan["faults"][0]
 
 

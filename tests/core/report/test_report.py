@@ -26,6 +26,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 # One dot.
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 NO_COVARIATES = "model 'old' was trained without encode_covariates=True: surgery cannot move the query."
+NAMES = {
+    "query": {"kind": "symbols", "species": "human"},
+    "model": {"kind": "Ensembl ids", "species": "human"},
+    "columns": {"gene_ids": 1300},
+    "found": {"synonym": 2, "id_or_symbol": 40},
+}
 FEW_GENES = "query 'c.h5ad' has 300 of the model's 1,000 genes (30.0%, less than 60%): the others are filled with zeros."
 
 NO_KEYS = "No labels are transferred from reference '<u>atlas</u>.h5ad': name the columns of its obs with transfer_keys."
@@ -118,6 +124,8 @@ def write_qc(folder, row, matched=900, accuracy=0.875, epochs=40, more_warnings=
         (folder / "explore.html").write_text("<!doctype html>")
         (folder / "joint.png").write_bytes(PNG)
     alignment = {"matched": matched, "padded": 1000 - matched, "n_model_genes": 1000, "n_query_genes": 2000, "dropped": 1050}
+    if accuracy is not None:
+        alignment["names"] = NAMES
     composition = {"total": {"T <script>cell</script>": 1000, "B": 200}}
     for name, content in {"mapping": record, "alignment": alignment, "composition": composition}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
@@ -428,6 +436,11 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
     model, query = sections["refmap_genes_mqc.json"]["data"]
     assert model == {"lung/a": {"found": 900, "padded": 100}, "gut/c": {"found": 300, "padded": 700}}
     assert query["lung/a"] == {"used": 950, "dropped": 1050}
+    assert sections["refmap_genes_mqc.json"]["description"].endswith(
+        "which are left out. By other names than the model's, genes were found in 1 of 2 mappings: 1,300 in further columns of var, 40 by "
+        "Ensembl id or current symbol, 2 by synonym or former symbol (human symbols for human Ensembl ids); which they are is in "
+        "alignment.json."
+    )
     assert sections["refmap_training_mqc.json"]["data"] == [{"lung/a": [[1, 30.5], [2, 20.25]]}, {"lung/a": [[2, 21]]}]
     assert sections["refmap_labels_mqc.json"]["data"][0]["lung/a"] == {"T &lt;script&gt;cell&lt;/script&gt;": 1000, "B": 200}
     accuracy = sections["refmap_accuracy_mqc.json"]

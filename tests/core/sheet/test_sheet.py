@@ -138,6 +138,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "obs_table": "cells.csv",
         "obs_table_key": "barcode",
         "gene_prefix": "GRCh38_",
+        "orthologs": "yes",
         "modality": "gex",
         "protein_key": "adt",
         "categorical_covariate_keys": "a; b",
@@ -174,6 +175,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
         {
             **{name: cells[name] for name in COLUMNS[: COLUMNS.index("size_factor_key") + 1] if name != "labels_key"},
             "layer": "raw",
+            "orthologs": True,
             "labels_keys": ["cell type", "fine"],
             "categorical_covariate_keys": ["a", "b"],
             "options": {"shots": "2", "groups": "cell type"},
@@ -326,6 +328,7 @@ def test_refmaps_own_keys_may_stand_at_each_level(read, level):
         "modality": "m",
         "protein_key": "p",
         "gene_prefix": "GRCh38_",
+        "orthologs": True,
         "one_batch": True,
         "round_counts": True,
         "strategy": "sequential",

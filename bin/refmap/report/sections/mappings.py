@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from html import escape
 
 from ..outcomes import Outcome
@@ -123,7 +124,7 @@ def genes(mapped: list[Outcome]) -> dict | None:
     return {
         "section_name": "Gene overlap",
         "description": "The model's genes that the query has, and those that are filled with zeros; and the query's genes "
-        "that the model does not know, which are left out.",
+        "that the model does not know, which are left out." + _by_other_names(mapped),
         "plot_type": "bargraph",
         "categories": [
             {"found": {"name": "found", "color": GREEN}, "padded": {"name": "filled with zeros", "color": AMBER}},
@@ -138,3 +139,29 @@ def genes(mapped: list[Outcome]) -> dict | None:
         },
         "data": [model, query],
     }
+
+
+def _by_other_names(mapped: list[Outcome]) -> str:
+    """How many genes were found by other names than the model's, in a sentence; empty where none was."""
+    ways = {
+        "columns": "in further columns of var",
+        "id_or_symbol": "by Ensembl id or current symbol",
+        "synonym": "by synonym or former symbol",
+        "ortholog": "as the ortholog of the other species",
+    }
+    counts, kinds, n_mappings = Counter(), Counter(), 0
+    for outcome in mapped:
+        names = outcome.alignment.get("names", {})
+        found = Counter(names.get("found", {}), columns=sum(names.get("columns", {}).values()))
+        n_mappings += found.total() > 0
+        if names.get("found"):
+            kinds["{species} {kind}".format(**names["query"]) + " for {species} {kind}".format(**names["model"])] += 1
+        counts += found
+    if not counts:
+        return ""
+    shown = ", ".join(f"{counts[way]:,} {phrase}" for way, phrase in ways.items() if counts[way])
+    of_kinds = f" ({', '.join(kind for kind, _ in kinds.most_common(3))})" if kinds else ""
+    return (
+        f" By other names than the model's, genes were found in {n_mappings:,} of {len(mapped):,} mappings: {shown}{of_kinds}; which "
+        "they are is in alignment.json."
+    )
