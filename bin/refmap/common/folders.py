@@ -60,6 +60,11 @@ class MappedFolder:
         return self.folder / "results"
 
     @property
+    def groups(self) -> Path:
+        """The query's own clusters, those most unlike the reference first: CSV; absent where none were looked for."""
+        return self.folder / "groups.csv"
+
+    @property
     def neighbors(self) -> Path:
         """The reference cells nearest to each of the query's, indices and distances: .npz; absent without reference cells."""
         return self.folder / "neighbors.npz"

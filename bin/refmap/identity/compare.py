@@ -73,7 +73,12 @@ class Comparison:
 
 
 def compare(
-    reference: Counted, query: Counted, seed: int, latent_labels: np.ndarray | None = None, learned: Learned | None = None
+    reference: Counted,
+    query: Counted,
+    seed: int,
+    latent_labels: np.ndarray | None = None,
+    learned: Learned | None = None,
+    view_alone: bool = False,
 ) -> Comparison:
     """Look at a query's expression beside that of its reference's cells.
 
@@ -89,6 +94,8 @@ def compare(
     learned
         What the reference said of itself (:func:`learn`), if that is known. It takes longer than the query, and says nearly the
         same of all of the reference's genes as of most of them.
+    view_alone
+        Whether to look for no groups that are unlike the reference: of several columns of labels one is enough for that.
 
     Raises
     ------
@@ -100,8 +107,10 @@ def compare(
     weights = identity_weights(both.reference) if len(both.reference) else np.zeros(n_genes)
     if reason := _no_view(both, weights):
         return Comparison(n_genes, None, None, reason, None, reason)
-    learned = learned or learn(both.reference, weights, seed)
+    learned = learned or learn(both.reference, weights, seed, not view_alone)
     view = _view(both, weights, learned, seed, len(query.latent), latent_labels)
+    if view_alone:
+        return Comparison(n_genes, learned, None, None, view, None)
     novel, reason = _novel(both, weights, learned.null, seed, len(query.latent))
     return Comparison(n_genes, learned, novel, reason, view, None)
 

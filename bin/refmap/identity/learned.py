@@ -54,10 +54,14 @@ class Learned:
         return cls(Null(np.array(null["scores"], dtype=np.float64), null["n_batches"]), certainty, record["no_certainty"])
 
 
-def learn(reference: LabelledCells, weights: np.ndarray, seed: int) -> Learned:
-    """Take the reference's batches for queries in turn: the null of both looks. It takes the longest, and knows no query."""
+def learn(reference: LabelledCells, weights: np.ndarray, seed: int, with_null: bool = True) -> Learned:
+    """Take the reference's batches for queries in turn: the null of both looks. It takes the longest, and knows no query.
+
+    Without `with_null` that of identity double difference, which takes most of it, is left empty.
+    """
     certainty = learn_certainty(hold_out_votes(reference, seed))
     reason = (
         None if certainty else "How certain the gene view is cannot be told: no two parts of the reference could be held out."
     )
-    return Learned(held_out_scores(reference, weights, seed), certainty, reason)
+    null = held_out_scores(reference, weights, seed) if with_null else Null(np.empty(0), 0)
+    return Learned(null, certainty, reason)

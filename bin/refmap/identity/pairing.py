@@ -63,15 +63,23 @@ def pair(reference: Counted, query: Counted) -> Pair:
             f"The query shares no gene with the reference's sample: it has {listed(of_query, 3)}, and the reference "
             f"{listed(of_reference, 3)}; give both the same kind of gene ids."
         )
-    genes = of_reference[shared].to_numpy()
     rows, values = _prepared(query, places[shared])
-    cells = Cells(values, _latent(query, rows), codes_of(query.batches, len(query.latent))[rows])
+    batches = codes_of(query.batches, len(query.latent))[rows]
+    cells = Cells(values, _latent(query, rows), _compact(batches))
+    return Pair(_labelled(reference, shared), cells, rows, of_reference[shared].to_numpy())
+
+
+def paired_alone(reference: Counted) -> LabelledCells:
+    """The reference's side of a pair with a query that has all of its genes."""
+    return _labelled(reference, np.arange(len(reference.genes)))
+
+
+def _labelled(reference: Counted, columns: np.ndarray) -> LabelledCells:
     labels = pd.Series(np.asarray(reference.labels, dtype=object))
-    known, values = _prepared(reference, shared, labels.notna().to_numpy())
+    known, values = _prepared(reference, columns, labels.notna().to_numpy())
     names, codes = np.unique(labels.iloc[known].astype(str).to_numpy(dtype=object), return_inverse=True)
     batches = codes_of(reference.batches, len(reference.latent))[known]
-    of_labels = LabelledCells(values, _latent(reference, known), _compact(batches), codes, names)
-    return Pair(of_labels, Cells(cells.values, cells.latent, _compact(cells.batches)), rows, genes)
+    return LabelledCells(values, _latent(reference, known), _compact(batches), codes, names)
 
 
 def _prepared(side: Counted, columns: np.ndarray, wanted: np.ndarray | bool = True) -> tuple[np.ndarray, sparse.csr_matrix]:

@@ -57,7 +57,7 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
     for key in scale["keys"]:
         given = transfer_labels(cells.obs[key], neighbors)
         labels = _spread(given.labels(threshold), placed, UNKNOWN)
-        embedding.obs[f"{key}_transferred"] = pd.Categorical(labels, categories=_categories(given, labels))
+        embedding.obs[f"{key}_transferred"] = pd.Categorical(labels, categories=categories(given, labels))
         embedding.obs[f"{key}_uncertainty"] = _spread(given.uncertainty, placed)
         embedding.uns[f"{key}_transferred_labels"] = np.array(given.classes, dtype=object)
         if probabilities:
@@ -117,7 +117,8 @@ def shared_dimensions(embedding: ad.AnnData, scale: dict) -> np.ndarray:
     return np.arange(n_latent)
 
 
-def _categories(given: Transfer, labels: np.ndarray) -> list[str]:
+def categories(given: Transfer, labels: np.ndarray) -> list[str]:
+    """The labels that a column of transferred ones can hold, `Unknown` last where it does."""
     return [*given.classes, *([UNKNOWN] if UNKNOWN in labels and UNKNOWN not in given.classes else [])]
 
 

@@ -1,0 +1,224 @@
+"""A mapping looked at by the expression of its query, beside a sample of its reference's cells."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import zarr
+from anndata.io import read_elem, sparse_dataset
+
+from ..common.cli import read_json, write_json
+from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
+from ..common.storage import read_zarr, write_zarr
+from ..transfer.labels import UNKNOWN, Transfer, transfer_labels
+from ..transfer.neighbors import Index, Neighbors
+from ..transfer.transfer import categories, shared_dimensions
+from .compare import Comparison, View, compare
+from .measuring import learned_of, main_key, of_sample
+from .pairing import Counted
+
+# Cells that are looked at; of more, the others have what was found of the nearest of these in the latent space.
+MOST_CELLS = 100_000
+NOVEL_SCORE, NOVEL_GROUP = "novel_score", "novel_group"
+# Between the labels of a set.
+SEPARATOR = " | "
+# Fewer cells of a label have no share of agreement.
+FEWEST_OF_LABEL = 20
+
+
+@dataclass(frozen=True)
+class UnknownRule:
+    """When a transferred label is `Unknown`.
+
+    by             ``certainty``: where it is less certain than `certainty`, calibrated; ``uncertainty``: above that of the neighbours,
+                   the recipe of the Human Lung Cell Atlas, which also holds where no certainty is known
+    certainty      from 0 to 1
+    uncertainty    from 0 to 1
+    """
+
+    by: str
+    certainty: float
+    uncertainty: float
+
+    def labels(self, given: Transfer, certainty: np.ndarray) -> np.ndarray:
+        """The labels of cells, `Unknown` where the rule says so: object array of str."""
+        by_neighbors = given.labels(self.uncertainty)
+        if self.by == "uncertainty":
+            return by_neighbors
+        return np.where(np.isnan(certainty), by_neighbors, np.where(certainty < self.certainty, UNKNOWN, given.best))
+
+
+def compare_mapping(
+    prepared: PreparedFolder, mapped: MappedFolder, reference: ReferenceFolder, unknown: UnknownRule, out: MappedFolder
+) -> None:
+    """Write what a mapping gave with what the expression of its cells says of them: see :func:`refmap.identity.compare.compare`.
+
+    Adds to obs of the embedding ``novel_score`` (float32) and ``novel_group`` (categorical: ``novel_1``, …; missing for cells of no
+    such group), by the column of the reference's labels that has most of them; and for each column ``<key>_certainty`` (float32: how
+    often such a transferred label is right), ``<key>_by_genes`` (categorical) with ``<key>_by_genes_certainty``, and
+    ``<key>_label_set`` (categorical: labels joined by " | "). ``<key>_transferred`` is `Unknown` anew, by the rule. To the folder
+    ``groups.csv``, a row an own cluster of the query, and to the record ``expression``.
+
+    Parameters
+    ----------
+    prepared
+        The query's cells x the model's genes, counts.
+    mapped
+        With transferred labels.
+    reference
+        With a sample of its cells.
+    out
+        The folder to make.
+    """
+    shutil.copytree(
+        mapped.folder, out.folder, ignore=lambda _folder, names: [mapped.embedding.name, mapped.record.name]
+    )
+    scale, sample = read_json(reference.record), read_zarr(reference.sample)
+    embedding, record = read_zarr(mapped.embedding), read_json(mapped.record)
+    cells, seed = read_zarr(reference.cells), record["seed"]
+    latent = np.asarray(embedding.obsm["X_emb"][:, shared_dimensions(embedding, scale)], dtype=np.float32)
+    placed = np.isfinite(latent).all(axis=1)
+    query, drawn = _counted(prepared, latent, placed, scale["batch_key"], seed)
+    nearest = _nearest(latent, placed, drawn)
+    with np.load(mapped.neighbors) as near:
+        neighbors = Neighbors(near["indices"].astype(np.int64), near["distances"].astype(np.float64))
+    searched = main_key(sample, scale["keys"])
+    told = {"searched": searched, "n_genes": 0, "novel": None, "views": {}}
+    for key in scale["keys"]:
+        given = transfer_labels(cells.obs[key], neighbors)
+        found = compare(
+            _of_found(of_sample(sample, key, scale["batch_key"]), sample),
+            query,
+            seed,
+            given.best[drawn],
+            learned_of(scale, key),
+            view_alone=key != searched,
+        )
+        told["n_genes"] = found.n_genes
+        certainty = _add_view(embedding, key, found.view, nearest)
+        _set_unknown(embedding, record, key, given, unknown, certainty, placed)
+        told["views"][key] = _told_of_view(embedding, key, found, given, unknown, certainty)
+        if key == searched:
+            told["novel"] = _add_groups(embedding, found, nearest, out)
+    record["expression"] = told
+    write_zarr(embedding, out.embedding)
+    write_json(out.record, record)
+
+
+def _counted(
+    prepared: PreparedFolder, latent: np.ndarray, placed: np.ndarray, batch_key: str | None, seed: int
+) -> tuple[Counted, np.ndarray]:
+    """The query's cells, or as many of them as are looked at, on the genes that it has; and their rows."""
+    root = zarr.open_group(prepared.aligned, mode="r")
+    rows = np.flatnonzero(placed)
+    if len(rows) > MOST_CELLS:
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_CELLS])
+    matrix, var, obs = sparse_dataset(root["X"]), read_elem(root["var"]), read_elem(root["obs"])
+    counts = (matrix.to_memory() if len(rows) == matrix.shape[0] else matrix[rows])[:, var["found"].to_numpy()]
+    batches = obs[batch_key].astype(object).iloc[rows] if batch_key in obs else None
+    return Counted(counts, var.index[var["found"]].to_numpy(dtype=object), latent[rows], batches), rows
+
+
+def _of_found(reference: Counted, sample: ad.AnnData) -> Counted:
+    """The reference's sample on the genes that its cells had."""
+    had = sample.var["found"].to_numpy() if "found" in sample.var else np.ones(sample.n_vars, dtype=bool)
+    return Counted(reference.counts[:, had], reference.genes[had], reference.latent, reference.batches, reference.labels)
+
+
+def _nearest(latent: np.ndarray, placed: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """For each cell the place among those drawn of itself or the nearest: int64; -1 for cells that have no place."""
+    nearest = np.full(len(latent), -1, dtype=np.int64)
+    nearest[drawn] = np.arange(len(drawn))
+    left = np.flatnonzero(placed & (nearest < 0))
+    if len(left):
+        nearest[left] = Index(latent[drawn]).search(latent[left], 1).indices[:, 0]
+    return nearest
+
+
+def _spread(values: np.ndarray, nearest: np.ndarray, missing: object = np.nan) -> np.ndarray:
+    """What is known of the drawn cells as values of all."""
+    result = np.full(len(nearest), missing, dtype=values.dtype)
+    result[nearest >= 0] = values[nearest[nearest >= 0]]
+    return result
+
+
+def _add_view(embedding: ad.AnnData, key: str, view: View | None, nearest: np.ndarray) -> np.ndarray:
+    """Add the second label; return the certainty of the first: float64, cells, NaN where it is not known."""
+    if view is None:
+        return np.full(len(nearest), np.nan)
+    embedding.obs[f"{key}_by_genes"] = pd.Categorical(_spread(view.labels, nearest, None), categories=view.names)
+    embedding.obs[f"{key}_by_genes_certainty"] = _spread(view.certainty.astype(np.float32), nearest)
+    sets = np.array([SEPARATOR.join(view.names[row]) for row in view.sets], dtype=object)
+    if view.sets.any():
+        embedding.obs[f"{key}_label_set"] = pd.Categorical(_spread(sets, nearest, ""))
+    certainty = _spread(view.latent_certainty, nearest)
+    embedding.obs[f"{key}_certainty"] = certainty.astype(np.float32)
+    return certainty
+
+
+def _set_unknown(
+    embedding: ad.AnnData,
+    record: dict,
+    key: str,
+    given: Transfer,
+    unknown: UnknownRule,
+    certainty: np.ndarray,
+    placed: np.ndarray,
+) -> None:
+    """Say anew which transferred labels are `Unknown`, in obs and in the record."""
+    labels = np.where(placed, unknown.labels(given, certainty), UNKNOWN)
+    embedding.obs[f"{key}_transferred"] = pd.Categorical(labels, categories=categories(given, labels))
+    told = record["transfer"]["labels"][key]
+    told["counts"] = {str(name): int(n) for name, n in pd.Series(labels).value_counts().items()}
+    told["unknown"] = float((labels == UNKNOWN).mean())
+    record["transfer"]["unknown_by"] = unknown.by
+
+
+def _told_of_view(
+    embedding: ad.AnnData, key: str, found: Comparison, given: Transfer, unknown: UnknownRule, certainty: np.ndarray
+) -> dict:
+    """What the record says of a column of labels: ``note`` (why there is no second look), or its figures."""
+    if found.view is None:
+        return {"note": found.no_view}
+    known = ~np.isnan(certainty)
+    second = embedding.obs[f"{key}_by_genes"].astype(object)
+    both = second.notna().to_numpy()
+    same = pd.Series((second == given.best).to_numpy()[both])
+    by_label = same.groupby(given.best[both]).agg(["mean", "size"])
+    by_label = by_label[by_label["size"] >= FEWEST_OF_LABEL]
+    certain = found.learned.certainty
+    return {
+        "note": found.learned.no_certainty,
+        "held_out": certain.figures if certain else None,
+        "agreement": float(same.mean()) if len(same) else None,
+        "agreement_by_label": {str(label): float(share) for label, share in by_label["mean"].items()},
+        "mean_certainty": float(certainty[known].mean()) if known.any() else None,
+        "certain": float((certainty[known] >= unknown.certainty).mean()) if known.any() else None,
+        "set_size": float(found.view.sets.sum(axis=1).mean()) if certain else None,
+    }
+
+
+def _add_groups(embedding: ad.AnnData, found: Comparison, nearest: np.ndarray, out: MappedFolder) -> dict:
+    """Add the score and the group of each cell, and write the table; return what the record says of it."""
+    novel = found.novel
+    if novel is None:
+        return {"note": found.no_novel}
+    embedding.obs[NOVEL_SCORE] = _spread(novel.scores.astype(np.float32), nearest)
+    groups = _spread(novel.groups, nearest, None)
+    flagged = novel.table[novel.table["group"].str.startswith("novel_")]
+    groups = np.where(np.isin(groups.astype(str), flagged["group"]), groups, None)
+    embedding.obs[NOVEL_GROUP] = pd.Categorical(groups, categories=list(flagged["group"]))
+    novel.table.assign(genes=novel.table["genes"].map(" ".join)).to_csv(out.groups, index=False)
+    return {
+        "note": None,
+        "threshold": novel.threshold.value,
+        "null_quantile": novel.threshold.null,
+        "twice_median": novel.threshold.of_clusters,
+        "n_clusters": len(novel.table),
+        "groups": {row.group: {"n_cells": int(n), "label": row.matched_label, "score": float(row.score)} for row, n in
+                   zip(flagged.itertuples(), pd.Series(groups).value_counts().reindex(flagged["group"], fill_value=0))},
+    }

@@ -1,0 +1,48 @@
+"""What a reference's own batches say of both looks, put into the scale that it sets."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+
+from ..common.cli import read_json, write_json
+from ..common.folders import ReferenceFolder
+from ..common.storage import read_zarr
+from .expression import identity_weights
+from .learned import Learned, learn
+from .pairing import Counted, paired_alone
+
+
+def main_key(cells: ad.AnnData, keys: list[str]) -> str | None:
+    """The column of labels that groups are looked for by: the one with most labels, which sees the finest types; the first of equals."""
+    return max(keys, key=lambda key: cells.obs[key].nunique(), default=None)
+
+
+def measure_reference(scale: ReferenceFolder, seed: int) -> None:
+    """Add to the record of a reference with a sample what its batches say: ``expression``, by column of labels.
+
+    That is what :meth:`refmap.identity.learned.Learned.record` returns; of the column that groups are looked for by with the null of
+    identity double difference. Columns of one label have none.
+    """
+    if not scale.sample.exists():
+        return
+    sample, record = read_zarr(scale.sample), read_json(scale.record)
+    searched, found = main_key(sample, record["keys"]), {}
+    for key in record["keys"]:
+        cells = paired_alone(of_sample(sample, key, record["batch_key"]))
+        weights = identity_weights(cells) if len(cells) else np.zeros(0)
+        if weights.any() and len(cells.names) > 1:
+            found[key] = learn(cells, weights, seed, with_null=key == searched).record()
+    write_json(scale.record, record | {"expression": found})
+
+
+def of_sample(sample: ad.AnnData, key: str, batch_key: str | None) -> Counted:
+    """The sample as the looks take it, with one of its columns of labels."""
+    batches = sample.obs[batch_key].astype(object) if batch_key else None
+    return Counted(sample.X, sample.var_names.to_numpy(), sample.obsm["X_emb"], batches, sample.obs[key].astype(object))
+
+
+def learned_of(record: dict, key: str) -> Learned | None:
+    """What was learned for a column of labels, out of a reference's record."""
+    found = record.get("expression", {}).get(key)
+    return Learned.of_record(found) if found else None
