@@ -13,6 +13,8 @@ from .expression import MOST_FITTED, blocks, dense, drawn_rows, grouping
 COMPONENTS = 20
 # Of genes on one scale, no cell is farther from the mean than so many standard deviations.
 FARTHEST = 10
+# What rounding leaves of a gene that does not vary.
+LEAST_DEVIATION = 1e-6
 # Cells of a neighbourhood, itself among them.
 NEIGHBORHOOD = 20
 # Neighbours that make the graph that is clustered, and its resolution where genes are on one scale and where they are as they are.
@@ -56,7 +58,7 @@ def own_clusterings(query: Cells, shifts: np.ndarray, seed: int) -> list[Cluster
 def clustering(points: np.ndarray, resolution: float, seed: int) -> Clustering:
     """Cluster points (float32, cells x dimensions), and find the neighbourhood of each."""
     others = Index(points).search_own(NEIGHBORHOOD - 1).indices
-    clusters = join_small(points, leiden(points, resolution, seed))
+    clusters = join_small(points, leiden(others[:, :NEIGHBORS], resolution, seed))
     return Clustering(clusters, np.column_stack([np.arange(len(points)), others]))
 
 
@@ -70,8 +72,10 @@ def components(query: Cells, shifts: np.ndarray, scaled: bool, seed: int) -> np.
 
     n, n_genes = query.values.shape
     fitted = dense(query, drawn_rows(n, n_genes, MOST_FITTED, np.random.default_rng(seed)), shifts)
-    mean, deviation = fitted.mean(axis=0, dtype=np.float64), fitted.std(axis=0, dtype=np.float64)
-    scale = np.where(deviation > 0, deviation, 1) if scaled else np.ones(n_genes)
+    mean = fitted.mean(axis=0, dtype=np.float64)
+    # Block by block: of all at once numpy would hold a copy in float64.
+    deviation = np.sqrt(sum(((fitted[rows] - mean) ** 2).sum(axis=0) for rows in blocks(len(fitted))) / len(fitted))
+    scale = np.where(deviation > LEAST_DEVIATION, deviation, 1) if scaled else np.ones(n_genes)
     limit = FARTHEST if scaled else np.inf
 
     def prepared(values: np.ndarray) -> np.ndarray:
@@ -88,16 +92,16 @@ def components(query: Cells, shifts: np.ndarray, scaled: bool, seed: int) -> np.
     return points
 
 
-def leiden(points: np.ndarray, resolution: float, seed: int) -> np.ndarray:
-    """Return the cluster of each point (int): Leiden, modularity, on the graph of shared neighbours among the 10 nearest.
+def leiden(indices: np.ndarray, resolution: float, seed: int) -> np.ndarray:
+    """Return the cluster of each point (int): Leiden, modularity, on the graph of shared neighbours.
 
-    An edge weighs the share of the neighbours of either that both have (Jaccard's index, as PhenoGraph's: Levine et al. 2015,
-    doi:10.1016/j.cell.2015.05.047). Traag, Waltman & van Eck 2019, doi:10.1038/s41598-019-41695-z.
+    `indices` are the nearest others of each point, int, points x k. An edge weighs the share of the neighbours of either that both
+    have (Jaccard's index, as PhenoGraph's: Levine et al. 2015, doi:10.1016/j.cell.2015.05.047). Traag, Waltman & van Eck 2019,
+    doi:10.1038/s41598-019-41695-z.
     """
     import igraph
 
-    n = len(points)
-    indices = Index(points).search_own(NEIGHBORS).indices
+    n = len(indices)
     k = indices.shape[1]
     near = sparse.csr_matrix((np.ones(indices.size), indices.ravel(), np.arange(0, indices.size + 1, k)), shape=(n, n))
     joined = ((near + near.T) > 0).astype(np.float64)

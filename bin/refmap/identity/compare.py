@@ -119,7 +119,10 @@ def _no_view(both: Pair, weights: np.ndarray) -> str | None:
     """Why nothing can be said of any cell, if so."""
     names, n_genes = both.reference.names, len(both.genes)
     if n_genes < FEWEST_GENES:
-        return f"The query shares {n_genes} genes with the reference's sample, and fewer than {FEWEST_GENES} tell no types apart."
+        return (
+            f"The query shares {n_genes} gene{'s' if n_genes > 1 else ''} with the reference's sample, and fewer than "
+            f"{FEWEST_GENES} tell no types apart."
+        )
     if not len(both.query):
         return f"No cell of the query has counts in the {n_genes:,} genes that it shares with the reference, and a place in the latent space."
     if len(names) < 2:

@@ -18,6 +18,13 @@ def blobs():
     return (rng.normal(size=(3, 5))[types] * 8 + rng.normal(size=(112, 5))).astype(np.float32), types
 
 
+def nearest(points: np.ndarray) -> np.ndarray:
+    """The ten nearest others of each point, by a sort of all distances."""
+    distances = pairwise_distances(points)
+    np.fill_diagonal(distances, np.inf)
+    return np.argsort(distances, axis=1)[:, :10]
+
+
 def test_clusters_are_those_of_the_graph_of_shared_neighbours(blobs):
     """The graph is made here by sets, edge by edge."""
     points, _ = blobs
@@ -28,7 +35,7 @@ def test_clusters_are_those_of_the_graph_of_shared_neighbours(blobs):
             if j in near[i] or i in near[j]:
                 edges.append((i, j))
                 weights.append(len(near[i] & near[j]) / len(near[i] | near[j]) + 1e-3)
-    found = leiden(points, 1.0, 0)
+    found = leiden(nearest(points), 1.0, 0)
     graph = igraph.Graph(len(points), edges)
     with seeded(0):
         again = graph.community_leiden("modularity", weights=weights, resolution=1.0, n_iterations=5)
@@ -37,11 +44,13 @@ def test_clusters_are_those_of_the_graph_of_shared_neighbours(blobs):
 
 def test_clusters_part_what_is_apart_and_more_finely_at_a_higher_resolution(blobs):
     points, types = blobs
-    coarse, fine = leiden(points, 0.3, 0), leiden(points, 3.0, 0)
+    near = nearest(points)
+    coarse, fine = leiden(near, 0.3, 0), leiden(near, 3.0, 0)
     assert adjusted_rand_score(types, coarse) == 1
     assert fine.max() > coarse.max()
     assert all(len(set(types[fine == cluster])) == 1 for cluster in set(fine))
-    assert (leiden(points, 3.0, 0) == fine).all()
+    assert (leiden(near, 3.0, 0) == fine).all()
+    assert (clustering(points, 3.0, 0).clusters == join_small(points, fine)).all()
 
 
 def test_small_clusters_join_the_nearest():
