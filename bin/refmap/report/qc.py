@@ -15,6 +15,7 @@ from .. import trust
 from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from ..common.storage import read_zarr
+from ..mapping.decoded import Decoded
 from ..query.counts import check_values
 from ..query.obs_table import add_obs_table
 from ..query.query import Query
@@ -91,7 +92,7 @@ def describe_mapping(
     if truth is not None:
         record["calibration"] = _calibrations(truth, embedded, placed, mapped, around, threshold)
     record["evaluation"] = evaluate(cells, row, batches, around, record["seed"])
-    record["trust"] = _judge(cells, batches, placed, prepared, alignment, around, record["seed"])
+    record["trust"] = _judge(cells, batches, placed, prepared, mapped, alignment, around, record)
     write_json(output / "mapping.json", record)
 
     curves = {name: points for name, points in read_history(mapped.history).items() if len(points) > 1}
@@ -151,14 +152,18 @@ def _judge(
     batches: pd.Series,
     placed: np.ndarray,
     prepared: PreparedFolder,
+    mapped: MappedFolder,
     alignment: dict,
     around: Reference | None,
-    seed: int,
+    record: dict,
 ) -> dict:
     """Measure the mapping and judge it: see :mod:`refmap.trust`."""
     expression = sparse_dataset(zarr.open_group(prepared.aligned, mode="r")["X"])
     values = expression.group["data"][:ENOUGH_VALUES]
     predicted = next((labels.values for labels in cells.labels if labels.made == "predicted"), None)
+    decoded = Decoded.read(mapped.decoded) if mapped.decoded.exists() else None
+    if decoded:  # its cells by their places among those that have an embedding, as all of these here
+        decoded.cells = np.cumsum(placed)[decoded.cells] - 1
     figures = trust.measure(
         trust.QueryCells(
             latent=cells.shared,
@@ -169,6 +174,8 @@ def _judge(
             predicted=predicted,
             novelty=None if cells.novelty is None else cells.novelty.to_numpy(),
             separation=None if cells.separation is None else cells.separation.to_numpy(),
+            decoded=decoded,
+            hshare=record["hshare"],
         ),
         around
         and trust.ReferenceCells(
@@ -179,7 +186,7 @@ def _judge(
             separations=np.array(around.scale["separations"]),
         ),
         alignment,
-        seed,
+        record["seed"],
     )
     return trust.judge(figures, trust.read_thresholds()).to_json() | {"figures": figures}
 
