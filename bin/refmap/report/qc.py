@@ -59,6 +59,7 @@ def describe_mapping(
     confusion_transferred.csv, …    the same of the transferred labels
     sankey.png, .pdf                both, as ribbons from the true labels to the others
     calibration.png, .pdf           and how often they are right, by how certain they are
+    explained.csv                   the query's own clusters and how much of each the model explains, where it can be known
     training.png, .pdf              the curves of the training
     cells.parquet, cells.csv.gz     what is known of each cell, in the query's order; see `refmap.report.cell_table`
     and what the family found beside the cells, as tables and pictures: see `refmap.report.results`
@@ -93,6 +94,7 @@ def describe_mapping(
         record["calibration"] = _calibrations(truth, embedded, placed, mapped, around, threshold)
     record["evaluation"] = evaluate(cells, row, batches, around, record["seed"])
     record["trust"] = _judge(cells, batches, placed, prepared, mapped, alignment, around, record)
+    _write_clusters(record["trust"]["figures"]["explained"]["clusters"], output / "explained.csv")
     write_json(output / "mapping.json", record)
 
     curves = {name: points for name, points in read_history(mapped.history).items() if len(points) > 1}
@@ -189,6 +191,14 @@ def _judge(
         record["seed"],
     )
     return trust.judge(figures, trust.read_thresholds()).to_json() | {"figures": figures}
+
+
+def _write_clusters(clusters: dict[str, dict], path: Path) -> None:
+    """A row a cluster, the largest first; no file where there are none."""
+    if clusters:
+        columns = ["n_cells", "value", "label", "label_share"]
+        table = pd.DataFrame.from_dict(clusters, orient="index")[columns].rename(columns={"value": "explained"})
+        table.to_csv(path, index_label="cluster")
 
 
 def _name(row: dict) -> str:
