@@ -13,6 +13,7 @@ from refmap.families.scvi.surgery import Surgery
 from refmap.mapping.decoded import SCALE, Decoded
 from refmap.mapping.trial import made_up_query
 from refmap.reference.inspection import inspect_model
+from scipy import sparse
 from small_models import model_class, save_model
 
 TRAIN = {"max_epochs": 2, "early_stopping": False, "check_val_every_n_epoch": 1}
@@ -55,15 +56,18 @@ def test_what_the_genes_carry_is_recorded(scanvi, scanvi_model, query, tmp_path)
     assert whole.record["hshare"] == 1
 
 
-def prepared(model, trusted=False) -> tuple[Surgery, dict]:
-    card = inspect_model(model, "atlas", trusted).to_json()
-    return Surgery.prepare(model, made_up_query(card, cells=20), card, Settings(options={}, seed=0)), card
+def prepared(model) -> tuple[Surgery, dict]:
+    """A surgery on 20 made-up cells, of which the first has no counts."""
+    card = inspect_model(model, "atlas").to_json()
+    query = made_up_query(card, cells=20)
+    query.X = sparse.csr_matrix(query.X.toarray() * (np.arange(20) > 0)[:, None])
+    return Surgery.prepare(model, query, card, Settings(options={}, seed=0)), card
 
 
 @pytest.mark.parametrize("name", ["SCVI", "TOTALVI"])
 def test_the_encoders_first_layer_is_given_what_the_decoder_says(name, request):
     surgery, card = prepared(request.getfixturevalue(f"{name.lower()}_model"))
-    decoder, module = surgery.decoder(), surgery.model.module
+    decoder, module = surgery.decoder(surgery.embed()), surgery.model.module
     assert decoder.weights.shape[1] == len(card["genes"]) and decoder.n_batches == len(card["batches"]) == 2
     layer = next(part for part in module.modules() if isinstance(part, torch.nn.Linear))
     given = []
@@ -83,7 +87,7 @@ def test_the_encoders_first_layer_is_given_what_the_decoder_says(name, request):
 
 def test_cells_are_decoded_in_the_references_batches_by_their_numbers(scvi_model, cells):
     surgery, card = prepared(scvi_model)
-    decoder, latent = surgery.decoder(), torch.tensor(surgery.embed())
+    decoder, latent = surgery.decoder(surgery.embed()), torch.tensor(surgery.embed())
     chosen, batches = np.array([3, 3, 7, 0]), np.array([1, 0, 1, 0])
     shares, dispersion = decoder.decode(chosen, batches)
     reference = model_class("SCVI").load(str(scvi_model), adata=cells.copy()).module
@@ -131,7 +135,7 @@ def test_a_model_of_peaks_expects_no_genes(name, cells, query, tmp_path):
 @pytest.mark.parametrize("name", ["DRVI", "JointEmbeddingSCVI", "TOTALANVI", "CYTOVI"])
 def test_other_classes(name, cells, tmp_path):
     surgery, card = prepared(save_model(name, cells, tmp_path / "model"))
-    decoder = surgery.decoder()
+    decoder = surgery.decoder(surgery.embed())
     if name == "CYTOVI":
         assert decoder is None
         return

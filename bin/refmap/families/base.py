@@ -151,8 +151,8 @@ class Surgery:
         """What the model says of each label column; empty for a model that does not predict."""
         return {}
 
-    def decoder(self) -> Decoder | None:
-        """What the model expects of the query's counts, by what `embed` gives; None for a model that expects no counts of genes."""
+    def decoder(self, latent: np.ndarray) -> Decoder | None:
+        """What the model expects of the query's counts, by the `latent` that `embed` gave; None for one that expects none of genes."""
         return None
 
     def annotate(self, result: Any) -> None:

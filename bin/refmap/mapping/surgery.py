@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..common.errors import RefmapError
 from ..families import by_name
-from ..families.base import Prediction, Settings, Surgery, add_prediction
+from ..families.base import Decoder, Prediction, Settings, Surgery, add_prediction
 from ..families.devices import check_gpu
 from ..families.options import defaults as option_defaults
 from ..models.folder import ModelFolder, carry_facts
@@ -110,7 +110,7 @@ def operate(
         raise RefmapError(f"The embedding of '{shown}' holds values that are no numbers: lower learning_rate.")
     predictions = surgery.predict()
     embedding = _embedding(query, latent, predictions)
-    decoded, share = _decode(surgery, query, batch_key, settings.seed)
+    decoded, share = _decode(surgery.decoder(latent), query, batch_key, surgery.placed, settings.seed)
     surgery.annotate(embedding)
     if results:
         results.mkdir(parents=True)
@@ -139,14 +139,15 @@ def operate(
     return Part(embedding, list(predictions), history, facts, surgery.warnings, card, decoded)
 
 
-def _decode(surgery: Surgery, query: ad.AnnData, batch_key: str | None, seed: int) -> tuple[Decoded | None, float | None]:
+def _decode(
+    decoder: Decoder | None, query: ad.AnnData, batch_key: str | None, placed: np.ndarray | None, seed: int
+) -> tuple[Decoded | None, float | None]:
     """What the model expects of some of the query's cells, and the share of the encoder's signal that the query's genes carry."""
-    decoder = surgery.decoder()
     if decoder is None:
         return None, None
     found = query.var["found"].to_numpy(dtype=bool)
     batches = query.obs[batch_key].astype(str) if batch_key else np.zeros(query.n_obs)
-    decoded = decode(decoder, found, batches, surgery.placed, seed)
+    decoded = decode(decoder, found, batches, placed, seed)
     return decoded, hshare(decoder, decoded.cells, found, seed)
 
 

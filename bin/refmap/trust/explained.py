@@ -81,7 +81,9 @@ def explained(counts: sparse.csr_matrix, decoded: Decoded, batches: np.ndarray, 
     ]
     profiles = [of_batch for of_batch in profiles if len(of_batch.clusters) >= LEAST_CLUSTERS]
     if not profiles:
-        note = f"No batch of the query has {LEAST_CLUSTERS} clusters of {LEAST_CELLS} cells, too few to say what tells them apart."
+        note = (
+            f"No batch of the query has {LEAST_CLUSTERS} clusters of {LEAST_CELLS} cells, too few to say what tells them apart."
+        )
         return figure(note=note, clusters={}, **known)
     of = np.concatenate([of_batch.clusters for of_batch in profiles])
     broad, fine = (np.concatenate([terms(of_batch) for of_batch in profiles]) for terms in (_broad, _fine))
@@ -193,5 +195,8 @@ def _table(
         table[str(place)] = {"value": value, "n_cells": n_cells, "label": None, "label_share": None}
         if labels is not None:
             shares = labels[clusters == number].astype(object).value_counts(normalize=True, dropna=False)
-            table[str(place)] |= {"label": None if pd.isna(shares.index[0]) else str(shares.index[0]), "label_share": shares.iloc[0]}
+            table[str(place)] |= {
+                "label": None if pd.isna(shares.index[0]) else str(shares.index[0]),
+                "label_share": shares.iloc[0],
+            }
     return table

@@ -41,7 +41,10 @@ def test_decoded_cells_keep_their_places_and_genes_the_query_lacks_are_left_out(
     found = np.arange(40) % 4 != 0
     placed = np.arange(30) % 10 != 3
     of = decode(decoder(), found, np.zeros(30), placed, 0)
-    assert of.cells.tolist() == [cell for cell in range(30) if cell % 10 != 3] and of.genes.tolist() == np.flatnonzero(found).tolist()
+    assert (
+        of.cells.tolist() == [cell for cell in range(30) if cell % 10 != 3]
+        and of.genes.tolist() == np.flatnonzero(found).tolist()
+    )
     assert of.proportions.dtype == np.float16
     np.testing.assert_allclose(of.proportions, 1e4 * PROFILES[np.ix_(of.cells, of.genes)], rtol=1e-3, atol=1e-6)
 

@@ -172,7 +172,9 @@ def test_where_there_are_no_clusters_to_explain_there_is_no_figure(made, note):
 
 
 def test_few_genes_have_no_figure():
-    of = explained(MADE.counts[:, :9], Decoded(np.arange(500), np.arange(9), MADE.decoded().proportions[:, :9]), MADE.batches, None, 0)
+    of = explained(
+        MADE.counts[:, :9], Decoded(np.arange(500), np.arange(9), MADE.decoded().proportions[:, :9]), MADE.batches, None, 0
+    )
     assert of["value"] is None and of["note"].startswith("The query has counts in 9 genes of the model's")
     assert explained(MADE.counts[:0], Decoded(*[np.empty((0, 0))] * 3), MADE.batches[:0], None, 0)["value"] is None
 

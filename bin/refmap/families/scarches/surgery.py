@@ -122,8 +122,8 @@ class ConditionSurgery(Surgery):
         """The means of the latent posterior."""
         return self.posterior()[0]
 
-    def decoder(self) -> Decoder | None:
-        network, latent = self.model.model, self.embed()
+    def decoder(self, latent: np.ndarray) -> Decoder | None:
+        network = self.model.model
         if network.recon_loss not in _OF_COUNTS:
             return None
 

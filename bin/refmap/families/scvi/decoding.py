@@ -28,15 +28,23 @@ def decoder_of(model: Any, latent: np.ndarray, n_batches: int) -> Decoder | None
     # POISSONVI's module is a VAE too, of peaks.
     if isinstance(module, VAE) and module.gene_likelihood != "normal" and type(model).__name__ != "POISSONVI":
         enters = np.log1p if module.log_variational else _as_they_are
-        return Decoder(_decode(model, latent, _of_vae), n_batches, _first_layer(module.z_encoder, module.n_input), enters)
+        return Decoder(
+            _decode(model, latent, "library", _of_vae), n_batches, _first_layer(module.z_encoder, module.n_input), enters
+        )
     if isinstance(module, TOTALVAE):
         weights = _first_layer(module.encoder, module.n_input_genes)
-        return Decoder(_decode(model, latent, _of_totalvae), n_batches, weights, _enters_totalvae(module.log_variational))
+        return Decoder(
+            _decode(model, latent, "library_gene", _of_totalvae), n_batches, weights, _enters_totalvae(module.log_variational)
+        )
     return None
 
 
-def _decode(model: Any, latent: np.ndarray, expected: Callable[[dict], tuple]) -> Callable:
-    """`Decoder.decode` of a model; `expected` takes from what its decoder gives the shares of the genes and the dispersion."""
+def _decode(model: Any, latent: np.ndarray, library: str, expected: Callable[[dict], tuple]) -> Callable:
+    """`Decoder.decode` of a model.
+
+    Its module calls the size of a cell `library`; `expected` takes from what its decoder gives the shares of the genes and the
+    dispersion.
+    """
 
     def decode(cells: np.ndarray, batches: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         import torch
@@ -46,6 +54,8 @@ def _decode(model: Any, latent: np.ndarray, expected: Callable[[dict], tuple]) -
         with torch.inference_mode():
             inferred = module.inference(**module._get_inference_input(tensors))
             inferred["z"] = torch.as_tensor(latent[cells], device=module.device)
+            # On which no share hangs; a cell without counts has none that a distribution could be made of.
+            inferred[library] = torch.ones_like(inferred[library])
             given = module._get_generative_input(tensors, inferred)
             if batches is not None:
                 codes = given["batch_index"]

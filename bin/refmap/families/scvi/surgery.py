@@ -270,9 +270,9 @@ class Surgery(base.Surgery):
         table = probabilities[0] if isinstance(probabilities, tuple) else probabilities
         return {self.label_key: Prediction.of_probabilities(table.columns, table.to_numpy())}
 
-    def decoder(self) -> Decoder | None:
+    def decoder(self, latent: np.ndarray) -> Decoder | None:
         """What the model expects of the query's counts of genes, if that is what it models."""
-        return decoder_of(self.model, self.embed(), self.n_batches)
+        return decoder_of(self.model, latent, self.n_batches)
 
     def annotate(self, result: ad.AnnData) -> None:
         """Add the imputed proteins, tables of cells x proteins: denoised values, and the probability that a cell is not background."""
