@@ -3,10 +3,10 @@
 include { CHECK_QUERY      } from '../modules/check_query'
 include { ALIGN_GENES      } from '../modules/align_genes'
 include { UPDATE_HIERARCHY } from '../modules/update_hierarchy'
-include { TRANSFER_LABELS  } from '../modules/transfer_labels'
 include { EXPORT_EMBEDDING } from '../modules/export_embedding'
 include { QC_MAPPING       } from '../modules/qc_mapping'
 
+include { LABELS                              } from './labels'
 include { SURGERY ; bundled ; withoutTraining } from './surgery'
 
 include { parse ; put ; querySize ; stamp ; toJson } from '../modules/functions'
@@ -58,21 +58,8 @@ workflow MAPPING {
     trained = models.done.mix(placed)
 
     // Labels from the reference's cells, where there are any
-    mapped = trained.branch { m ->
-        near: m.reference_cells.source
-        alone: true
-    }
-    scaled = put(mapped.near, 'scale', references, 'reference').branch { m ->
-        near: m.scale
-        alone: !m.row.cells.reference
-    }
-    near = scaled.near
-    TRANSFER_LABELS(
-        near.map { m -> [m.id, m.size, m.plan, m.mapped, m.scale] },
-        settings.subMap(['unknown_threshold', 'transfer_probabilities']),
-        code,
-    )
-    labelled = put(near, 'mapped', TRANSFER_LABELS.out.mapped).mix(mapped.alone.map { m -> m + [scale: []] }, scaled.alone)
+    LABELS(trained, references, settings, code)
+    labelled = LABELS.out.mappings
 
     EXPORT_EMBEDDING(labelled.map { m -> [m.id, m.size, m.plan, m.query, m.obs_table, m.mapped] }, settings.subMap(['output_format']), code)
     QC_MAPPING(
@@ -92,11 +79,11 @@ workflow MAPPING {
         ALIGN_GENES.out.prepared.map { id, _prepared -> [id, 'ALIGN_GENES'] },
         SURGERY.out.mappings.map { m -> [m.id, 'TRAIN_SURGERY'] },
         placed.map { m -> [m.id, 'UPDATE_HIERARCHY'] },
-        labelled.map { m -> [m.id, 'TRANSFER_LABELS'] },
+        LABELS.out.passed,
         exported.map { m -> [m.id, 'EXPORT_EMBEDDING'] },
     )
     faults = ALIGN_GENES.out.fault.mix(
-        SURGERY.out.faults, UPDATE_HIERARCHY.out.fault, TRANSFER_LABELS.out.fault, EXPORT_EMBEDDING.out.fault, QC_MAPPING.out.fault,
+        SURGERY.out.faults, UPDATE_HIERARCHY.out.fault, LABELS.out.faults, EXPORT_EMBEDDING.out.fault, QC_MAPPING.out.fault,
     )
 }
 

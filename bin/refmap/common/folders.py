@@ -65,6 +65,11 @@ class MappedFolder:
         return self.folder / "groups.csv"
 
     @property
+    def decoded(self) -> Path:
+        """What the model expects of some of the cells: .npz, see `refmap.mapping.decoded`; absent where it expects no counts."""
+        return self.folder / "decoded.npz"
+
+    @property
     def neighbors(self) -> Path:
         """The reference cells nearest to each of the query's, indices and distances: .npz; absent without reference cells."""
         return self.folder / "neighbors.npz"

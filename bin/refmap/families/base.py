@@ -85,6 +85,31 @@ class Settings:
     gmt: Path | None = None
 
 
+@dataclass
+class Decoder:
+    """What a grown model expects of counts, and what of them enters its encoder.
+
+    Attributes
+    ----------
+    decode
+        Takes cells, their places in the query, any number of times, and the reference's batch to decode each in, by its number, or
+        None: each in its own batch. Gives, by the mean of each cell's latent posterior, the share that the model expects of each
+        gene in its counts, float32, cells x the model's genes, rows that sum to 1; and in batches of the reference also the inverse
+        dispersion of the counts, what broadcasts to that, None for those of a Poisson.
+    n_batches
+        Of the reference, 1 at least.
+    weights
+        Of the encoder's first layer, those of the genes: float32, hidden units x the model's genes; None if there is no such layer.
+    enters
+        What that layer is given of counts, in their shape.
+    """
+
+    decode: Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray | None]]
+    n_batches: int = 1
+    weights: np.ndarray | None = None
+    enters: Callable[[np.ndarray], np.ndarray] = np.log1p
+
+
 class Surgery:
     """A reference with room for a query's new batches, everything that it holds frozen; lives in the family's environment."""
 
@@ -125,6 +150,10 @@ class Surgery:
     def predict(self) -> dict[str, Prediction]:
         """What the model says of each label column; empty for a model that does not predict."""
         return {}
+
+    def decoder(self, latent: np.ndarray) -> Decoder | None:
+        """What the model expects of the query's counts, by the `latent` that `embed` gave; None for one that expects none of genes."""
+        return None
 
     def annotate(self, result: Any) -> None:
         """Add to the query's AnnData (cells x 0) what else the mapping found of the cells: in obs, obsm, obsp or uns."""

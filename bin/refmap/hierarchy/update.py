@@ -75,6 +75,8 @@ def update_hierarchy(
     latent = np.asarray(result.obsm["X_emb"], dtype=np.float32)
     shutil.copytree(mapped.results, out.results)
     shutil.copyfile(mapped.history, out.history)
+    if mapped.decoded.exists():
+        shutil.copyfile(mapped.decoded, out.decoded)
     shutil.copytree(updated_model, out_model)
     if latent.shape[1] != hierarchy.n_latent:
         record["warnings"].append(

@@ -22,6 +22,7 @@ from ..families import by_name
 from ..families.base import Settings
 from ..hierarchy import below_hierarchy
 from ..models.folder import ModelFolder
+from .decoded import Decoded, joined
 from .surgery import Part, operate
 
 # In a warning about some of a query's batches.
@@ -83,6 +84,8 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
     embedding.uns["refmap"] = who | embedding.uns["refmap"]
     _history(parts).to_csv(mapped.history)
     write_zarr(embedding, mapped.embedding)
+    if decoded := _decoded(parts, training["seed"]):
+        decoded.write(mapped.decoded)
     write_json(
         mapped.record,
         {
@@ -103,6 +106,7 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
             "strategy": strategy,
             "surgeries": [{"batch": part.batch, "n_cells": part.embedding.n_obs, **part.facts} for part in parts],
             "train": _train_of_all([part.facts["train"] for part in parts]),
+            "hshare": _hshare(parts),
             "device": last.facts["device"],
             "parameters_total": last.facts["parameters_total"],
             "parameters_trainable": sum(part.facts["parameters_trainable"] for part in parts),
@@ -188,6 +192,16 @@ def _joined(parts: list[Part]) -> ad.AnnData:
     # Not `joined[order].copy()`, which drops the labels that no cell has.
     obsm = {key: values.iloc[order] if isinstance(values, pd.DataFrame) else values[order] for key, values in joined.obsm.items()}
     return ad.AnnData(obs=joined.obs.iloc[order], obsm=obsm, uns=parts[0].embedding.uns)
+
+
+def _decoded(parts: list[Part], seed: int) -> Decoded | None:
+    return parts[0].decoded if len(parts) == 1 else joined([(part.cells, part.decoded) for part in parts], seed)
+
+
+def _hshare(parts: list[Part]) -> float | None:
+    """That of all surgeries: the mean over their cells; None if it is not known of all."""
+    shares = [part.facts["hshare"] for part in parts]
+    return None if None in shares else float(np.average(shares, weights=[part.embedding.n_obs for part in parts]))
 
 
 def _history(parts: list[Part]) -> pd.DataFrame:

@@ -13,11 +13,12 @@ import pandas as pd
 
 from ..common.errors import RefmapError
 from ..families import by_name
-from ..families.base import Prediction, Settings, Surgery, add_prediction
+from ..families.base import Decoder, Prediction, Settings, Surgery, add_prediction
 from ..families.devices import check_gpu
 from ..families.options import defaults as option_defaults
 from ..models.folder import ModelFolder, carry_facts
 from ..reference.inspection import inspect_model
+from .decoded import Decoded, decode, hshare
 
 # A saved model is opened again with so many cells.
 REOPENED = 8
@@ -41,6 +42,8 @@ class Part:
         Sentences for the user.
     card
         That of the grown model, by its files.
+    decoded
+        What the model expects of some of its cells; None of a model that expects no counts.
     batch, cells
         Where there is one surgery a batch: which it is, and the places of its cells in the query.
     """
@@ -51,6 +54,7 @@ class Part:
     facts: dict
     warnings: list[str]
     card: dict
+    decoded: Decoded | None = None
     batch: str | None = None
     cells: np.ndarray | None = None
 
@@ -82,12 +86,12 @@ def operate(
         The folder for what the family finds beside the cells, which is made; None if it is not wanted.
     """
 
-    few, rows, trusted = None, slice(REOPENED), False
+    few, rows, trusted, batch_key = None, slice(REOPENED), False, None
 
     def prepare() -> tuple[ad.AnnData, Surgery]:
-        nonlocal few, rows, trusted
+        nonlocal few, rows, trusted, batch_key
         query, card = read()
-        few, trusted = query[:REOPENED].copy(), card["trusted"]
+        few, trusted, batch_key = query[:REOPENED].copy(), card["trusted"], card["batch_key"]
         warnings = check_gpu()
         surgery_of = by_name(card["family"]).surgery()
         surgery_of.seed(settings.seed)
@@ -106,6 +110,7 @@ def operate(
         raise RefmapError(f"The embedding of '{shown}' holds values that are no numbers: lower learning_rate.")
     predictions = surgery.predict()
     embedding = _embedding(query, latent, predictions)
+    decoded, share = _decode(surgery.decoder(latent), query, batch_key, surgery.placed, settings.seed)
     surgery.annotate(embedding)
     if results:
         results.mkdir(parents=True)
@@ -129,8 +134,21 @@ def operate(
         "parameters_trainable": surgery.parameters_trainable,
         "frozen_sha256_before": before,
         "frozen_sha256_after": after,
+        "hshare": share,
     }
-    return Part(embedding, list(predictions), history, facts, surgery.warnings, card)
+    return Part(embedding, list(predictions), history, facts, surgery.warnings, card, decoded)
+
+
+def _decode(
+    decoder: Decoder | None, query: ad.AnnData, batch_key: str | None, placed: np.ndarray | None, seed: int
+) -> tuple[Decoded | None, float | None]:
+    """What the model expects of some of the query's cells, and the share of the encoder's signal that the query's genes carry."""
+    if decoder is None:
+        return None, None
+    found = query.var["found"].to_numpy(dtype=bool)
+    batches = query.obs[batch_key].astype(str) if batch_key else np.zeros(query.n_obs)
+    decoded = decode(decoder, found, batches, placed, seed)
+    return decoded, hshare(decoder, decoded.cells, found, seed)
 
 
 def _reopen(updated: Path, shown: str, trusted: bool, few: ad.AnnData, settings: Settings, latent: np.ndarray) -> dict:

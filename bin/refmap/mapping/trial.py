@@ -90,7 +90,9 @@ def made_up_query(card: dict, cells: int = CELLS, seed: int = 0) -> ad.AnnData:
         obs[key] = rng.normal(size=cells)
     if card["size_factor_key"]:
         obs[card["size_factor_key"]] = 1.0
-    query = ad.AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=pd.Index(card["genes"], dtype=object)))
+    query = ad.AnnData(
+        sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame({"found": True}, index=pd.Index(card["genes"], dtype=object))
+    )
     for number, layer in enumerate(card["layers"][1:], 1):
         query.layers[layer] = query.X * (number + 1)
     if card["proteins"]:

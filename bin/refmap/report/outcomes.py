@@ -10,7 +10,8 @@ from ..common.cli import read_json
 from ..common.strategies import faults_of
 
 # The stages that a mapping passes, in their order; UPDATE_HIERARCHY only if its model has a hierarchy.
-STAGES = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "UPDATE_HIERARCHY", "TRANSFER_LABELS", "EXPORT_EMBEDDING", "QC_MAPPING")
+STAGES = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "UPDATE_HIERARCHY", "TRANSFER_LABELS",
+    "COMPARE_EXPRESSION", "EXPORT_EMBEDDING", "QC_MAPPING")
 TRACE = "pipeline_info/trace.txt"
 # What the card of the reference that this run trained is named; its rows name no model.
 TRAINED_HERE = "the reference trained in this run"

@@ -15,6 +15,7 @@ from .. import trust
 from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from ..common.storage import read_zarr
+from ..mapping.decoded import Decoded
 from ..query.counts import check_values
 from ..query.obs_table import add_obs_table
 from ..query.query import Query
@@ -59,6 +60,7 @@ def describe_mapping(
     confusion_transferred.csv, …    the same of the transferred labels
     sankey.png, .pdf                both, as ribbons from the true labels to the others
     calibration.png, .pdf           and how often they are right, by how certain they are
+    explained.csv                   the query's own clusters and how much of each the model explains, where it can be known
     training.png, .pdf              the curves of the training
     cells.parquet, cells.csv.gz     what is known of each cell, in the query's order; see `refmap.report.cell_table`
     and what the family found beside the cells, as tables and pictures: see `refmap.report.results`
@@ -92,7 +94,8 @@ def describe_mapping(
     if truth is not None:
         record["calibration"] = _calibrations(truth, embedded, placed, mapped, around, threshold)
     record["evaluation"] = evaluate(cells, row, batches, around, record["seed"])
-    record["trust"] = _judge(cells, batches, placed, prepared, alignment, around, record["seed"])
+    record["trust"] = _judge(cells, batches, placed, prepared, mapped, alignment, around, record)
+    _write_clusters(record["trust"]["figures"]["explained"]["clusters"], output / "explained.csv")
     write_json(output / "mapping.json", record)
 
     curves = {name: points for name, points in read_history(mapped.history).items() if len(points) > 1}
@@ -152,14 +155,18 @@ def _judge(
     batches: pd.Series,
     placed: np.ndarray,
     prepared: PreparedFolder,
+    mapped: MappedFolder,
     alignment: dict,
     around: Reference | None,
-    seed: int,
+    record: dict,
 ) -> dict:
     """Measure the mapping and judge it: see :mod:`refmap.trust`."""
     expression = sparse_dataset(zarr.open_group(prepared.aligned, mode="r")["X"])
     values = expression.group["data"][:ENOUGH_VALUES]
     predicted = next((labels.values for labels in cells.labels if labels.made == "predicted"), None)
+    decoded = Decoded.read(mapped.decoded) if mapped.decoded.exists() else None
+    if decoded:  # its cells by their places among those that have an embedding, as all of these here
+        decoded.cells = np.cumsum(placed)[decoded.cells] - 1
     figures = trust.measure(
         trust.QueryCells(
             latent=cells.shared,
@@ -170,6 +177,8 @@ def _judge(
             predicted=predicted,
             novelty=None if cells.novelty is None else cells.novelty.to_numpy(),
             separation=None if cells.separation is None else cells.separation.to_numpy(),
+            decoded=decoded,
+            hshare=record["hshare"],
         ),
         around
         and trust.ReferenceCells(
@@ -180,9 +189,17 @@ def _judge(
             separations=np.array(around.scale["separations"]),
         ),
         alignment,
-        seed,
+        record["seed"],
     )
     return trust.judge(figures, trust.read_thresholds()).to_json() | {"figures": figures}
+
+
+def _write_clusters(clusters: dict[str, dict], path: Path) -> None:
+    """A row a cluster, the largest first; no file where there are none."""
+    if clusters:
+        columns = ["n_cells", "value", "label", "label_share"]
+        table = pd.DataFrame.from_dict(clusters, orient="index")[columns].rename(columns={"value": "explained"})
+        table.to_csv(path, index_label="cluster")
 
 
 def _name(row: dict) -> str:

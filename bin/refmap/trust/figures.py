@@ -47,6 +47,13 @@ def genes(alignment: Mapping) -> dict:
     return figure(matched / of, 1.0, matched=matched, of=of)
 
 
+def hshare(value: float | None) -> dict:
+    """Share of what the encoder tells cells apart by that the query's genes carry; see :func:`refmap.mapping.decoded.hshare`."""
+    if value is None:
+        return figure(note="It is not known how much of what its encoder goes by the genes of this model carry.")
+    return figure(value, 1.0)
+
+
 def unknown(labels: Mapping[str, pd.Series], classes: Mapping[str, int], held_out: Mapping[str, Mapping]) -> dict:
     """Share of the cells that got no label, by column of labels, less that of the reference's own held-out cells.
 

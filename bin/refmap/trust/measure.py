@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..mapping.decoded import Decoded
 from ..transfer.labels import UNKNOWN
 from ..transfer.regions import sample
-from .figures import NO_CELLS, figure, genes, novel, separation, unknown
+from .explained import explained
+from .figures import NO_CELLS, figure, genes, hshare, novel, separation, unknown
 from .mixing import batch_mixing
 from .space import mixing, presence
 from .structure import cluster_preservation, log_normalize
@@ -33,6 +35,8 @@ class QueryCells:
     predicted     the model's own label of each cell, None if it predicts none; used where no label was transferred
     novelty       float, the p-value of each cell against the reference's held-out cells; None without reference cells
     separation    float, of each cell (see :mod:`refmap.transfer.separation`); None without reference cells
+    decoded       what the model expects of some of the cells, by their places here; None of a model that expects no counts
+    hshare        the share of the encoder's signal that the query's genes carry; None if it is not known
     """
 
     latent: np.ndarray
@@ -43,6 +47,8 @@ class QueryCells:
     predicted: pd.Series | None = None
     novelty: np.ndarray | None = None
     separation: np.ndarray | None = None
+    decoded: Decoded | None = None
+    hshare: float | None = None
 
 
 @dataclass
@@ -77,7 +83,7 @@ def measure(query: QueryCells, reference: ReferenceCells | None, alignment: Mapp
 
     Returns
     -------
-    ``genes``, ``unknown``, ``novel``, ``separation``, ``presence``, ``mixing``, ``clusters``, ``batches``: each a figure,
+    ``genes``, ``hshare``, ``explained``, ``unknown``, ``novel``, ``separation``, ``presence``, ``mixing``, ``clusters``, ``batches``: each a figure,
     ready for JSON, as :func:`refmap.trust.figures.figure` makes them. One without a meaning has no value, and a note that says why.
     """
     _check(query)
@@ -106,6 +112,8 @@ def measure(query: QueryCells, reference: ReferenceCells | None, alignment: Mapp
     labels = _labels(query)
     return {
         "genes": genes(alignment),
+        "hshare": hshare(query.hshare),
+        "explained": _explained(query, seed),
         **near,
         "clusters": no_values if values is None else cluster_preservation(values, query.latent[rows], batches, seed),
         "batches": batch_mixing(values, query.latent[rows], batches, None if labels is None else labels[rows], seed),
@@ -135,6 +143,19 @@ def _values(query: QueryCells, rows: np.ndarray) -> sparse.csr_matrix | None:
         return None
     chosen = sparse.csr_matrix(query.expression[rows])
     return chosen if query.normalized else log_normalize(chosen)
+
+
+def _explained(query: QueryCells, seed: int) -> dict:
+    """Compare what the model expects of the cells with their counts, if both are at hand."""
+    if query.decoded is None:
+        return figure(note="This model says nothing of counts that the query's could be compared with.", clusters={})
+    if query.expression is None or query.normalized:
+        return figure(note="The query's counts are not at hand to be compared with what the model expects.", clusters={})
+    rows = query.decoded.cells
+    counts = sparse.csr_matrix(query.expression[rows])[:, query.decoded.genes]
+    batches = np.zeros(len(rows), dtype=int) if query.batches is None else pd.factorize(query.batches)[0][rows]
+    labels = next(iter(query.labels.values()), query.predicted)
+    return explained(counts, query.decoded, batches, None if labels is None else labels.iloc[rows], seed)
 
 
 def _labels(query: QueryCells) -> np.ndarray | None:

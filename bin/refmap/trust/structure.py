@@ -26,11 +26,11 @@ def log_normalize(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     return normalize(counts, totals, np.median(totals[totals > 0]) if (totals > 0).any() else 1)
 
 
-def principal_components(values: sparse.csr_matrix, seed: int) -> np.ndarray:
-    """Return at most 30 principal components of the cells: float32, cells x components."""
+def principal_components(values: sparse.csr_matrix | np.ndarray, seed: int, most: int = COMPONENTS) -> np.ndarray:
+    """Return at most so many principal components of the cells: float32, cells x components."""
     from sklearn.decomposition import PCA
 
-    n = min(COMPONENTS, min(values.shape) - 1)
+    n = min(most, min(values.shape) - 1)
     return PCA(n, svd_solver="arpack", random_state=seed).fit_transform(values.astype(np.float64)).astype(np.float32)
 
 

@@ -11,7 +11,7 @@ from ..common.errors import RefmapError, nearest
 
 THRESHOLDS = Path(__file__).with_name("thresholds.yml")
 # The figures that are judged, in the order in which their reasons are told.
-FIGURES = ("genes", "novel", "unknown", "mixing", "clusters", "batches")
+FIGURES = ("genes", "hshare", "explained", "novel", "unknown", "mixing", "clusters", "batches")
 
 
 @dataclass(frozen=True)

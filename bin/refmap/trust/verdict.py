@@ -32,8 +32,11 @@ def judge(figures: Mapping[str, Mapping], thresholds: Mapping[str, Limit]) -> Ve
     """Judge the figures of :func:`refmap.trust.measure` by the limits of :func:`refmap.trust.read_thresholds`.
 
     The light is that of the worst figure. A figure without a value has none; if it is one that is needed, the light is grey
-    unless another figure makes it red.
+    unless another figure makes it red, or `explained` is known, by which a mapping is judged without cells of the reference.
+    How many genes were found is not judged where it is known what they carry.
     """
+    if figures["hshare"]["value"] is not None:
+        thresholds = {name: limit for name, limit in thresholds.items() if name != "genes"}
     missing = {name: figures[name]["note"] for name in thresholds if figures[name]["value"] is None}
     found = {name: _light(name, figures[name], limit) for name, limit in thresholds.items() if name not in missing}
     reasons = {
@@ -45,7 +48,8 @@ def judge(figures: Mapping[str, Mapping], thresholds: Mapping[str, Limit]) -> Ve
         for color in (RED, AMBER)
     }
     # Of several figures missing for the same reason it is told once.
-    needed = list(dict.fromkeys(note for name, note in missing.items() if thresholds[name].needed))
+    explained = figures["explained"]["value"] is not None
+    needed = list(dict.fromkeys(note for name, note in missing.items() if thresholds[name].needed and not explained))
     untold = [note for note in dict.fromkeys(missing.values()) if note not in needed]
     worse = reasons[RED] + reasons[AMBER]
     if reasons[RED]:
@@ -106,6 +110,20 @@ def _genes(of: Mapping, limit: float) -> str:
     )
 
 
+def _hshare(of: Mapping, limit: float) -> str:
+    return (
+        f"The genes that the query has carry {_percent(of['value'])} of what the model's encoder tells cells apart by, where at least "
+        f"{_percent(limit)} are wanted: cell types that the missing genes tell apart may be taken for each other."
+    )
+
+
+def _explained(of: Mapping, limit: float) -> str:
+    return (
+        f"Of what tells the query's own clusters apart the model says {_percent(of['value'])}, where at least {_percent(limit)} are "
+        "wanted: it was not trained on such cells, or what differs between these it does not know."
+    )
+
+
 def _novel(of: Mapping, limit: float) -> str:
     return (
         f"{_percent(of['flagged'])} of the cells lie farther from the reference than 95 % of its own held-out cells do, where "
@@ -158,6 +176,8 @@ def _batches(of: Mapping, limit: float) -> str:
 
 JUDGED = {
     "genes": Judged(_genes, lambda of: f"{_percent(of['value'])} of the model's genes found"),
+    "hshare": Judged(_hshare, lambda of: f"{_percent(of['value'])} of the encoder's signal carried by the query's genes"),
+    "explained": Judged(_explained, lambda of: f"{_percent(of['value'])} of what tells its clusters apart explained"),
     "novel": Judged(_novel, lambda of: f"{_percent(of['value'])} of the cells unlike the reference"),
     "unknown": Judged(
         _unknown,

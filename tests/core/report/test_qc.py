@@ -15,6 +15,7 @@ from refmap.common import layout
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from refmap.common.storage import write_zarr
+from refmap.mapping.decoded import Decoded
 from refmap.report import plots
 from refmap.report.pictures import caption
 from refmap.report.qc import confusion_table, describe_mapping, score
@@ -66,6 +67,7 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
         "warnings": ["first"],
         "n_cells": n,
         "seed": 0,
+        "hshare": None,
     }
     for name, content in {"plan": {"row": row}, "alignment": ALIGNMENT, "mapping": record}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
@@ -135,6 +137,37 @@ def mapping(tmp_path_factory):
 @pytest.fixture(scope="session")
 def described(mapping):
     return describe(mapping, mapping.folder.parent / "out")
+
+
+def test_what_the_model_expects_of_the_cells_is_compared_with_their_counts(tmp_path):
+    """Of a query of which some cells have no embedding, by their places in the whole query."""
+    mapping = make_mapping(tmp_path / "in")
+    folder = MappedFolder(mapping.folder)
+    record = json.loads(folder.record.read_text()) | {"hshare": 0.876543}
+    folder.record.write_text(json.dumps(record))
+    embedded = ad.read_zarr(folder.embedding)
+    embedded.obsm["X_emb"][:50] = np.nan
+    with ad.settings.override(zarr_write_format=2):
+        embedded.write_zarr(folder.embedding)
+    cells, genes = np.arange(50, 300), np.arange(25)
+    expected = 1 + 5 * np.eye(3)[mapping.kind].repeat(10, axis=1)
+    expected = 1e4 * expected / expected.sum(axis=1, keepdims=True)
+    Decoded(cells, genes, expected[np.ix_(cells, genes)].astype(np.float16)).write(folder.decoded)
+    output = describe(mapping, tmp_path / "out")
+    figures = json.loads((output / "mapping.json").read_text())["trust"]["figures"]
+    assert figures["hshare"]["value"] == 0.8765
+    assert (figures["explained"]["n_cells"], figures["explained"]["n_genes"]) == (250, 25)
+    assert figures["explained"]["value"] > 0.9
+    table = pd.read_csv(output / "explained.csv", keep_default_na=False)
+    assert list(table.columns) == ["cluster", "n_cells", "explained", "label", "label_share"]
+    clusters = figures["explained"]["clusters"]
+    assert table["n_cells"].tolist() == [cluster["n_cells"] for cluster in clusters.values()]
+    assert set(table["label"]) == set(CLASSES) and (table["explained"] > 0.8).all()
+    # Where nothing was decoded, nothing is made up.
+    folder.decoded.unlink()
+    output = describe(mapping, tmp_path / "without")
+    figures = json.loads((output / "mapping.json").read_text())["trust"]["figures"]
+    assert figures["explained"]["value"] is None and not (output / "explained.csv").exists()
 
 
 def test_folder_holds_the_records_and_the_pictures(described):

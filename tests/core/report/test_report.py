@@ -537,6 +537,27 @@ def test_few_mappings_are_all_unfolded_and_need_no_filter():
     assert "Without cells of the reference" not in data
 
 
+def test_the_clusters_of_a_query_are_told_with_what_the_model_explains_of_each():
+    figures = {
+        "explained": {
+            "clusters": {
+                "1": {"value": 0.876, "n_cells": 1234, "label": "T <naive>", "label_share": 0.914},
+                "2": {"value": 0.0, "n_cells": 6, "label": None, "label_share": None},
+                "3": {"value": 0.5, "n_cells": 6, "label": None, "label_share": 1.0},
+            }
+        }
+    }
+    data = trust([Outcome(row("lung", "a"), record={"trust": verdict("green") | {"figures": figures}})])["data"]
+    assert "<summary>3 clusters of its own</summary>" in data
+    rows = [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>(<td>.*?)</tr>", data)]
+    assert rows == [
+        ["1", "1,234", "0.88", "T &lt;naive&gt;", "91 %"],
+        ["2", "6", "0.00", "", ""],
+        ["3", "6", "0.50", "none", "100 %"],
+    ]
+    assert "of its own" not in trust([judged("a", "green")])["data"]
+
+
 def test_a_light_is_told_by_a_word_and_not_by_its_colour_alone():
     for light in ("red", "amber", "green", "grey"):
         assert trust([judged("a", light)])["data"].count(f'font-weight: bold">{light}</span>') == 2

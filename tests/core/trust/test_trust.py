@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from refmap.common.errors import RefmapError
+from refmap.mapping.decoded import SCALE, Decoded
 from refmap.transfer.neighbors import Index
 from refmap.transfer.separation import held_out_separation, separation
 from refmap.trust import (
@@ -47,10 +48,19 @@ def blobs(sizes: list[int], seed: int = 0, d: int = 10, apart: float = 12.0) -> 
     return (centers[types] + rng(seed + 1).normal(size=(len(types), d))).astype(np.float32), types
 
 
+def profiles_of(types: np.ndarray, genes: int = 200) -> np.ndarray:
+    """The expected counts of each cell: each type has genes of its own that are on."""
+    return np.exp(rng(98).normal(size=(types.max() + 1, genes)))[types]
+
+
 def counts_of(types: np.ndarray, seed: int = 0, genes: int = 200) -> sparse.csr_matrix:
-    """Poisson counts: each type has genes of its own that are on."""
-    profile = np.exp(rng(98).normal(size=(types.max() + 1, genes)))
-    return sparse.csr_matrix(rng(seed).poisson(profile[types]).astype(np.float32))
+    return sparse.csr_matrix(rng(seed).poisson(profiles_of(types, genes)).astype(np.float32))
+
+
+def decoded_of(types: np.ndarray, genes: int = 200) -> Decoded:
+    """What a model says that knows these cells."""
+    expected = profiles_of(types, genes)
+    return Decoded(np.arange(len(types)), np.arange(genes), (SCALE * expected / expected.sum(axis=1)[:, None]).astype(np.float16))
 
 
 def named(types: np.ndarray) -> pd.Series:
@@ -392,7 +402,10 @@ def test_one_batch_has_nothing_to_move_together(batches):
 
 
 def mapping(n: int = 400, shift: float = 0.0, types: int = 4, batches: int = 1, **changes) -> tuple[QueryCells, ReferenceCells]:
-    """A query of cells like the reference's own, and its reference; `changes` are fields of either that are other."""
+    """A query of cells like the reference's own, and its reference; `changes` are fields of either that are other.
+
+    With `explained` its model expects the cells' counts as they are made, by nearly all of its genes.
+    """
     latent, kinds = blobs([-(-n // types)] * types, seed=21)
     latent, kinds = latent[:n] + np.float32(shift), kinds[:n]
     of_reference, reference_kinds = blobs([300] * types, seed=31)
@@ -412,21 +425,24 @@ def mapping(n: int = 400, shift: float = 0.0, types: int = 4, batches: int = 1, 
         held_out={"cell_type": {"unknown_share": 0.05, "accuracy_kept": 0.98}},
         separations=held_out_separation(of_reference, None, 0),
     )
+    if changes.pop("explained", False):
+        query.decoded, query.hshare = decoded_of(kinds), 0.95
     for name, value in changes.items():
         setattr(query if hasattr(query, name) else reference, name, value)
     return query, reference
 
 
 def test_a_good_mapping_is_green_and_a_shifted_one_red():
-    figures = measure(*mapping(batches=2), ALIGNMENT, 0)
+    figures = measure(*mapping(batches=2, explained=True), ALIGNMENT, 0)
     assert set(figures) == {*FIGURES, "presence", "separation"}
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     assert all(figure["value"] is not None for figure in figures.values())
     verdict = judge(figures, LIMITS)
     assert verdict.light == GREEN and not verdict.missing, verdict
     assert verdict.reasons[0].startswith(
-        "Nothing that was looked at speaks against this mapping: 95 % of the model's genes found; "
+        "Nothing that was looked at speaks against this mapping: 95 % of the encoder's signal carried by the query's genes; "
     )
+    assert figures["explained"]["value"] > 0.9 and " of what tells its clusters apart explained; " in verdict.reasons[0]
 
     figures = measure(*mapping(shift=40), ALIGNMENT, 0)
     assert figures["mixing"]["value"] == 0 and figures["presence"]["value"] == 0 and figures["novel"]["value"] == 1
@@ -455,10 +471,10 @@ def test_without_reference_cells_nothing_but_genes_and_clusters_is_known():
     query, _ = mapping(n=300, labels={}, novelty=None, separation=None)
     figures = measure(query, None, ALIGNMENT, 0)
     assert {name for name, figure in figures.items() if figure["value"] is None} == {
-        "unknown", "novel", "separation", "presence", "mixing", "batches",
+        "hshare", "explained", "unknown", "novel", "separation", "presence", "mixing", "batches",
     }  # fmt: skip
     verdict = judge(figures, LIMITS)
-    assert verdict.light == GREY and len(verdict.missing) == 1
+    assert verdict.light == GREY and len(verdict.missing) == 3
     assert verdict.reasons[0].count("There are no cells of the reference") == 1
     # A model without the query's genes is red all the same.
     verdict = judge(figures | {"genes": F.genes({"matched": 40, "n_model_genes": 200})}, LIMITS)
@@ -466,11 +482,38 @@ def test_without_reference_cells_nothing_but_genes_and_clusters_is_known():
     assert verdict.missing[0] == "There are no cells of the reference to compare the query's with."
 
 
+def test_without_reference_cells_a_mapping_is_judged_by_its_model():
+    query, _ = mapping(n=300, labels={}, novelty=None, separation=None, explained=True)
+    query.predicted = named(np.arange(300) % 2)
+    figures = measure(query, None, ALIGNMENT, 0)
+    assert figures["explained"]["value"] > 0.9 and figures["hshare"] == F.hshare(0.95)
+    assert {cluster["label"] for cluster in figures["explained"]["clusters"].values()} <= {"type 0", "type 1"}
+    verdict = judge(figures, LIMITS)
+    assert verdict.light == GREEN and F.NO_CELLS in verdict.missing
+    # Some of the cells, in an order of places that is the query's own.
+    some = np.arange(0, 300, 2)
+    query.decoded = Decoded(some, np.arange(50, 200), query.decoded.proportions[some, 50:])
+    again = measure(query, None, ALIGNMENT, 0)["explained"]
+    assert (again["n_cells"], again["n_genes"]) == (150, 150) and again["value"] > 0.85
+    # The same of other genes explains nothing.
+    query.decoded = Decoded(some, np.arange(50, 200), query.decoded.proportions[:, rng(7).permutation(150)])
+    assert judge(measure(query, None, ALIGNMENT, 0), LIMITS).light == RED
+
+
+def test_counts_that_are_not_at_hand_are_not_compared():
+    query, reference = mapping(n=300, explained=True)
+    for changes in ({"normalized": True}, {"expression": None}):
+        other = measure(QueryCells(**(vars(query) | changes)), reference, ALIGNMENT, 0)["explained"]
+        assert other["value"] is None and other["note"].startswith("The query's counts are not at hand")
+
+
 def test_no_labels_one_batch_no_expression():
     figures = measure(*mapping(n=300, labels={}, expression=None), ALIGNMENT, 0)
-    assert {name for name, figure in figures.items() if figure["value"] is None} == {"unknown", "clusters", "batches"}
+    assert {name for name, figure in figures.items() if figure["value"] is None} == {
+        "hshare", "explained", "unknown", "clusters", "batches",
+    }  # fmt: skip
     verdict = judge(figures, LIMITS)
-    assert verdict.light == GREEN and len(verdict.missing) == 3
+    assert verdict.light == GREEN and len(verdict.missing) == 5
     assert "No labels were transferred to the query." in verdict.missing
 
 
@@ -545,12 +588,17 @@ def test_columns_of_other_cells_are_refused():
 
 FINE = {
     "genes": F.genes(ALIGNMENT),
+    "hshare": F.hshare(0.9),
+    "explained": F.figure(0.9, 1.0, clusters={}),
     "novel": F.figure(0.0, 0.0, flagged=0.04, flagged_expected=0.05, n_cells=100),
     "unknown": F.unknown({"type": pd.Series(["a"] * 50)}, {"type": 2}, {"type": {"unknown_share": 0.1}}),
     "mixing": F.figure(0.4, 0.5, relative=0.8, lowest=0.4, held_out="batches", n_held_out=3),
     "clusters": F.figure(0.9, 1.0),
     "batches": F.figure(0.5, 0.8, before=0.1, relative=0.625, n_batches=3),
 }
+UNKNOWN = F.figure(note="It is not known what the model says.")
+# FINE of a model that says nothing of counts: it is judged by the share of its genes, and by the reference's cells.
+UNSAID = FINE | {"hshare": UNKNOWN, "explained": UNKNOWN}
 
 
 def of(name: str, value: float) -> dict:
@@ -561,7 +609,7 @@ def of(name: str, value: float) -> dict:
         changed["matched"] = round(200 * value)
     if name == "unknown":
         changed["levels"] = {"type": changed["levels"]["type"] | {"value": value, "excess": value}}
-    return FINE | {name: changed}
+    return (UNSAID if name == "genes" else FINE) | {name: changed}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -581,15 +629,38 @@ def test_each_figure_turns_the_light_just_beyond_its_limits(name):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_that_is_missing_is_told_and_greys_the_light_if_it_is_needed(name):
-    verdict = judge(FINE | {name: F.figure(note="It is not known.")}, LIMITS)
+    verdict = judge(UNSAID | {name: F.figure(note="It is not known.")}, LIMITS)
     if LIMITS[name].needed:
         assert verdict.light == GREY and "It is not known." in verdict.reasons[0]
     else:
+        assert verdict.light == GREEN and "It is not known." in verdict.missing
+    # Where it is known how much the model explains, none of them is needed, and where it is known what the genes carry they are
+    # not judged.
+    if name not in ("explained", "genes"):
+        verdict = judge(FINE | {name: F.figure(note="It is not known.")}, LIMITS)
         assert verdict.light == GREEN and verdict.missing == ["It is not known."]
 
 
+def test_what_the_genes_carry_is_judged_in_place_of_how_many_there_are():
+    few = F.genes({"matched": 40, "n_model_genes": 200})
+    assert judge(UNSAID | {"genes": few}, LIMITS).light == RED
+    verdict = judge(FINE | {"genes": few}, LIMITS)
+    assert verdict.light == GREEN and "genes found" not in verdict.reasons[0]
+    verdict = judge(of("hshare", 0.25), LIMITS)
+    assert verdict.light == RED and len(verdict.reasons) == 1
+    assert "carry 25 % of what the model's encoder tells cells apart by, where at least 30 % are wanted" in verdict.reasons[0]
+
+
+def test_what_the_model_does_not_explain_is_red_with_and_without_the_references_cells():
+    for missing in ({}, {"novel": F.figure(note=F.NO_CELLS), "mixing": F.figure(note=F.NO_CELLS)}):
+        verdict = judge(of("explained", 0.3) | missing, LIMITS)
+        assert verdict.light == RED
+        assert "the model says 30 %, where at least 50 % are wanted" in verdict.reasons[0]
+        assert judge(of("explained", 0.6) | missing, LIMITS).light == AMBER
+
+
 def test_grey_tells_what_is_amber_too():
-    verdict = judge(of("clusters", 0.1) | {"novel": F.figure(note="No.")}, LIMITS)
+    verdict = judge(UNSAID | {"clusters": of("clusters", 0.1)["clusters"], "novel": F.figure(note="No.")}, LIMITS)
     assert verdict.light == GREY and "keeps 10 % of the clusters" in verdict.reasons[2]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..base import Settings, Surgery
+from ..base import Decoder, Settings, Surgery
 from ..devices import device_of
 from ..freezing import mask_gradients, seed_everything, sha256, versions
 from .loading import Growth, growth_of, held, hold_batch_norm, lay_out, quietly, save, to_best_device
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Tensors with one column a batch.
 _BY_BATCH = ("cond_L.weight", "theta")
+# The losses of models that expect shares of a cell's counts.
+_OF_COUNTS = ("nb", "zinb", "nb_dist")
 
 
 class ConditionSurgery(Surgery):
@@ -119,6 +121,38 @@ class ConditionSurgery(Surgery):
     def embed(self) -> np.ndarray:
         """The means of the latent posterior."""
         return self.posterior()[0]
+
+    def decoder(self, latent: np.ndarray) -> Decoder | None:
+        network = self.model.model
+        if network.recon_loss not in _OF_COUNTS:
+            return None
+
+        def decode(cells: np.ndarray, batches: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+            import torch
+
+            with torch.no_grad():
+                z = torch.as_tensor(latent[cells], device=next(network.parameters()).device)
+                expected = network.decoder(z, self._given(cells, batches))[0]
+                # An expiMap may end in another function than a softmax.
+                shares = (expected / expected.sum(dim=1, keepdim=True)).float().cpu().numpy()
+                return shares, None if batches is None else self._dispersion(batches)
+
+        layers = network.encoder.FC
+        weights = None if layers is None else layers.L0.expr_L.weight.detach().float().cpu().numpy()
+        return Decoder(decode, len(self.card["batches"]), weights)
+
+    def _given(self, cells: np.ndarray, batches: np.ndarray | None) -> torch.Tensor | None:
+        """What the decoder is given of the cells' own batches, or of those of the reference by their numbers."""
+        import torch
+
+        if batches is None:
+            codes = self.model.model.condition_encoder
+            batches = self.query.obs[self.card["batch_key"]].iloc[cells].astype(str).map(codes).to_numpy(dtype=np.int64)
+        return torch.as_tensor(batches, device=next(self.model.model.parameters()).device)
+
+    def _dispersion(self, batches: np.ndarray) -> np.ndarray:
+        """The inverse dispersions of the reference's batches: float32, cells x genes."""
+        return self.reference["theta"].exp().cpu().numpy().T[batches]
 
     def save(self, folder: Path) -> None:
         save(self.model, folder, **self.facts)

@@ -260,6 +260,25 @@ class ScPoliSurgery(ConditionSurgery):
         table["relative_distance"] = table["distance"] / table["spread"]
         return table
 
+    def _given(self, cells: np.ndarray, batches: np.ndarray | None) -> torch.Tensor | None:
+        import torch
+
+        network = self.model.model
+        if "decoder" not in network.inject_condition:
+            return None
+        given = []
+        for key, embedding, n_old in zip(self.model.condition_keys_, network.embeddings, self.n_old):
+            if batches is None:
+                codes = self.query.obs[key].iloc[cells].astype(str).map(network.condition_encoders[key]).to_numpy(dtype=np.int64)
+            else:  # of a further column any of the reference's
+                codes = batches % n_old
+            given.append(embedding(torch.as_tensor(codes, device=embedding.weight.device)))
+        return torch.hstack(given)
+
+    def _dispersion(self, batches: np.ndarray) -> np.ndarray:
+        """The mean of the reference's combinations of conditions, as its file does not say which of them is of which batch."""
+        return self.reference["theta"].mean(dim=1).exp().cpu().numpy()
+
     # -------------------------------------------------------------------------------------------------------------- files
 
     def save(self, folder: Path) -> None:

@@ -17,9 +17,10 @@ import pandas as pd
 
 from ...common.errors import RefmapError
 from .. import base
-from ..base import Prediction, Settings
+from ..base import Decoder, Prediction, Settings
 from ..devices import device_of
 from ..freezing import mask_gradients, sha256, versions
+from .decoding import decoder_of
 from .growth import Growth, category_sizes, growth_of
 from .loading import as_mudata, model_class, read_saved
 from .options import chosen_batches
@@ -77,6 +78,8 @@ class Surgery(base.Surgery):
         Name of the one part that surgery may train whole, None if there is none.
     imputation
         The proteins to be imputed, None where there are none.
+    n_batches
+        Of the reference; 1 if it has no column of them.
     warnings
         Sentences for the user.
     """
@@ -87,6 +90,7 @@ class Surgery(base.Surgery):
     label_key: str | None = None
     retrained: str | None = None
     imputation: Imputation | None = None
+    n_batches: int = 1
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -151,6 +155,7 @@ class Surgery(base.Surgery):
             growths,
             label_key=next(iter(card["labels"])) if card["predicts"] else None,
             retrained=None if observed else LIBRARY_ENCODER,
+            n_batches=max(1, len(card["batches"])),
         )
         surgery._lay_out()
         surgery._freeze()
@@ -264,6 +269,10 @@ class Surgery(base.Surgery):
         # TOTALANVI and others give (probabilities, attributions).
         table = probabilities[0] if isinstance(probabilities, tuple) else probabilities
         return {self.label_key: Prediction.of_probabilities(table.columns, table.to_numpy())}
+
+    def decoder(self, latent: np.ndarray) -> Decoder | None:
+        """What the model expects of the query's counts of genes, if that is what it models."""
+        return decoder_of(self.model, latent, self.n_batches)
 
     def annotate(self, result: ad.AnnData) -> None:
         """Add the imputed proteins, tables of cells x proteins: denoised values, and the probability that a cell is not background."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from ..outcomes import Outcome
-from .html import AMBER, GREY, LIGHTS, MOST_UNFOLDED, RED, badge, box, lines, link, many, some
+from .html import AMBER, GREY, LIGHTS, MOST_UNFOLDED, RED, badge, box, lines, link, many, some, table
 
 
 def failures(outcomes: list[Outcome]) -> dict | None:
@@ -62,7 +62,7 @@ def _without_reference(names: list[str]) -> str:
         GREY,
         f"<strong>Without cells of the reference: {many(len(names), 'mapping')}.</strong> So no labels were transferred to them, "
         "no uncertainty was had from neighbours, and it is not known which of their cells are unlike the reference: their light is "
-        "grey, unless the lack of genes makes it red. Name the cells that the model was trained on as <code>reference</code> in the sheet, and run again with "
+        "that of the model and the query alone, and grey where these say nothing. Name the cells that the model was trained on as <code>reference</code> in the sheet, and run again with "
         f"<code>-resume</code>: nothing is trained anew.<br><small>{some(names)}</small>",
     )
 
@@ -80,7 +80,24 @@ def _verdict(outcome: Outcome) -> str:
     """A mapping's name and light, where to look around in it, why it has that light, and what could not be had."""
     reasons = "<br>".join(map(lines, outcome.trust["reasons"]))
     missing = "".join(f"<br><small>Not measured: {lines(note)}</small>" for note in outcome.trust["missing"])
-    return f"{badge(outcome.light)} <strong>{escape(outcome.name)}</strong>{link(outcome)}<br>{reasons}{missing}"
+    clusters = _clusters(outcome.figure("explained").get("clusters") or {})
+    return f"{badge(outcome.light)} <strong>{escape(outcome.name)}</strong>{link(outcome)}<br>{reasons}{missing}{clusters}"
+
+
+def _clusters(clusters: dict[str, dict]) -> str:
+    """The query's own clusters, folded: how much of what tells each apart the model says too."""
+    if not clusters:
+        return ""
+    rows = [
+        (number, f"{of['n_cells']:,}", f"{of['value']:.2f}", *_of_most_cells(of["label"], of["label_share"]))
+        for number, of in clusters.items()
+    ]
+    columns = ("cluster", "cells", "explained by the model", "label of most cells", "of so many")
+    return f"<details><summary>{many(len(rows), 'cluster')} of its own</summary>{table(columns, rows)}</details>"
+
+
+def _of_most_cells(label: str | None, share: float | None) -> tuple[str, str]:
+    return ("", "") if share is None else ("none" if label is None else escape(label), f"{100 * share:.0f} %")
 
 
 def warnings(outcomes: list[Outcome], references: list[dict]) -> dict | None:
