@@ -16,7 +16,9 @@ SHARE = click.FloatRange(0, 1)
 @click.option("--plan", type=INPUT, required=True, help="The mapping's plan.")
 @click.option("--prepared", type=INPUT, required=True, help="The query ready for its model: a folder.")
 @click.option("--mapped", type=INPUT, required=True, help="What the mapping gave, with transferred labels: a folder.")
-@click.option("--reference", type=INPUT, required=True, help="The reference's cells, a sample and the scale that they set: a folder.")
+@click.option(
+    "--reference", type=INPUT, required=True, help="The reference's cells, a sample and the scale that they set: a folder."
+)
 @click.option("--unknown-by", type=click.Choice(["certainty", "uncertainty"]), required=True, help="What makes a label Unknown.")
 @click.option("--certainty", type=SHARE, required=True, help="The certainty below which a label is Unknown.")
 @click.option("--threshold", type=SHARE, required=True, help="The uncertainty above which a label is Unknown.")

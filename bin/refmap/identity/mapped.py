@@ -18,11 +18,12 @@ from ..transfer.labels import UNKNOWN, Transfer, transfer_labels
 from ..transfer.neighbors import Index, Neighbors
 from ..transfer.transfer import categories, shared_dimensions
 from .compare import Comparison, View, compare
-from .measuring import learned_of, main_key, of_sample
+from .learned import Learned
+from .measuring import learned_of, main_key, of_sample, on_panel
 from .pairing import Counted
 
 # Cells that are looked at; of more, the others have what was found of the nearest of these in the latent space.
-MOST_CELLS = 100_000
+MOST_CELLS = 50_000
 NOVEL_SCORE, NOVEL_GROUP = "novel_score", "novel_group"
 # Between the labels of a set.
 SEPARATOR = " | "
@@ -74,9 +75,7 @@ def compare_mapping(
     out
         The folder to make.
     """
-    shutil.copytree(
-        mapped.folder, out.folder, ignore=lambda _folder, names: [mapped.embedding.name, mapped.record.name]
-    )
+    shutil.copytree(mapped.folder, out.folder, ignore=lambda _folder, names: [mapped.embedding.name, mapped.record.name])
     scale, sample = read_json(reference.record), read_zarr(reference.sample)
     embedding, record = read_zarr(mapped.embedding), read_json(mapped.record)
     cells, seed = read_zarr(reference.cells), record["seed"]
@@ -87,22 +86,18 @@ def compare_mapping(
     with np.load(mapped.neighbors) as near:
         neighbors = Neighbors(near["indices"].astype(np.int64), near["distances"].astype(np.float64))
     searched = main_key(sample, scale["keys"])
-    told = {"searched": searched, "n_genes": 0, "novel": None, "views": {}}
+    told = {"searched": searched, "n_cells": int(placed.sum()), "n_genes": 0, "panel": None, "novel": None, "views": {}}
     for key in scale["keys"]:
         given = transfer_labels(cells.obs[key], neighbors)
-        found = compare(
-            _of_found(of_sample(sample, key, scale["batch_key"]), sample),
-            query,
-            seed,
-            given.best[drawn],
-            learned_of(scale, key),
-            view_alone=key != searched,
-        )
+        around, learned = _of_found(of_sample(sample, key, scale["batch_key"]), sample), learned_of(scale, key)
+        of_panel = learned and on_panel(around, query.genes, learned, seed)
+        found = compare(around, query, seed, given.best[drawn], of_panel, view_alone=key != searched)
         told["n_genes"] = found.n_genes
         certainty = _add_view(embedding, key, found.view, nearest)
         _set_unknown(embedding, record, key, given, unknown, certainty, placed)
         told["views"][key] = _told_of_view(embedding, key, found, given, unknown, certainty)
         if key == searched:
+            told["panel"] = _told_of_panel(around, query.genes, learned, of_panel)
             told["novel"] = _add_groups(embedding, found, nearest, out)
     record["expression"] = told
     write_zarr(embedding, out.embedding)
@@ -202,6 +197,22 @@ def _told_of_view(
     }
 
 
+def _told_of_panel(around: Counted, genes: np.ndarray, learned: Learned | None, of_panel: Learned | None) -> dict:
+    """What the record says of how well labels are told by the query's genes: ``note`` (why that is not known), or its figures."""
+    if not learned or not learned.certainty or not of_panel.certainty:
+        lacking = of_panel or learned
+        return {
+            "note": lacking.no_certainty if lacking else "The reference's cells have no two labels that its genes tell apart."
+        }
+    return {
+        "note": None,
+        "n_genes": len(np.intersect1d(around.genes, genes)),
+        "of": len(around.genes),
+        "accuracy": of_panel.certainty.figures["accuracy"],
+        "accuracy_of_all": learned.certainty.figures["accuracy"],
+    }
+
+
 def _add_groups(embedding: ad.AnnData, found: Comparison, nearest: np.ndarray, out: MappedFolder) -> dict:
     """Add the score and the group of each cell, and write the table; return what the record says of it."""
     novel = found.novel
@@ -219,6 +230,8 @@ def _add_groups(embedding: ad.AnnData, found: Comparison, nearest: np.ndarray, o
         "null_quantile": novel.threshold.null,
         "twice_median": novel.threshold.of_clusters,
         "n_clusters": len(novel.table),
-        "groups": {row.group: {"n_cells": int(n), "label": row.matched_label, "score": float(row.score)} for row, n in
-                   zip(flagged.itertuples(), pd.Series(groups).value_counts().reindex(flagged["group"], fill_value=0))},
+        "groups": {
+            row.group: {"n_cells": int(n), "label": row.matched_label, "score": float(row.score)}
+            for row, n in zip(flagged.itertuples(), pd.Series(groups).value_counts().reindex(flagged["group"], fill_value=0))
+        },
     }

@@ -25,7 +25,7 @@ from .columns import Columns
 from .page import write_joint_page
 
 # Where a cell comes from, and what is known of the mapping that brought it.
-ORIGIN, DATASET, FILE_ID, BATCH, LIGHT = OWN_COLUMNS = ("origin", "dataset", "file_id", "batch", "light")
+ORIGIN, DATASET, FILE_ID, BATCH, *LIGHTS = OWN_COLUMNS = ("origin", "dataset", "file_id", "batch", "labels_light", "embedding_light")
 REFERENCE, QUERY = "reference", "query"
 
 
@@ -67,7 +67,7 @@ def join(
         ``<name>.json``: ``name``, ``model``, ``n_reference_cells``, ``n_query_cells``, ``n_left_out`` and ``mappings``.
 
     The AnnData has the reference's cells first, then the queries', less those that the model has no embedding of. obs holds
-    `origin`, `dataset`, `file_id`, `batch`, `light`; the reference's labels under their names; and all that the mappings added to
+    `origin`, `dataset`, `file_id`, `batch`, `labels_light`, `embedding_light`; the reference's labels under their names; and all that the mappings added to
     obs. obsm holds ``X_emb`` (cells x the reference's latent dimensions) and ``X_umap``: the reference's UMAP with the queries in
     their places, or without reference cells one computed of the queries. obsp holds the ``distances`` and ``connectivities`` of
     the 15 nearest neighbours, as scanpy keeps them, unless there are fewer than 16 cells.
@@ -124,7 +124,8 @@ def _reference_part(cells: ad.AnnData, scale: dict) -> Part:
 def _query_part(query: MappedQuery, scale: dict | None) -> Part:
     embedded, record = read_zarr(query.mapped.embedding), read_json(query.qc / "mapping.json")
     latent = embedded.obsm["X_emb"]
-    said = {ORIGIN: QUERY, DATASET: record["dataset"], FILE_ID: record["file_id"], LIGHT: record["trust"]["light"]}
+    said = {ORIGIN: QUERY, DATASET: record["dataset"], FILE_ID: record["file_id"]}
+    said |= {name: record["trust"][name.removesuffix("_light")]["light"] for name in LIGHTS}
     columns = {name: _repeated(value, embedded.n_obs) for name, value in said.items()}
     batch = _batch_column(query.qc / CELLS, record["parameters"]["batch_key"])
     if batch is not None:

@@ -30,7 +30,9 @@ def write_crate(outcomes: list[Outcome], joint: list[dict], title: str, path: Pa
     """
     crate = ROCrate(version="1.1")  # that of the profile
     crate.name, crate.description = title, f"{len(outcomes)} mappings of query single-cell datasets onto reference models"
-    crate.root_dataset["conformsTo"] = crate.add(ContextEntity(crate, PROFILE, {"@type": "CreativeWork", "name": "Process Run Crate"}))
+    crate.root_dataset["conformsTo"] = crate.add(
+        ContextEntity(crate, PROFILE, {"@type": "CreativeWork", "name": "Process Run Crate"})
+    )
     # https://www.researchobject.org/ro-crate/specification/1.1/root-data-entity.html wants one.
     crate.root_dataset["license"] = "The terms of the queries and models that these results were made of"
     software = ContextEntity(crate, "#refmap", {"@type": "SoftwareApplication", "name": "refmap", "softwareVersion": __version__})
@@ -40,7 +42,9 @@ def write_crate(outcomes: list[Outcome], joint: list[dict], title: str, path: Pa
     for outcome in outcomes:
         crate.root_dataset.append_to("mentions", crate.add(_action(crate, outcome, software)))
     for about in joint:
-        _result(crate, f"reference_mapping/joint/{about['name']}.h5ad", f"{about['model']} and all queries that were mapped onto it")
+        _result(
+            crate, f"reference_mapping/joint/{about['name']}.h5ad", f"{about['model']} and all queries that were mapped onto it"
+        )
     crate.root_dataset["about"] = [report, index]
     write_json(path, crate.metadata.generate())
 
@@ -51,7 +55,9 @@ def _action(crate: ROCrate, outcome: Outcome, software: ContextEntity) -> Contex
         "name": f"{outcome.name} mapped onto {outcome.row['model'] or TRAINED_HERE}",
         "actionStatus": f"http://schema.org/{'Completed' if outcome.mapped else 'Failed'}ActionStatus",
     }
-    action = ContextEntity(crate, f"#{quote(outcome.id)}", about if outcome.mapped else about | {"error": f"{outcome.stage}: {outcome.reason}"})
+    action = ContextEntity(
+        crate, f"#{quote(outcome.id)}", about if outcome.mapped else about | {"error": f"{outcome.stage}: {outcome.reason}"}
+    )
     action["instrument"] = software
     action["object"] = [_query(crate, outcome), _model(crate, outcome)]
     if outcome.mapped:

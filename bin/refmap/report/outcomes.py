@@ -10,8 +10,16 @@ from ..common.cli import read_json
 from ..common.strategies import faults_of
 
 # The stages that a mapping passes, in their order; UPDATE_HIERARCHY only if its model has a hierarchy.
-STAGES = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "UPDATE_HIERARCHY", "TRANSFER_LABELS",
-    "COMPARE_EXPRESSION", "EXPORT_EMBEDDING", "QC_MAPPING")
+STAGES = (
+    "CHECK_QUERY",
+    "ALIGN_GENES",
+    "TRAIN_SURGERY",
+    "UPDATE_HIERARCHY",
+    "TRANSFER_LABELS",
+    "COMPARE_EXPRESSION",
+    "EXPORT_EMBEDDING",
+    "QC_MAPPING",
+)
 TRACE = "pipeline_info/trace.txt"
 # What the card of the reference that this run trained is named; its rows name no model.
 TRAINED_HERE = "the reference trained in this run"
@@ -71,10 +79,25 @@ class Outcome:
         """The mean over the cells, of the first label column that the model predicts."""
         return next((sums["mean_uncertainty"] for sums in (self.record.get("predictions") or {}).values()), None)
 
+    def verdict(self, part: str) -> dict:
+        """That on its `labels` or its `embedding`: light, reasons and what is missing; empty if the mapping was not judged."""
+        return self.trust.get(part) or {}
+
     @property
-    def light(self) -> str | None:
-        """green, amber, red or grey: see :mod:`refmap.trust`."""
-        return self.trust.get("light")
+    def labels_light(self) -> str | None:
+        """How far its labels may be trusted, green, amber, red or grey: see :mod:`refmap.trust`."""
+        return self.verdict("labels").get("light")
+
+    @property
+    def embedding_light(self) -> str | None:
+        """The same of its embedding."""
+        return self.verdict("embedding").get("light")
+
+    @property
+    def novel_groups(self) -> int | None:
+        """How many groups of its cells the reference seems to lack; None where they could not be looked for."""
+        of = self.figure("groups")
+        return None if of.get("value") is None else len(of["groups"])
 
     @property
     def trust(self) -> dict:
@@ -87,7 +110,7 @@ class Outcome:
         return min((column["unknown"] for column in columns.values()), default=None)
 
     def figure(self, name: str) -> dict:
-        """One of the figures that the light rests on; empty if the mapping was not judged."""
+        """One of the figures that the lights rest on; empty if the mapping was not judged."""
         return self.trust.get("figures", {}).get(name, {})
 
     @property

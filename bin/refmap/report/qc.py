@@ -190,8 +190,10 @@ def _judge(
         ),
         alignment,
         record["seed"],
+        record.get("expression"),
     )
-    return trust.judge(figures, trust.read_thresholds()).to_json() | {"figures": figures}
+    verdicts = trust.judge(figures, trust.read_thresholds())
+    return {part: verdict.to_json() for part, verdict in verdicts.items()} | {"figures": figures}
 
 
 def _write_clusters(clusters: dict[str, dict], path: Path) -> None:

@@ -34,7 +34,9 @@ COLUMNS = [
     "ece",
     "unknown",
     "novel",
-    "light",
+    "novel_groups",
+    "labels_light",
+    "embedding_light",
     "reasons",
     "warnings",
     "embedding",
@@ -100,8 +102,10 @@ def index_line(outcome: Outcome) -> list:
         _rounded(outcome.transferred.get("ece")),
         _rounded(outcome.unknown),
         _rounded(outcome.novel),
-        outcome.light,
-        " | ".join(outcome.trust.get("reasons", [])),
+        outcome.novel_groups,
+        outcome.labels_light,
+        outcome.embedding_light,
+        " | ".join(reason for part in ("labels", "embedding") for reason in outcome.verdict(part).get("reasons", [])),
         " | ".join(outcome.warnings),
         *outcome.paths(),
         outcome.explore,
@@ -120,7 +124,7 @@ def summary(outcomes: list[Outcome], outdir: str) -> str:
     lines = [f"{_plural(len(outcomes), 'mapping')}: {len(outcomes) - len(failed)} mapped, {len(failed)} failed", ""]
     lines += _aligned(
         [
-            ("mapping", "status", "light", "family", "cells", "genes", "epochs", "seconds", "accuracy", "where"),
+            ("mapping", "status", "labels", "embedding", "family", "cells", "genes", "epochs", "seconds", "accuracy", "where"),
             *map(_summary_cells, shown),
         ]
     )
@@ -146,7 +150,8 @@ def _summary_cells(outcome: Outcome) -> tuple[str, ...]:
     return (
         outcome.name,
         "mapped" if outcome.mapped else "FAILED",
-        outcome.light or "-",
+        outcome.labels_light or "-",
+        outcome.embedding_light or "-",
         outcome.record.get("family") or outcome.card.get("family") or "-",
         "-" if outcome.n_cells is None else f"{outcome.n_cells:,}",
         "-" if outcome.genes is None else "{:,}/{:,}".format(*outcome.genes),
@@ -160,7 +165,7 @@ def _summary_cells(outcome: Outcome) -> tuple[str, ...]:
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Align columns of text: figures to the right, all else to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    figures = range(4, 9)
+    figures = range(5, 10)
 
     def line(row: tuple[str, ...]) -> str:
         cells = zip(row, widths, strict=True)

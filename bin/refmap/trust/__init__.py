@@ -1,4 +1,4 @@
-"""How far a mapping can be trusted: figures on a scale that the reference sets, and a traffic light with its reasons.
+"""How far a mapping can be trusted: figures on a scale that the reference sets, and two traffic lights with their reasons.
 
 It stands on `transfer`, for neighbours and transferred labels.
 """

@@ -12,6 +12,7 @@ from scipy import sparse
 from ..mapping.decoded import Decoded
 from ..transfer.labels import UNKNOWN
 from ..transfer.regions import sample
+from .by_expression import NO_COUNTS, certain, groups, panel
 from .explained import explained
 from .figures import NO_CELLS, figure, genes, hshare, novel, separation, unknown
 from .mixing import batch_mixing
@@ -69,7 +70,9 @@ class ReferenceCells:
     separations: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
-def measure(query: QueryCells, reference: ReferenceCells | None, alignment: Mapping, seed: int) -> dict[str, dict]:
+def measure(
+    query: QueryCells, reference: ReferenceCells | None, alignment: Mapping, seed: int, expression: Mapping | None = None
+) -> dict[str, dict]:
     """Measure one mapping.
 
     Parameters
@@ -80,10 +83,13 @@ def measure(query: QueryCells, reference: ReferenceCells | None, alignment: Mapp
         What alignment.json holds.
     seed
         Of all that is drawn: the same seed, the same figures.
+    expression
+        What the cells' expression says of them, as the record of :func:`refmap.identity.mapped.compare_mapping` has it; None where
+        nothing is known of it.
 
     Returns
     -------
-    ``genes``, ``hshare``, ``explained``, ``unknown``, ``novel``, ``separation``, ``presence``, ``mixing``, ``clusters``, ``batches``: each a figure,
+    ``certain``, ``groups``, ``panel``, ``genes``, ``hshare``, ``explained``, ``unknown``, ``novel``, ``separation``, ``presence``, ``mixing``, ``clusters``, ``batches``: each a figure,
     ready for JSON, as :func:`refmap.trust.figures.figure` makes them. One without a meaning has no value, and a note that says why.
     """
     _check(query)
@@ -110,7 +116,11 @@ def measure(query: QueryCells, reference: ReferenceCells | None, alignment: Mapp
         }
     no_values = figure(note="The query's expression is not at hand, so it has no clusters of its own.")
     labels = _labels(query)
+    nothing = NO_CELLS if reference is None else NO_COUNTS
     return {
+        "certain": certain(expression, nothing),
+        "groups": groups(expression, nothing),
+        "panel": panel(expression, nothing),
         "genes": genes(alignment),
         "hshare": hshare(query.hshare),
         "explained": _explained(query, seed),

@@ -11,7 +11,12 @@ from ..common.errors import RefmapError, nearest
 
 THRESHOLDS = Path(__file__).with_name("thresholds.yml")
 # The figures that are judged, in the order in which their reasons are told.
-FIGURES = ("genes", "hshare", "explained", "novel", "unknown", "mixing", "clusters", "batches")
+FIGURES = (
+    *("certain", "groups", "panel", "genes", "hshare", "explained", "novel", "unknown"),
+    *("mixing", "clusters", "batches"),
+)
+# What is judged, each by a light of its own.
+LABELS, EMBEDDING = PARTS = ("labels", "embedding")
 
 
 @dataclass(frozen=True)
@@ -19,10 +24,12 @@ class Limit:
     """When one figure turns the light; the fields are those that the head of thresholds.yml explains."""
 
     about: str
+    of: list[str]
     bad: str
     amber: float
     red: float | None
     needed: bool
+    unless: list[str]
 
     def beyond(self, value: float, limit: float | None) -> bool:
         """Whether a value is worse than a limit; none is worse than None."""
@@ -60,6 +67,10 @@ def _limit(given: object, where: str) -> Limit:
     limit = Limit(**given)
     if limit.bad not in ("lower", "higher"):
         raise RefmapError(f"{where} has bad: {limit.bad!r}: write lower or higher.")
+    for name, known in (("of", PARTS), ("unless", FIGURES)):
+        given = getattr(limit, name)
+        if not isinstance(given, list) or any(item not in known for item in given):
+            raise RefmapError(f"{where} has {name}: {given!r}: write a list of {', '.join(known)}.")
     if not isinstance(limit.needed, bool):
         raise RefmapError(f"{where} has needed: {limit.needed!r}: write true or false.")
     for name in ("amber", "red"):

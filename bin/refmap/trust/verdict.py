@@ -1,21 +1,24 @@
-"""One traffic light for a mapping, and its reasons in sentences."""
+"""Two traffic lights for a mapping, of its labels and of its embedding, and their reasons in sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
-from .thresholds import Limit
+from .thresholds import EMBEDDING, LABELS, PARTS, Limit
 
 GREEN, AMBER, RED, GREY = "green", "amber", "red", "grey"
+# Groups that a reason names.
+MOST_GROUPS = 5
+WHAT = {LABELS: "these labels", EMBEDDING: "this embedding"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How far a mapping can be trusted.
+    """How far the labels of a mapping, or its embedding, can be trusted.
 
-    light      green: nothing speaks against it; amber: read the reasons before you use it; red: do not use it;
-               grey: it was not judged, as what is needed for that is not known
+    light      green: nothing speaks against them; amber: read the reasons before you use them; red: do not use them;
+               grey: they were not judged, as what is needed for that is not known
     reasons    sentences, at least one: why the light is what it is
     missing    sentences: which of the figures could not be had, and why
     """
@@ -28,41 +31,50 @@ class Verdict:
         return asdict(self)
 
 
-def judge(figures: Mapping[str, Mapping], thresholds: Mapping[str, Limit]) -> Verdict:
+def judge(figures: Mapping[str, Mapping], thresholds: Mapping[str, Limit]) -> dict[str, Verdict]:
     """Judge the figures of :func:`refmap.trust.measure` by the limits of :func:`refmap.trust.read_thresholds`.
 
-    The light is that of the worst figure. A figure without a value has none; if it is one that is needed, the light is grey
-    unless another figure makes it red, or `explained` is known, by which a mapping is judged without cells of the reference.
-    How many genes were found is not judged where it is known what they carry.
+    Labels and embedding are judged apart: a protocol may set the query beside the reference, and its labels be right. Each light is
+    that of the worst figure that speaks of it. A figure without a value has none; without all of those that are needed the light is
+    grey, unless another figure makes it red.
     """
-    if figures["hshare"]["value"] is not None:
-        thresholds = {name: limit for name, limit in thresholds.items() if name != "genes"}
-    missing = {name: figures[name]["note"] for name in thresholds if figures[name]["value"] is None}
-    found = {name: _light(name, figures[name], limit) for name, limit in thresholds.items() if name not in missing}
+    return {
+        part: _judge(figures, {name: limit for name, limit in thresholds.items() if part in limit.of}, part) for part in PARTS
+    }
+
+
+def _judge(figures: Mapping[str, Mapping], limits: Mapping[str, Limit], part: str) -> Verdict:
+    known = {name for name in limits if figures[name]["value"] is not None}
+    if part == LABELS:  # what says the same better goes before
+        limits = {name: limit for name, limit in limits.items() if not known & set(limit.unless)}
+    else:
+        limits = {name: limit for name, limit in limits.items() if not (name == "genes" and "hshare" in known)}
+    missing = {name: figures[name]["note"] for name in limits if name not in known}
+    found = {name: _light(name, figures[name], limit) for name, limit in limits.items() if name in known}
     reasons = {
         color: [
-            JUDGED[name].sentence(figures[name], thresholds[name].red if color == RED else thresholds[name].amber)
+            JUDGED[name].sentence(figures[name], limits[name].red if color == RED else limits[name].amber)
             for name, light in found.items()
             if light == color
         ]
         for color in (RED, AMBER)
     }
     # Of several figures missing for the same reason it is told once.
-    explained = figures["explained"]["value"] is not None
-    needed = list(dict.fromkeys(note for name, note in missing.items() if thresholds[name].needed and not explained))
+    lacking = [] if any(limits[name].needed for name in found) else [name for name in missing if limits[name].needed]
+    needed = list(dict.fromkeys(missing[name] for name in lacking))
     untold = [note for note in dict.fromkeys(missing.values()) if note not in needed]
     worse = reasons[RED] + reasons[AMBER]
     if reasons[RED]:
         return Verdict(RED, worse, needed + untold)
-    known = _listed([JUDGED[name].short(figures[name]) for name in found])
+    told = _listed([JUDGED[name].short(figures[name]) for name in found])
     if needed:
-        found_so_far = f"What is known: {known}." if known else "No figure is known."
+        found_so_far = f"What is known: {told}." if told else "No figure is known."
         return Verdict(
-            GREY, ["It cannot be said how far this mapping may be trusted. " + " ".join(needed), found_so_far, *worse], untold
+            GREY, [f"It cannot be said how far {WHAT[part]} may be trusted. " + " ".join(needed), found_so_far, *worse], untold
         )
     if worse:
         return Verdict(AMBER, worse, untold)
-    return Verdict(GREEN, [f"Nothing that was looked at speaks against this mapping: {known}."], untold)
+    return Verdict(GREEN, [f"Nothing that was looked at speaks against {WHAT[part]}: {told}."], untold)
 
 
 def _light(name: str, of: Mapping, limit: Limit) -> str:
@@ -101,6 +113,32 @@ def _number(value: float) -> str:
 
 def _listed(phrases: list[str]) -> str:
     return "; ".join(phrases)
+
+
+def _certain(of: Mapping, limit: float) -> str:
+    return (
+        f"{_percent(of['value'])} of the labels in '{of['key']}' are expected to be right, where at least {_percent(limit)} are wanted; of "
+        f"the reference's own cells, held out, {_percent(of['expected'])} were. {_percent(of['certain'])} of the cells have a label that is "
+        "certain enough not to be Unknown."
+    )
+
+
+def _groups(of: Mapping, limit: float) -> str:
+    shown = sorted(of["groups"].items(), key=lambda item: -item[1]["score"])[:MOST_GROUPS]
+    told = ", ".join(f"{name} ({group['n_cells']:,} cells, called {group['label']})" for name, group in shown)
+    more = f" and {len(of['groups']) - len(shown)} more" if len(of["groups"]) > len(shown) else ""
+    return (
+        f"{_percent(of['value'])} of the cells are in groups that differ from the reference beyond what sets the whole query apart: {told}"
+        f"{more}. The reference may lack their cell types, or a condition acts on these alone: see groups.csv."
+    )
+
+
+def _panel(of: Mapping, limit: float) -> str:
+    return (
+        f"By the {of['n_genes']:,} genes that the query has of the reference's {of['of']:,}, {_percent(of['accuracy'])} of the reference's "
+        f"held-out cells get their own label, and {_percent(of['accuracy_of_all'])} by all of them: {_percent(of['value'])}, where at least "
+        f"{_percent(limit)} are wanted. The missing genes tell cell types apart."
+    )
 
 
 def _genes(of: Mapping, limit: float) -> str:
@@ -175,6 +213,9 @@ def _batches(of: Mapping, limit: float) -> str:
 
 
 JUDGED = {
+    "certain": Judged(_certain, lambda of: f"{_percent(of['value'])} of the labels expected to be right"),
+    "groups": Judged(_groups, lambda of: "no group of its own that the reference lacks"),
+    "panel": Judged(_panel, lambda of: f"{_percent(of['value'])} of the accuracy left by its genes"),
     "genes": Judged(_genes, lambda of: f"{_percent(of['value'])} of the model's genes found"),
     "hshare": Judged(_hshare, lambda of: f"{_percent(of['value'])} of the encoder's signal carried by the query's genes"),
     "explained": Judged(_explained, lambda of: f"{_percent(of['value'])} of what tells its clusters apart explained"),

@@ -46,7 +46,8 @@ def make_reference(folder, n=200, key="cell_type"):
     record = {
         "reference": "atlas.h5ad",
         "source": "counts",
-        "origin": None, "map": "computed",
+        "origin": None,
+        "map": "computed",
         "fault": None,
         "keys": [key],
         "latent_names": None,

@@ -112,7 +112,8 @@ def add_reference(mapping, n=300):
     record = {
         "reference": "atlas.h5ad",
         "source": "counts",
-        "origin": None, "map": "computed",
+        "origin": None,
+        "map": "computed",
         "fault": None,
         "keys": ["label"],
         "batch_key": "donor",

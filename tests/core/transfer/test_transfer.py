@@ -214,7 +214,8 @@ def prepared(folder, latent, obs, keys, batch_key=None):
     record = {
         "reference": "atlas.h5ad",
         "source": "obsm['X_emb']",
-        "origin": None, "map": "computed",
+        "origin": None,
+        "map": "computed",
         "fault": None,
         "warnings": [],
         "keys": keys,

@@ -14,10 +14,10 @@ MOST_UNFOLDED = 6
 RED, AMBER, GREEN, GREY, BLUE = "#d9534f", "#e69f00", "#009e73", "#9e9e9e", "#0072b2"
 # The lights, worst first: the colour of each, and what it means.
 LIGHTS = {
-    "red": (RED, "do not use the labels"),
+    "red": (RED, "do not use them"),
     "grey": (GREY, "not judged, as too little is known: look at the cells yourself"),
-    "amber": (AMBER, "read the reasons before you use it"),
-    "green": (GREEN, "nothing that was looked at speaks against it"),
+    "amber": (AMBER, "read the reasons before you use them"),
+    "green": (GREEN, "nothing that was looked at speaks against them"),
 }
 
 

@@ -14,12 +14,9 @@ def mappings(outcomes: list[Outcome]) -> dict:
     headers = {
         "status": _header("Status", "", bgcols={"mapped": f"{GREEN}44", "failed": f"{RED}aa"}, scale=False),
         "stage": _header("Failed at", "The stage at which it stopped", scale=False),
-        "light": _header(
-            "Light",
-            "How far it may be trusted: see Trust",
-            bgcols={light: f"{color}88" for light, (color, _meaning) in LIGHTS.items()},
-            scale=False,
-        ),
+        "labels": _light("Labels", "How far its labels may be trusted: see Trust"),
+        "embedding": _light("Embedding", "How far its embedding may be trusted: see Trust"),
+        "groups": _header("Novel groups", "Groups of cells that the reference seems to lack", scale="Reds", format="{:,.0f}"),
         "unknown": _share(
             "Unknown", "Share of cells without a transferred label, by the column of labels with least of them", "Reds"
         ),
@@ -78,6 +75,11 @@ def _header(title: str, description: str, **more) -> dict:
     return {"title": title, "description": description, **more}
 
 
+def _light(title: str, description: str) -> dict:
+    colors = {light: f"{color}88" for light, (color, _meaning) in LIGHTS.items()}
+    return _header(title, description, bgcols=colors, scale=False)
+
+
 def _share(title: str, description: str, scale: str) -> dict:
     return _header(title, description, min=0, max=100, suffix=" %", scale=scale, format="{:,.1f}")
 
@@ -92,7 +94,9 @@ def _figures(outcome: Outcome) -> dict:
     figures = {
         "status": "mapped" if outcome.mapped else "failed",
         "stage": outcome.stage or None,
-        "light": outcome.light,
+        "labels": outcome.labels_light,
+        "embedding": outcome.embedding_light,
+        "groups": outcome.novel_groups,
         "unknown": _percent(outcome.unknown),
         "novel": _percent(outcome.novel),
         "family": record.get("family") or outcome.card.get("family"),

@@ -28,8 +28,9 @@ def failures(outcomes: list[Outcome]) -> dict | None:
 
 
 def trust(mapped: list[Outcome]) -> dict | None:
-    """Say how far each mapping may be trusted and why, the worst first; those that are green are folded where there are many."""
-    judged = {light: [outcome for outcome in mapped if outcome.light == light] for light in LIGHTS}
+    """Say how far labels and embedding of each mapping may be trusted and why, those with the worst labels first; green ones are
+    folded where there are many."""
+    judged = {light: [outcome for outcome in mapped if outcome.labels_light == light] for light in LIGHTS}
     judged = {light: whose for light, whose in judged.items() if whose}
     if not judged:
         return None
@@ -37,8 +38,9 @@ def trust(mapped: list[Outcome]) -> dict | None:
     alone = [outcome.name for outcome in mapped if outcome.alone]
     return {
         "section_name": "Trust",
-        "description": "How far each mapping may be trusted, the worst first. The light is that of the worst of the figures, each "
-        "measured on the scale that the reference sets; docs/trust.md says how, and where the limits are.",
+        "description": "How far the labels of each mapping may be trusted, the worst first, and apart from that its embedding: another "
+        "protocol sets a query beside its reference, and its labels may be right. Each light is that of the worst of its figures, which "
+        "are measured on the scale that the reference sets; docs/trust.md says how, and where the limits are.",
         "plot_type": "html",
         "data": (_without_reference(alone) if alone else "") + (FILTER if len(mapped) > MOST_UNFOLDED else "") + "".join(groups),
     }
@@ -77,11 +79,14 @@ def _light(light: str, whose: list[Outcome], unfolded: bool) -> str:
 
 
 def _verdict(outcome: Outcome) -> str:
-    """A mapping's name and light, where to look around in it, why it has that light, and what could not be had."""
-    reasons = "<br>".join(map(lines, outcome.trust["reasons"]))
-    missing = "".join(f"<br><small>Not measured: {lines(note)}</small>" for note in outcome.trust["missing"])
+    """A mapping's name and lights, where to look around in it, why it has those lights, and what could not be had."""
+    of = {part: outcome.verdict(part) for part in ("labels", "embedding")}
+    badges = " ".join(f"{part} {badge(verdict['light'])}" for part, verdict in of.items())
+    told = "".join(f"<br><strong>{part}</strong>: {'<br>'.join(map(lines, verdict['reasons']))}" for part, verdict in of.items())
+    notes = dict.fromkeys(note for verdict in of.values() for note in verdict["missing"])
+    missing = "".join(f"<br><small>Not measured: {lines(note)}</small>" for note in notes)
     clusters = _clusters(outcome.figure("explained").get("clusters") or {})
-    return f"{badge(outcome.light)} <strong>{escape(outcome.name)}</strong>{link(outcome)}<br>{reasons}{missing}{clusters}"
+    return f"<strong>{escape(outcome.name)}</strong> {badges}{link(outcome)}{told}{missing}{clusters}"
 
 
 def _clusters(clusters: dict[str, dict]) -> str:
