@@ -45,10 +45,7 @@ def judge(figures: Mapping[str, Mapping], thresholds: Mapping[str, Limit]) -> di
 
 def _judge(figures: Mapping[str, Mapping], limits: Mapping[str, Limit], part: str) -> Verdict:
     known = {name for name in limits if figures[name]["value"] is not None}
-    if part == LABELS:  # what says the same better goes before
-        limits = {name: limit for name, limit in limits.items() if not known & set(limit.unless)}
-    else:
-        limits = {name: limit for name, limit in limits.items() if not (name == "genes" and "hshare" in known)}
+    limits = {name: limit for name, limit in limits.items() if not known & set(limit.unless)}
     missing = {name: figures[name]["note"] for name in limits if name not in known}
     found = {name: _light(name, figures[name], limit) for name, limit in limits.items() if name in known}
     reasons = {

@@ -436,17 +436,18 @@ def test_a_good_mapping_is_green_and_a_shifted_one_red():
     figures = measure(*mapping(batches=2, explained=True), ALIGNMENT, 0)
     assert set(figures) == {*FIGURES, "presence", "separation"}
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
-    assert all(figure["value"] is not None for figure in figures.values())
-    verdict = judge(figures, LIMITS)
-    assert verdict.light == GREEN and not verdict.missing, verdict
+    assert {name for name, figure in figures.items() if figure["value"] is None} == {"certain", "groups", "panel"}
+    verdict = judge(figures, LIMITS)["labels"]
+    assert verdict.light == GREEN and len(verdict.missing) == 1, verdict
     assert verdict.reasons[0].startswith(
-        "Nothing that was looked at speaks against this mapping: 95 % of the encoder's signal carried by the query's genes; "
+        "Nothing that was looked at speaks against these labels: 95 % of the encoder's signal carried by the query's genes; "
     )
+    assert judge(figures, LIMITS)["embedding"].light == GREEN
     assert figures["explained"]["value"] > 0.9 and " of what tells its clusters apart explained; " in verdict.reasons[0]
 
     figures = measure(*mapping(shift=40), ALIGNMENT, 0)
     assert figures["mixing"]["value"] == 0 and figures["presence"]["value"] == 0 and figures["novel"]["value"] == 1
-    verdict = judge(figures, LIMITS)
+    verdict = judge(figures, LIMITS)["embedding"]
     assert verdict.light == RED
     assert "100 % of the cells lie farther from the reference than 95 % of its own held-out cells do" in verdict.reasons[0]
     assert "Around a query cell 0 % of the nearest cells are of the reference" in verdict.reasons[1]
@@ -461,7 +462,7 @@ def test_few_cells_are_not_judged(n):
     figures = measure(*mapping(n=n), ALIGNMENT, 0)
     assert all((figure["value"] is None) == bool(figure["note"]) for figure in figures.values())
     assert [name for name, figure in figures.items() if figure["value"] is not None] == ["genes"]
-    verdict = judge(figures, LIMITS)
+    verdict = judge(figures, LIMITS)["embedding"]
     assert verdict.light == GREY
     assert f"The query has {n} cell{'s' * (n > 1)}, too few" in verdict.reasons[0]
     assert verdict.reasons[1] == "What is known: 95 % of the model's genes found."
@@ -471,13 +472,14 @@ def test_without_reference_cells_nothing_but_genes_and_clusters_is_known():
     query, _ = mapping(n=300, labels={}, novelty=None, separation=None)
     figures = measure(query, None, ALIGNMENT, 0)
     assert {name for name, figure in figures.items() if figure["value"] is None} == {
-        "hshare", "explained", "unknown", "novel", "separation", "presence", "mixing", "batches",
+        *("certain", "groups", "panel"),
+        *("hshare", "explained", "unknown", "novel", "separation", "presence", "mixing", "batches"),
     }  # fmt: skip
-    verdict = judge(figures, LIMITS)
-    assert verdict.light == GREY and len(verdict.missing) == 3
+    verdict = judge(figures, LIMITS)["embedding"]
+    assert verdict.light == GREY and len(verdict.missing) == 2
     assert verdict.reasons[0].count("There are no cells of the reference") == 1
     # A model without the query's genes is red all the same.
-    verdict = judge(figures | {"genes": F.genes({"matched": 40, "n_model_genes": 200})}, LIMITS)
+    verdict = judge(figures | {"genes": F.genes({"matched": 40, "n_model_genes": 200})}, LIMITS)["labels"]
     assert verdict.light == RED and "40 of the model's 200 genes (20 %), where at least 50 % are wanted" in verdict.reasons[0]
     assert verdict.missing[0] == "There are no cells of the reference to compare the query's with."
 
@@ -488,7 +490,7 @@ def test_without_reference_cells_a_mapping_is_judged_by_its_model():
     figures = measure(query, None, ALIGNMENT, 0)
     assert figures["explained"]["value"] > 0.9 and figures["hshare"] == F.hshare(0.95)
     assert {cluster["label"] for cluster in figures["explained"]["clusters"].values()} <= {"type 0", "type 1"}
-    verdict = judge(figures, LIMITS)
+    verdict = judge(figures, LIMITS)["labels"]
     assert verdict.light == GREEN and F.NO_CELLS in verdict.missing
     # Some of the cells, in an order of places that is the query's own.
     some = np.arange(0, 300, 2)
@@ -497,7 +499,7 @@ def test_without_reference_cells_a_mapping_is_judged_by_its_model():
     assert (again["n_cells"], again["n_genes"]) == (150, 150) and again["value"] > 0.85
     # The same of other genes explains nothing.
     query.decoded = Decoded(some, np.arange(50, 200), query.decoded.proportions[:, rng(7).permutation(150)])
-    assert judge(measure(query, None, ALIGNMENT, 0), LIMITS).light == RED
+    assert {verdict.light for verdict in judge(measure(query, None, ALIGNMENT, 0), LIMITS).values()} == {RED}
 
 
 def test_counts_that_are_not_at_hand_are_not_compared():
@@ -510,10 +512,11 @@ def test_counts_that_are_not_at_hand_are_not_compared():
 def test_no_labels_one_batch_no_expression():
     figures = measure(*mapping(n=300, labels={}, expression=None), ALIGNMENT, 0)
     assert {name for name, figure in figures.items() if figure["value"] is None} == {
-        "hshare", "explained", "unknown", "clusters", "batches",
+        *("certain", "groups", "panel"),
+        *("hshare", "explained", "unknown", "clusters", "batches"),
     }  # fmt: skip
-    verdict = judge(figures, LIMITS)
-    assert verdict.light == GREEN and len(verdict.missing) == 5
+    verdict = judge(figures, LIMITS)["labels"]
+    assert verdict.light == GREEN and len(verdict.missing) == 4
     assert "No labels were transferred to the query." in verdict.missing
 
 
@@ -527,7 +530,7 @@ def test_labels_of_which_some_are_missing_and_all_unknown():
     assert (
         figures["batches"]["value"] > 0.5 and figures["batches"]["kbet"] is None
     )  # compared within the first column, where none has a label
-    verdict = judge(figures, LIMITS)
+    verdict = judge(figures, LIMITS)["labels"]
     # One column names the cells, so that the other does not make it red.
     assert verdict.light == AMBER
     assert (
@@ -541,14 +544,14 @@ def test_a_reference_of_one_class_and_one_of_few_cells():
     figures = measure(query, reference, ALIGNMENT, 0)
     assert "The reference has one label in 'cell_type'" in figures["unknown"]["note"]
     assert figures["clusters"]["value"] is None and figures["mixing"]["relative"] > 0.8
-    assert judge(figures, LIMITS).light == GREEN
+    assert {verdict.light for verdict in judge(figures, LIMITS).values()} == {GREEN}
 
     few = ReferenceCells(latent=reference.latent[:5], labels={"cell_type": reference.labels["cell_type"][:5]})
     query.novelty = np.full(300, np.nan)
     figures = measure(query, few, ALIGNMENT, 0)
     assert "The reference has 5 cells, too few" in figures["mixing"]["note"]
     assert "The reference has 5 cells, too few" in figures["presence"]["note"]
-    assert judge(figures, LIMITS).light == GREY
+    assert {verdict.light for verdict in judge(figures, LIMITS).values()} == {GREY}
 
 
 def test_the_models_own_label_stands_in_where_none_was_transferred():
@@ -584,9 +587,12 @@ def test_columns_of_other_cells_are_refused():
         measure(query, reference, ALIGNMENT, 0)
 
 
-# --- the light ------------------------------------------------------------------------------------------------------------
+# --- the lights -----------------------------------------------------------------------------------------------------------
 
 FINE = {
+    "certain": F.figure(0.9, 0.95, key="type", certain=0.85, ece=0.02, levels={}),
+    "groups": F.figure(0.0, 0.0, groups={}, n_smaller=0, threshold=0.1),
+    "panel": F.figure(0.98, 1.0, n_genes=180, of=200, accuracy=0.93, accuracy_of_all=0.95),
     "genes": F.genes(ALIGNMENT),
     "hshare": F.hshare(0.9),
     "explained": F.figure(0.9, 1.0, clusters={}),
@@ -596,84 +602,131 @@ FINE = {
     "clusters": F.figure(0.9, 1.0),
     "batches": F.figure(0.5, 0.8, before=0.1, relative=0.625, n_batches=3),
 }
-UNKNOWN = F.figure(note="It is not known what the model says.")
-# FINE of a model that says nothing of counts: it is judged by the share of its genes, and by the reference's cells.
-UNSAID = FINE | {"hshare": UNKNOWN, "explained": UNKNOWN}
+GROUPS = {"novel_1": {"n_cells": 40, "label": "B", "score": 0.5}, "novel_2": {"n_cells": 30, "label": "T", "score": 0.7}}
+NOT_KNOWN = F.figure(note="It is not known.")
+SPOKEN = [(name, part) for name in FIGURES for part in LIMITS[name].of]
+
+
+def without(*names: str) -> dict:
+    return FINE | dict.fromkeys(names, NOT_KNOWN)
 
 
 def of(name: str, value: float) -> dict:
-    """FINE, but for one figure whose number that is judged is `value`."""
-    changed = dict(FINE[name])
-    changed |= {"value": value, "relative": value, "worst": value}
+    """FINE, but for one figure whose number that is judged is `value`, and those that would be judged in its place."""
+    changed = dict(FINE[name]) | {"value": value, "relative": value, "worst": value}
     if name == "genes":
         changed["matched"] = round(200 * value)
+    if name == "groups":
+        changed["groups"] = GROUPS
     if name == "unknown":
         changed["levels"] = {"type": changed["levels"]["type"] | {"value": value, "excess": value}}
-    return (UNSAID if name == "genes" else FINE) | {name: changed}
+    return without(*LIMITS[name].unless) | {name: changed}
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_each_figure_turns_the_light_just_beyond_its_limits(name):
+@pytest.mark.parametrize("name, part", SPOKEN)
+def test_each_figure_turns_its_lights_just_beyond_its_limits(name, part):
     limit = LIMITS[name]
     worse = -0.001 if limit.bad == "lower" else 0.001
-    assert judge(FINE, LIMITS).light == GREEN
-    assert judge(of(name, limit.amber), LIMITS).light == GREEN
-    amber = judge(of(name, limit.amber + worse), LIMITS)
-    assert amber.light == AMBER and len(amber.reasons) == 1
-    worst = judge(of(name, 0.0 if limit.bad == "lower" else 1.0), LIMITS)
-    assert worst.light == (AMBER if limit.red is None else RED)
+    worst = 0.0 if limit.bad == "lower" else 1.0
+
+    def verdict(value: float, of_part: str = part):
+        return judge(of(name, value), LIMITS)[of_part]
+
+    assert {found.light for found in judge(FINE, LIMITS).values()} == {GREEN}
+    assert verdict(limit.amber).light == GREEN
+    assert verdict(limit.amber + worse).light == AMBER and len(verdict(limit.amber + worse).reasons) == 1
+    assert verdict(worst).light == (AMBER if limit.red is None else RED)
     if limit.red is not None:
-        assert judge(of(name, limit.red), LIMITS).light == AMBER
-        assert judge(of(name, limit.red + worse), LIMITS).light == RED
+        assert verdict(limit.red).light == AMBER and verdict(limit.red + worse).light == RED
+    for other in {"labels", "embedding"} - set(limit.of):
+        assert verdict(worst, other).light == GREEN
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_that_is_missing_is_told_and_greys_the_light_if_it_is_needed(name):
-    verdict = judge(UNSAID | {name: F.figure(note="It is not known.")}, LIMITS)
-    if LIMITS[name].needed:
-        assert verdict.light == GREY and "It is not known." in verdict.reasons[0]
-    else:
-        assert verdict.light == GREEN and "It is not known." in verdict.missing
-    # Where it is known how much the model explains, none of them is needed, and where it is known what the genes carry they are
-    # not judged.
-    if name not in ("explained", "genes"):
-        verdict = judge(FINE | {name: F.figure(note="It is not known.")}, LIMITS)
+@pytest.mark.parametrize("part", ["labels", "embedding"])
+def test_a_light_is_grey_without_all_that_is_needed_and_tells_what_is_missing(part):
+    needed = [name for name in FIGURES if part in LIMITS[name].of and LIMITS[name].needed]
+    assert needed == {"labels": ["certain", "groups", "explained", "novel"], "embedding": ["explained", "novel", "mixing"]}[part]
+    verdict = judge(without(*needed), LIMITS)[part]
+    assert verdict.light == GREY and verdict.reasons[0].count("It is not known.") == 1
+    for name in needed:  # one of them is enough
+        verdict = judge(without(*(set(needed) - {name})), LIMITS)[part]
         assert verdict.light == GREEN and verdict.missing == ["It is not known."]
+    # Which another figure may make red all the same
+    assert judge(without(*needed, "hshare", "panel") | {"genes": of("genes", 0.2)["genes"]}, LIMITS)[part].light == RED
 
 
-def test_what_the_genes_carry_is_judged_in_place_of_how_many_there_are():
-    few = F.genes({"matched": 40, "n_model_genes": 200})
-    assert judge(UNSAID | {"genes": few}, LIMITS).light == RED
-    verdict = judge(FINE | {"genes": few}, LIMITS)
-    assert verdict.light == GREEN and "genes found" not in verdict.reasons[0]
-    verdict = judge(of("hshare", 0.25), LIMITS)
-    assert verdict.light == RED and len(verdict.reasons) == 1
-    assert "carry 25 % of what the model's encoder tells cells apart by, where at least 30 % are wanted" in verdict.reasons[0]
+@pytest.mark.parametrize("name, part", SPOKEN)
+def test_a_figure_gives_way_to_one_that_says_it_better(name, part):
+    figures = of(name, 0.0 if LIMITS[name].bad == "lower" else 1.0)
+    assert judge(figures, LIMITS)[part].light != GREEN
+    for other in LIMITS[name].unless:
+        instead = judge(figures | {other: FINE[other]}, LIMITS)[part]
+        assert (instead.light == GREEN) == (part in LIMITS[other].of)
 
 
-def test_what_the_model_does_not_explain_is_red_with_and_without_the_references_cells():
-    for missing in ({}, {"novel": F.figure(note=F.NO_CELLS), "mixing": F.figure(note=F.NO_CELLS)}):
-        verdict = judge(of("explained", 0.3) | missing, LIMITS)
-        assert verdict.light == RED
-        assert "the model says 30 %, where at least 50 % are wanted" in verdict.reasons[0]
-        assert judge(of("explained", 0.6) | missing, LIMITS).light == AMBER
+def test_a_protocol_sets_the_embedding_aside_and_leaves_the_labels():
+    verdicts = judge(of("mixing", 0.05), LIMITS)
+    assert verdicts["labels"].light == GREEN and verdicts["embedding"].light == RED
+    verdicts = judge(of("groups", 0.2), LIMITS)
+    assert verdicts["labels"].light == AMBER and verdicts["embedding"].light == GREEN
 
 
 def test_grey_tells_what_is_amber_too():
-    verdict = judge(UNSAID | {"clusters": of("clusters", 0.1)["clusters"], "novel": F.figure(note="No.")}, LIMITS)
+    figures = without("explained", "novel", "mixing") | {"clusters": of("clusters", 0.1)["clusters"]}
+    verdict = judge(figures, LIMITS)["embedding"]
     assert verdict.light == GREY and "keeps 10 % of the clusters" in verdict.reasons[2]
 
 
 def test_reasons_tell_the_number_what_is_expected_and_what_it_means():
     figures = of("mixing", 0.2) | {"batches": of("batches", 0.1)["batches"], "novel": of("novel", 0.9)["novel"]}
-    verdict = judge(figures, LIMITS)
+    verdict = judge(figures, LIMITS)["embedding"]
     novel, mixing, batches = verdict.reasons
     assert verdict.light == RED
     assert "some 90 % of the query are unlike anything in the reference, and at most 50 % may be" in novel
     assert "20 % of the nearest cells are of the reference, where 50 % are around" in mixing
     assert "batches, and at least 25 % are wanted" in mixing
     assert "iLISI is 0.10, where 0.80 is expected" in batches and "at least 0.24 wanted; before surgery it was 0.10" in batches
-    assert all(reason.endswith(".") for reason in verdict.reasons)
+    figures = of("certain", 0.6) | {name: of(name, value)[name] for name, value in [("groups", 0.25), ("panel", 0.7)]}
+    certain, groups, panel = judge(figures, LIMITS)["labels"].reasons
+    assert "60 % of the labels in 'type' are expected to be right, where at least 75 % are wanted" in certain
+    assert "held out, 95 % were. 85 % of the cells have a label that is certain enough" in certain
+    assert "25 % of the cells are in groups" in groups and "novel_2 (30 cells, called T), novel_1 (40 cells, called B)." in groups
+    assert "By the 180 genes that the query has of the reference's 200, 93 % of the reference's held-out cells" in panel
+    assert all(reason.endswith(".") for reason in (*verdict.reasons, certain, groups, panel))
+
+
+# --- by expression --------------------------------------------------------------------------------------------------------
+
+HELD_OUT = {"latent_accuracy": 0.97, "latent_ece": 0.02}
+VIEW = {"note": None, "mean_certainty": 0.8, "certain": 0.6, "held_out": HELD_OUT}
+TOLD = {
+    "n_cells": 200,
+    "views": {"fine": VIEW, "coarse": VIEW | {"mean_certainty": 0.95}, "one": {"note": "One label."}},
+    "panel": {"note": None, "n_genes": 50, "of": 100, "accuracy": 0.6, "accuracy_of_all": 0.9},
+    "novel": {"note": None, "threshold": 0.1, "groups": GROUPS | {"novel_3": {"n_cells": 9, "label": "T", "score": 0.9}}},
+}
+
+
+def test_the_labels_are_judged_by_the_column_that_is_surest_and_by_groups_of_enough_cells():
+    figures = measure(*mapping(n=300), ALIGNMENT, 0, TOLD)
+    assert figures["certain"]["key"] == "coarse" and figures["certain"]["value"] == 0.95 and figures["certain"]["ece"] == 0.02
+    assert figures["certain"]["levels"]["one"]["note"] == "One label."
+    assert figures["groups"]["value"] == 70 / 200 and figures["groups"]["n_smaller"] == 1
+    assert figures["panel"]["value"] == pytest.approx(2 / 3, abs=1e-4)
+    verdict = judge(figures, LIMITS)["labels"]
+    assert verdict.light == AMBER and len(verdict.reasons) == 2
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+def test_what_the_expression_does_not_tell_is_said():
+    query, reference = mapping(n=300)
+    alone = measure(query, None, ALIGNMENT, 0)
+    uncounted = measure(query, reference, ALIGNMENT, 0)
+    nothing = {"n_cells": 5, "views": {}, "panel": {"note": "No panel."}, "novel": {"note": "No groups."}}
+    lacking = measure(query, reference, ALIGNMENT, 0, nothing)
+    for name, note in [("certain", "No labels were transferred to the query."), ("groups", "No groups."), ("panel", "No panel.")]:
+        assert alone[name]["note"] == F.NO_CELLS and uncounted[name]["note"].startswith("There are no counts of the reference's")
+        assert lacking[name]["value"] is None and lacking[name]["note"] == note
 
 
 # --- the thresholds and their page ----------------------------------------------------------------------------------------
@@ -690,8 +743,10 @@ def test_reasons_tell_the_number_what_is_expected_and_what_it_means():
         (lambda t: t["novel"].update(red=0.1), "turns red at 0.1 before it turns amber at 0.2"),
         (lambda t: t["genes"].update(bad="low"), "has bad: 'low': write lower or higher"),
         (lambda t: t["genes"].update(needed="yes"), "has needed: 'yes': write true or false"),
+        (lambda t: t["genes"].update(of=["label"]), "has of: .'label'.: write a list of labels, embedding"),
+        (lambda t: t["genes"].update(unless="panel"), "has unless: 'panel': write a list of certain, "),
         (lambda t: t["genes"].pop("red"), "lack 'red': add it"),
-        (lambda t: t.update(genes=0.8), "'genes' of .* is 0.8: give it the fields about, bad, amber, red, needed"),
+        (lambda t: t.update(genes=0.8), "'genes' of .* is 0.8: give it the fields about, of, bad, amber, red, needed, unless"),
     ],
 )
 def test_thresholds_that_cannot_be_are_refused(tmp_path, change, message):
@@ -714,14 +769,16 @@ def test_thresholds_that_cannot_be_read_are_refused(tmp_path):
 
 
 def test_the_page_shows_the_limits_of_the_file():
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", DOCS.read_text(), flags=re.M)
-    shown = {name: (amber, red, needed) for name, _, amber, red, needed in rows if name in FIGURES}
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|(.*?) \|$", DOCS.read_text(), flags=re.M)
+    shown = {name: tuple(cell.strip() for cell in more) for name, _, *more in rows if name in FIGURES}
     side = {"lower": "below", "higher": "above"}
     assert shown == {
         name: (
+            ", ".join(limit.of),
             f"{side[limit.bad]} {limit.amber}",
             "never" if limit.red is None else f"{side[limit.bad]} {limit.red}",
             "yes" if limit.needed else "no",
+            ", ".join(f"`{other}`" for other in limit.unless),
         )
         for name, limit in LIMITS.items()
     }
