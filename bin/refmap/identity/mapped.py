@@ -25,8 +25,8 @@ from .pairing import Counted
 # Cells that are looked at; of more, the others have what was found of the nearest of these in the latent space.
 MOST_CELLS = 50_000
 NOVEL_SCORE, NOVEL_GROUP = "novel_score", "novel_group"
-# Between the labels of a set.
-SEPARATOR = " | "
+# Between the labels of a set, and what stands for one without any.
+SEPARATOR, EMPTY = " | ", "(none)"
 # Fewer cells of a label have no share of agreement.
 FEWEST_OF_LABEL = 20
 
@@ -86,7 +86,15 @@ def compare_mapping(
     with np.load(mapped.neighbors) as near:
         neighbors = Neighbors(near["indices"].astype(np.int64), near["distances"].astype(np.float64))
     searched = main_key(sample, scale["keys"])
-    told = {"searched": searched, "n_cells": int(placed.sum()), "n_genes": 0, "panel": None, "novel": None, "views": {}}
+    told = {
+        "searched": searched,
+        "n_cells": int(placed.sum()),
+        "n_genes": 0,
+        "unknown_certainty": unknown.certainty,
+        "panel": None,
+        "novel": None,
+        "views": {},
+    }
     for key in scale["keys"]:
         given = transfer_labels(cells.obs[key], neighbors)
         around, learned = _of_found(of_sample(sample, key, scale["batch_key"]), sample), learned_of(scale, key)
@@ -147,9 +155,9 @@ def _add_view(embedding: ad.AnnData, key: str, view: View | None, nearest: np.nd
         return np.full(len(nearest), np.nan)
     embedding.obs[f"{key}_by_genes"] = pd.Categorical(_spread(view.labels, nearest, None), categories=view.names)
     embedding.obs[f"{key}_by_genes_certainty"] = _spread(view.certainty.astype(np.float32), nearest)
-    sets = np.array([SEPARATOR.join(view.names[row]) for row in view.sets], dtype=object)
+    sets = np.array([SEPARATOR.join(view.names[row]) or EMPTY for row in view.sets], dtype=object)
     if view.sets.any():
-        embedding.obs[f"{key}_label_set"] = pd.Categorical(_spread(sets, nearest, ""))
+        embedding.obs[f"{key}_label_set"] = pd.Categorical(_spread(sets, nearest, None))
     certainty = _spread(view.latent_certainty, nearest)
     embedding.obs[f"{key}_certainty"] = certainty.astype(np.float32)
     return certainty

@@ -25,7 +25,14 @@ from .columns import Columns
 from .page import write_joint_page
 
 # Where a cell comes from, and what is known of the mapping that brought it.
-ORIGIN, DATASET, FILE_ID, BATCH, *LIGHTS = OWN_COLUMNS = ("origin", "dataset", "file_id", "batch", "labels_light", "embedding_light")
+ORIGIN, DATASET, FILE_ID, BATCH, *LIGHTS = OWN_COLUMNS = (
+    "origin",
+    "dataset",
+    "file_id",
+    "batch",
+    "labels_light",
+    "embedding_light",
+)
 REFERENCE, QUERY = "reference", "query"
 
 

@@ -52,6 +52,9 @@ class Cells:
     levels         every column of transferred labels: key -> the label of each cell
     novelty        the p-value of each against the reference's own cells; None without those
     separation     how many times farther the reference's cells are than the query's own; None without those
+    second         the label that the genes give each cell, of the column of `labels` that was transferred; None without counts
+    certainty      how often such a transferred label is right; None where it is not known
+    group          the group of each cell that differs from the reference, None for cells of no such group; None without counts
     place          cells x 2 in the UMAP of the reference; None without its cells
     """
 
@@ -63,6 +66,9 @@ class Cells:
     levels: dict[str, pd.Series] = field(default_factory=dict)
     novelty: pd.Series | None = None
     separation: pd.Series | None = None
+    second: pd.Series | None = None
+    certainty: pd.Series | None = None
+    group: pd.Series | None = None
     place: np.ndarray | None = None
 
     def some(self, rows: np.ndarray) -> Cells:
@@ -80,6 +86,9 @@ class Cells:
             {key: of(values) for key, values in self.levels.items()},
             of(self.novelty),
             of(self.separation),
+            of(self.second),
+            of(self.certainty),
+            of(self.group),
             None if self.place is None else self.place[rows],
         )
 
@@ -139,6 +148,12 @@ def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference
         cells.levels = {key: _text(embedded.obs[f"{key}_transferred"]) for key in around.scale["keys"]}
         cells.novelty = embedded.obs["novelty_pvalue"].reset_index(drop=True)
         cells.separation = embedded.obs["reference_separation"].reset_index(drop=True)
+        transferred = next((labels.key for labels in cells.labels if labels.made == "transferred"), None)
+        cells.second, cells.group = (
+            _text(embedded.obs[name]) if name in embedded.obs else None for name in (f"{transferred}_by_genes", "novel_group")
+        )
+        if f"{transferred}_certainty" in embedded.obs:
+            cells.certainty = embedded.obs[f"{transferred}_certainty"].reset_index(drop=True)
         cells.place = np.asarray(embedded.obsm["X_umap_reference"])
     return cells
 

@@ -23,6 +23,7 @@ from .sections.agreement import agreement
 from .sections.calibration import calibration, reliability
 from .sections.evaluation import evaluation
 from .sections.gallery import pictures
+from .sections.groups import groups
 from .sections.joint import joint as joint_atlases
 from .sections.labels import accuracy, labels, separation
 from .sections.mappings import genes, mappings
@@ -74,6 +75,7 @@ def write_sections(
         "trust": trust(mapped),
         "warnings": warnings(outcomes, references),
         "mappings": mappings(outcomes),
+        "groups": groups(mapped),
         "joint": joint_atlases(joint),
         "calibration": calibration(mapped, references),
         "reliability": reliability(mapped, references),

@@ -15,6 +15,7 @@ from .mapped_cells import Cells, Reference
 from .plots import Panel
 
 MOST_CELLS_DRAWN = 50_000
+CERTAINTY, GROUP = "certainty of the transferred label", "novel group"
 DATASET, NOVELTY, SEPARATION = "dataset", "novelty (p-value)", "separation"
 # The column of the page to look around in that says of which dataset a cell is: a name that no query's column has.
 WHICH = "reference or query"
@@ -66,6 +67,12 @@ def colorings(cells: Cells, row: dict) -> list[Coloring]:
     for labels in cells.labels:
         found.append(Coloring(f"{labels.made} label", labels.values, is_label=True))
         found.append(Coloring(f"uncertainty of the {labels.made} label", labels.uncertainty, is_share=True))
+    if cells.second is not None:
+        found.append(Coloring("label by the genes", cells.second, is_label=True))
+    if cells.certainty is not None:
+        found.append(Coloring(CERTAINTY, cells.certainty, is_share=True))
+    if cells.group is not None and cells.group.notna().any():
+        found.append(Coloring(GROUP, cells.group))
     if cells.novelty is not None:
         found += [Coloring(NOVELTY, cells.novelty, is_share=True), Coloring(SEPARATION, cells.separation)]
     given = {**dict.fromkeys(row["labels_keys"], "given label"), row["truth_key"]: "true label"}
@@ -154,7 +161,7 @@ def _explore(
         datasets=datasets,
         background="reference" if around else None,
         color=color or (row["batch_key"] if row["batch_key"] in frame else None),
-        shares=[NOVELTY, *(f"{labels.name}_uncertainty" for labels in cells.labels)],
+        shares=[NOVELTY, CERTAINTY, *(f"{labels.name}_uncertainty" for labels in cells.labels)],
         genes=expression.genes(drawn, len(ids) - len(drawn), [labels.values for labels in cells.labels], stored, seed),
         notes=notes,
         seed=seed,
@@ -166,6 +173,8 @@ def _page_columns(cells: Cells, row: dict) -> dict[str, pd.Series]:
     for labels in cells.labels:
         columns[labels.key if labels.made == "transferred" else labels.name] = labels.values
         columns[f"{labels.name}_uncertainty"] = labels.uncertainty
+    of_expression = {"label by the genes": cells.second, CERTAINTY: cells.certainty, GROUP: cells.group}
+    columns |= {name: values for name, values in of_expression.items() if values is not None}
     if cells.novelty is not None:
         columns[NOVELTY] = cells.novelty
         columns[SEPARATION] = cells.separation

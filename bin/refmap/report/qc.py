@@ -19,7 +19,7 @@ from ..mapping.decoded import Decoded
 from ..query.counts import check_values
 from ..query.obs_table import add_obs_table
 from ..query.query import Query
-from ..transfer.calibration import calibrate
+from ..transfer.calibration import CertainLabels, calibrate
 from ..transfer.labels import Transfer, transfer_labels
 from ..transfer.neighbors import Neighbors
 from . import pictures, plots
@@ -60,6 +60,7 @@ def describe_mapping(
     confusion_transferred.csv, …    the same of the transferred labels
     sankey.png, .pdf                both, as ribbons from the true labels to the others
     calibration.png, .pdf           and how often they are right, by how certain they are
+    groups.csv                      the query's own clusters, those most unlike the reference first, where its counts are known
     explained.csv                   the query's own clusters and how much of each the model explains, where it can be known
     training.png, .pdf              the curves of the training
     cells.parquet, cells.csv.gz     what is known of each cell, in the query's order; see `refmap.report.cell_table`
@@ -86,13 +87,15 @@ def describe_mapping(
 
     shutil.copyfile(prepared.alignment, output / "alignment.json")
     shutil.copyfile(mapped.history, output / "history.csv")
+    if mapped.groups.exists():
+        shutil.copyfile(mapped.groups, output / mapped.groups.name)
     record["labels"] = label_columns(embedded, around)
     composition = _composition(*_labels(cells, row), batches)
     write_json(output / "composition.json", composition)
     record["accuracy"], record["calibration"] = _score(cells, row, output), None
     truth = cells.columns.get(row["truth_key"])
     if truth is not None:
-        record["calibration"] = _calibrations(truth, embedded, placed, mapped, around, threshold)
+        record["calibration"] = _calibrations(truth, embedded, placed, mapped, around, threshold, record)
     record["evaluation"] = evaluate(cells, row, batches, around, record["seed"])
     record["trust"] = _judge(cells, batches, placed, prepared, mapped, alignment, around, record)
     _write_clusters(record["trust"]["figures"]["explained"]["clusters"], output / "explained.csv")
@@ -132,10 +135,16 @@ def _score(cells: Cells, row: dict, output: Path) -> dict | None:
 
 
 def _calibrations(
-    truth: pd.Series, embedded: ad.AnnData, placed: np.ndarray, mapped: MappedFolder, around: Reference | None, threshold: float
+    truth: pd.Series,
+    embedded: ad.AnnData,
+    placed: np.ndarray,
+    mapped: MappedFolder,
+    around: Reference | None,
+    threshold: float,
+    record: dict,
 ) -> dict[str, dict]:
     """How often labels are right, by how certain they are: of every column that the truth has labels of."""
-    made = {}
+    made, told = {}, record.get("expression")
     for name, values in embedded.uns.items():
         key = name.removesuffix("_classes")
         if key != name and f"{key}_probabilities" in embedded.obsm:
@@ -147,7 +156,31 @@ def _calibrations(
             neighbors = Neighbors(near["indices"][placed], near["distances"][placed])
         made |= {f"{key}_transferred": transfer_labels(around.labels(key), neighbors) for key in around.scale["keys"]}
     found = {name: calibrate(truth, transfer, threshold) for name, transfer in made.items()}
+    if told:
+        found |= {
+            name: calibrate(truth, labels, 1 - told["unknown_certainty"])
+            for key in around.scale["keys"]
+            for name, labels in _certain_labels(key, embedded, made[f"{key}_transferred"], record).items()
+        }
     return {name: calibration for name, calibration in found.items() if calibration}
+
+
+def _certain_labels(key: str, embedded: ad.AnnData, given: Transfer, record: dict) -> dict[str, CertainLabels]:
+    """Of a column of labels those whose certainty was learned: by the genes, and the transferred ones where it makes them `Unknown`."""
+    made = {}
+    if f"{key}_by_genes" in embedded.obs:
+        second, certainty = embedded.obs[f"{key}_by_genes"], embedded.obs[f"{key}_by_genes_certainty"]
+        made[f"{key}_by_genes"] = CertainLabels(
+            list(second.cat.categories), second.astype(object).to_numpy(), _uncertain(certainty)
+        )
+    certainty = embedded.obs.get(f"{key}_certainty")
+    if record["transfer"].get("unknown_by") == "certainty" and certainty is not None and certainty.notna().any():
+        made[f"{key}_transferred"] = CertainLabels(given.classes, given.best, _uncertain(certainty))
+    return made
+
+
+def _uncertain(certainty: pd.Series) -> np.ndarray:
+    return 1 - certainty.fillna(0).to_numpy(dtype=np.float64)
 
 
 def _judge(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
@@ -10,7 +12,21 @@ from .labels import Transfer
 BINS = 10
 
 
-def calibrate(truth: pd.Series, transfer: Transfer, threshold: float) -> dict | None:
+@dataclass(frozen=True)
+class CertainLabels:
+    """Labels with a certainty of their own.
+
+    classes        the labels that there are
+    best           object array of str, the label of each cell
+    uncertainty    float, 1 less how often such a label is right; 1 where that is not known
+    """
+
+    classes: list[str]
+    best: np.ndarray
+    uncertainty: np.ndarray
+
+
+def calibrate(truth: pd.Series, transfer: Transfer | CertainLabels, threshold: float) -> dict | None:
     """Compare transferred labels with true ones (missing where unknown); None where there is none to compare with.
 
     Cells whose true label is none of the transfer's classes cannot be right: they are counted (`n_foreign`), and not scored.
