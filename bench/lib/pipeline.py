@@ -30,15 +30,31 @@ def map_onto(
     parameters
         Of the pipeline.
     """
+    for name, query in queries.items():
+        query.obs["sample"] = name
+    out = launch(folder, reference, queries, {"batch_key": "sample", "options": options}, **parameters)
+    return {
+        name: (
+            ad.read_zarr(out / f"dataset~bench/file_id~{name}.zarr"),
+            json.loads((qc_folder(out, name) / "mapping.json").read_text()),
+        )
+        for name in queries
+    }
+
+
+def launch(folder: Path, reference: ad.AnnData, queries: dict[str, ad.AnnData], columns: dict[str, str], **parameters) -> Path:
+    """Train a reference and map queries onto it; return the folder `reference_mapping` of what came of it.
+
+    `columns` are those of each query's row in the sheet, beside its name and file; the rest as in :func:`map_onto`.
+    """
     folder.mkdir(exist_ok=True)
     reference.write_h5ad(folder / "reference.h5ad")
     with open(folder / "sheet.csv", "w", newline="") as stream:
         table = csv.writer(stream)
-        table.writerow(["dataset", "file_id", "query", "batch_key", "options"])
+        table.writerow(["dataset", "file_id", "query", *columns])
         for name, query in queries.items():
-            query.obs["sample"] = name
             query.write_h5ad(folder / f"{name}.h5ad")
-            table.writerow(["bench", name, f"{name}.h5ad", "sample", options])
+            table.writerow(["bench", name, f"{name}.h5ad", *columns.values()])
     given = {"input": "sheet.csv", "outdir": "out", "reference": "reference.h5ad"} | parameters
     words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
     ended = subprocess.run(
@@ -50,11 +66,9 @@ def map_onto(
     )
     if ended.returncode:
         sys.exit(ended.stdout + ended.stderr)
-    out = folder / "out/reference_mapping"
-    return {
-        name: (
-            ad.read_zarr(out / f"dataset~bench/file_id~{name}.zarr"),
-            json.loads((out / f"qc/dataset~bench/file_id~{name}/mapping.json").read_text()),
-        )
-        for name in queries
-    }
+    return folder / "out/reference_mapping"
+
+
+def qc_folder(out: Path, name: str) -> Path:
+    """The folder of a mapping's figures below what :func:`launch` returned."""
+    return out / f"qc/dataset~bench/file_id~{name}"
