@@ -38,7 +38,7 @@ def runs_of(pairs: list[Pair]) -> list[tuple[Pair, str | None, int]]:
     ]
 
 
-def map_pair(data: Path, pair: Pair, left_out: str | None, seed: int, kept: Path) -> None:
+def map_pair(data: Path, pair: Pair, left_out: str | None, seed: int, cpus: int, kept: Path) -> None:
     """Map a pair's query onto its reference, without a type if one is left out; put the results into a folder."""
     reference, query = pair.cells(data)
     if left_out is not None:
@@ -47,7 +47,7 @@ def map_pair(data: Path, pair: Pair, left_out: str | None, seed: int, kept: Path
     keys = {"reference_batch_key": BATCH, "reference_labels_key": LABEL}
     epochs = {"reference_max_epochs": pair.reference_epochs, "max_epochs": pair.epochs}
     with tempfile.TemporaryDirectory() as folder:
-        options = {"family": "scanvi", "joint": "false", "seed": seed}
+        options = {"family": "scanvi", "joint": "false", "seed": seed, "max_cpus": cpus}
         out = qc_folder(launch(Path(folder), reference, {"query": query}, columns, **keys, **epochs, **options), "query")
         kept.mkdir(parents=True, exist_ok=True)
         for name in FILES:
@@ -59,10 +59,11 @@ def map_pair(data: Path, pair: Pair, left_out: str | None, seed: int, kept: Path
 @click.option("--pairs", "path", default=ROOT / "bench/trust.yml", type=click.Path(exists=True, path_type=Path), help="The YAML.")
 @click.option("--only", multiple=True, help="A pair of it; may be given again. None: all.")
 @click.option("--kept", type=click.Path(path_type=Path), help="Where results are kept, and taken from if they are there.")
+@click.option("--cpus", default=2, show_default=True, help="Of a task; 1 is fastest where others use the machine.")
 @click.option("--tables-only", is_flag=True, help="Make the tables of what is kept, and map nothing.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the tables to this file too.")
 def main(
-    folder: Path | None, path: Path, only: tuple[str, ...], kept: Path | None, tables_only: bool, output: Path | None
+    folder: Path | None, path: Path, only: tuple[str, ...], kept: Path | None, cpus: int, tables_only: bool, output: Path | None
 ) -> None:
     if folder is None:
         print("trust.py: skipped, as it needs a folder with the data of its pairs")
@@ -75,7 +76,7 @@ def main(
                 if tables_only:
                     continue
                 print(f"{pair.name}, without {left_out}, seed {seed}", flush=True)
-                map_pair(folder, pair, left_out, seed, here)
+                map_pair(folder, pair, left_out, seed, cpus, here)
             found.append(Run.read(here, pair.name, left_out, seed))
     text = tables(found)
     print(text)

@@ -80,7 +80,9 @@ def test_the_tables_say_what_is_asked_for_and_why_lights_are_not_green():
 @pytest.fixture
 def described(tmp_path) -> Path:
     """A YAML of two pairs, and the file of both sides of them."""
-    obs = pd.DataFrame({"run": ["r", "r", "r", "q", "q"], "type": ["a", "a", "b", "A", "c"]}, index=[f"cell {i}" for i in range(5)])
+    obs = pd.DataFrame(
+        {"run": ["r", "r", "r", "q", "q"], "type": ["a", "a", "b", "A", "c"]}, index=[f"cell {i}" for i in range(5)]
+    )
     cells = ad.AnnData(np.arange(15, dtype=np.float32).reshape(5, 3), obs=obs, var=pd.DataFrame(index=["x", "y", "z"]))
     cells.layers["counts"] = cells.X + 1
     cells.write_h5ad(tmp_path / "cells.h5ad")
