@@ -30,7 +30,7 @@ lint: ## set up, then run nf-core's own checks alone (docs/nf-core.md)
 	@tools/setup
 	@tools/lint
 
-bench: ## set up, then measure memory and throughput (bench/)
+bench: ## set up, then measure memory and throughput (bench/; those that need data of yours, such as bench/trust.py, say so)
 	@tools/setup
 	@for script in bench/*.py; do (. containers/activate scvi && python "$$script") || exit; done
 
