@@ -234,7 +234,7 @@ def test_a_mapping_without_reference_cells_has_no_labels_from_them_and_no_verdic
         mapped = ad.read_zarr(many.out / row["embedding"])
         assert {"bulk_labels_transferred", "bulk_labels_uncertainty", "novelty_pvalue"}.isdisjoint(mapped.obs) != near
         trust = json.loads((many.out / row["qc"] / "mapping.json").read_text())["trust"]
-        assert (trust["light"] == "grey") != near and trust["reasons"]
+        assert (trust["figures"]["certain"]["value"] is not None) == near and trust["labels"]["reasons"]
         assert (many.out / row["qc"] / "joint.png").exists() == near
 
 

@@ -352,7 +352,7 @@ def test_a_mapping_with_a_truth_is_evaluated(beside_reference):
 
 def test_a_good_mapping_is_judged_by_all_figures(beside_reference):
     _, _, record = beside_reference
-    assert record["trust"]["light"] == "green"
+    assert {record["trust"][part]["light"] for part in ("labels", "embedding")} == {"green"}
     figures = record["trust"]["figures"]
     assert all(figures[name]["value"] is not None for name in ("genes", "unknown", "novel", "presence", "mixing"))
     assert figures["genes"]["value"] == 0.8 and figures["unknown"]["levels"]["label"]["value"] == 0
@@ -360,9 +360,9 @@ def test_a_good_mapping_is_judged_by_all_figures(beside_reference):
 
 def test_without_reference_cells_it_is_said_what_is_not_known(described):
     trust = json.loads((described / "mapping.json").read_text())["trust"]
-    assert trust["light"] == "grey"
+    assert {trust[part]["light"] for part in ("labels", "embedding")} == {"grey"}
     assert trust["figures"]["novel"]["value"] is None and "reference" in trust["figures"]["novel"]["note"]
-    assert "It cannot be said how far this mapping may be trusted" in trust["reasons"][0]
+    assert "It cannot be said how far these labels may be trusted" in trust["labels"]["reasons"][0]
 
 
 @pytest.mark.parametrize("n", [1, 10])
@@ -371,7 +371,8 @@ def test_a_few_cells_beside_a_reference(tmp_path, n, changes):
     mapping = make_mapping(tmp_path / "in", n=n, **changes)
     output = describe(mapping, tmp_path / "out", *add_reference(mapping, n=40))
     record = json.loads((output / "mapping.json").read_text())
-    assert record["trust"]["light"] in ("grey", "amber", "green", "red") and record["trust"]["reasons"]
+    for part in ("labels", "embedding"):
+        assert record["trust"][part]["light"] in ("grey", "amber", "green", "red") and record["trust"][part]["reasons"]
     assert (output / "joint.png").exists() and (output / "explore.html").exists()
 
 
