@@ -111,7 +111,8 @@ def saved_products(model: Path | None, card: dict) -> tuple[ReferenceProducts | 
         return None, None, [f"{shown} is not used: {wrong}."]
     if not _is_scale(record):
         return products, None, [f"The scale in {shown}/{products.record.name} is damaged: it was computed again."]
-    return products, {name: record[name] for name in _SCALE}, []
+    # An older refmap transferred each column by itself
+    return products, {name: record[name] for name in _SCALE} | {"levels": record.get("levels", [])}, []
 
 
 def saved_sample(products: ReferenceProducts, shown: str) -> tuple[Path | None, list[str]]:
@@ -137,6 +138,7 @@ def _is_scale(record: dict) -> bool:
             and isinstance(held["n"], int)
             and all(map(_are_scores, (record["distances"], record["separations"])))
             and all(found is None or _is_calibration(found) for found in calibration.values())
+            and all(isinstance(key, str) for chain in record.get("levels", []) for key in chain)
         )
     except (AttributeError, KeyError, TypeError):
         return False

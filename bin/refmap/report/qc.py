@@ -20,7 +20,8 @@ from ..query.counts import check_values
 from ..query.obs_table import add_obs_table
 from ..query.query import Query
 from ..transfer.calibration import CertainLabels, calibrate
-from ..transfer.labels import Transfer, transfer_labels
+from ..transfer.labels import Transfer
+from ..transfer.levels import find_levels, transfer_columns
 from ..transfer.neighbors import Neighbors
 from . import pictures, plots
 from .cell_table import write_cells
@@ -154,7 +155,9 @@ def _calibrations(
     if around:
         with np.load(mapped.neighbors) as near:
             neighbors = Neighbors(near["indices"][placed], near["distances"][placed])
-        made |= {f"{key}_transferred": transfer_labels(around.labels(key), neighbors) for key in around.scale["keys"]}
+        labels = {key: around.labels(key) for key in around.scale["keys"]}
+        transferred = transfer_columns(labels, neighbors, find_levels(labels))
+        made |= {f"{key}_transferred": given for key, given in transferred.items()}
     found = {name: calibrate(truth, transfer, threshold) for name, transfer in made.items()}
     if told:
         found |= {

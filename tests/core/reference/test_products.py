@@ -158,6 +158,14 @@ def test_the_next_run_has_the_cells_and_the_scale_of_the_one_that_had_the_atlas(
     assert "saved_scale" not in told
 
 
+def test_a_scale_from_before_levels_were_known_is_one_of_columns_that_stand_alone(changed, monkeypatch):
+    monkeypatch.setattr("refmap.transfer.calibrate.hold_out", lambda *_, **__: pytest.fail("computed again"))
+    older = {name: value for name, value in record(changed.products).items() if name != "levels"}
+    changed.products.record.write_text(json.dumps(older))
+    told = record(changed.next_run())
+    assert told["levels"] == [] and told["calibration"] == record(changed.scale)["calibration"] and told["warnings"] == []
+
+
 @pytest.mark.parametrize("other", [{"k": 5}, {"seed": 4}, {"threshold": 0.5}, {"transfer_keys": ["level", "doublet"]}])
 def test_a_scale_of_other_settings_is_computed_and_the_map_stays(reference, other):
     scale = reference.next_run(**other)
@@ -259,6 +267,7 @@ def test_a_damaged_record_leaves_the_cells_aside(changed, text):
         {"calibration": {"cell_type": {"threshold": 0.2}}},
         {"held_out": {"by": "__import__"}},
         {"neighbors": "10"},
+        {"levels": [[1, 2]]},
     ],
 )
 def test_a_damaged_scale_is_computed_again(changed, damage):

@@ -270,7 +270,8 @@ def test_all_columns_of_labels_are_transferred_at_once(labelled):
     out, kind, _ = labelled
     obs = ad.read_zarr(out.embedding).obs
     assert list(obs) == [
-        *("type_predicted", "type_transferred", "type_uncertainty", "level_transferred", "level_uncertainty"),
+        *("type_predicted", "type_transferred", "level_transferred", "type_best", "type_best_level"),
+        *("type_uncertainty", "level_uncertainty"),
         *("reference_distance", "novelty_pvalue", "reference_separation", "separation_pvalue"),
     ]
     assert list(obs["type_transferred"][:90]) == list(TYPES[kind])
