@@ -94,7 +94,7 @@ def describe(mapping, output, mapped=None, reference=None):
     return output
 
 
-def add_reference(mapping, n=300):
+def add_reference(mapping, n=300, keys=("label",)):
     """Give a mapping reference cells around its own: the mapping with their labels, and the reference's folder."""
     folder, rng = mapping.folder, np.random.default_rng(1)
     near = rng.integers(0, len(mapping.latent), size=n)
@@ -104,6 +104,7 @@ def add_reference(mapping, n=300):
     obs = pd.DataFrame(
         {
             "label": pd.Categorical(np.array(CLASSES, dtype=object)[mapping.kind[near]]),
+            "broad": pd.Categorical(np.where(mapping.kind[near] == 1, "innate", "adaptive")),
             "donor": pd.Categorical(np.resize(["r1", "r2"], n)),
         },
         index=[f"r{i}" for i in range(n)],
@@ -115,7 +116,7 @@ def add_reference(mapping, n=300):
         "origin": None,
         "map": "computed",
         "fault": None,
-        "keys": ["label"],
+        "keys": list(keys),
         "batch_key": "donor",
         "n_cells": n,
     }
@@ -455,3 +456,15 @@ def test_the_page_to_look_around_in_has_the_querys_genes(tmp_path, n_reference):
     for name in list(genes)[:3]:
         levels = np.frombuffer(unpack(genes[name]["levels"]), np.uint8)
         assert levels[kind == int(name) // 10].mean() > 1.5 * levels[kind != int(name) // 10].mean()
+
+
+def test_the_page_is_coloured_by_the_finest_certain_label_of_several_levels(tmp_path):
+    mapping = make_mapping(tmp_path / "in", n=60)
+    output = describe(mapping, tmp_path / "out", *add_reference(mapping, 80, ["label", "broad"]))
+    columns = {column["name"]: column for column in content_of(output / "explore.html")["columns"]}
+    assert set(columns["label_best"]["categories"]) == set(CLASSES)
+    cells = pd.read_parquet(output / "cells.parquet")
+    assert (cells["label_best"].astype(str) == cells["label_transferred"].astype(str)).all()
+    assert (cells["label_best_level"] == "label").all()
+    record = json.loads((output / "mapping.json").read_text())
+    assert record["transfer"]["annotations"] == [{"name": "label", "levels": {"broad": 0, "label": 60}, "unknown": 0}]
