@@ -67,6 +67,7 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
             "counts": {str(name): int(n) for name, n in counts.items()},
             "unknown": float((labels == UNKNOWN).mean()),
             "mean_uncertainty": float(given.uncertainty.mean()),
+            "calibrated_on": (scale["calibration"][key] or {}).get("calibrated_on"),
         }
     distance = distance_scores(neighbors)
     apart = separation(latent, cells.obsm["X_emb"], record["seed"])
