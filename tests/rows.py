@@ -61,5 +61,6 @@ REFERENCE = {
     "reference_max_epochs": 3,
     "reference_n_latent": 5,
     "reference_n_layers": 1,
+    "reference_hidden_labels": 0.2,
     "reference_options": None,
 }

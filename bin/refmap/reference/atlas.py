@@ -73,6 +73,7 @@ def align_reference(
         "n_latent": settings["reference_n_latent"],
         "n_layers": settings["reference_n_layers"],
         "max_epochs": settings["reference_max_epochs"],
+        "hidden_labels": settings["reference_hidden_labels"] if kind.hides_labels else 0,
         "options": options,
         "normalization": NORMALIZATION if wants == "lognorm" else None,
         "warnings": [],

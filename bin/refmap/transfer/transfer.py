@@ -71,6 +71,7 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
         if probabilities:
             embedding.obsm[f"{key}_transferred_probabilities"] = _spread(given.probabilities, placed)
         told["labels"][key]["mean_uncertainty"] = float(given.uncertainty.mean())
+        told["labels"][key]["calibrated_on"] = (scale["calibration"][key] or {}).get("calibrated_on")
     distance = distance_scores(neighbors)
     apart = separation(latent, cells.obsm["X_emb"], record["seed"])
     for name, scores in {

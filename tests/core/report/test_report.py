@@ -162,7 +162,8 @@ def run(tmp_path_factory):
     for name in ("plans", "cards", "faults", "qc"):
         (folder / name).mkdir()
     hostile = reference("<u>atlas</u>.h5ad", warnings=[NO_KEYS])
-    named = reference("atlas.h5ad", {"coarse": CALIBRATION, "<em>fine</em>": CALIBRATION, "empty": None}, warnings=[FEW_GENES])
+    own = {**CALIBRATION, "by": "batch", "calibrated_on": "seen"}
+    named = reference("atlas.h5ad", {"coarse": own, "<em>fine</em>": own, "empty": None}, warnings=[FEW_GENES])
     write_references(folder / "references", hostile, named, hostile)
     plans = [
         plan(rows[0]),
@@ -637,6 +638,7 @@ def test_a_warning_of_a_reference_is_told_once_with_whose_it_is(run, outcomes):
 def test_calibration_says_in_words_what_the_threshold_does():
     known = {"kept": CALIBRATION, "all": {**CALIBRATION, "unknown_share": 0.0, "accuracy_unknown": None, "accuracy_kept": 0.75}}
     known |= {"none": {**CALIBRATION, "unknown_share": 1.0, "accuracy_kept": None}, "empty": None}
+    known = {key: of and {**of, "by": "batch", "calibrated_on": "unseen"} for key, of in known.items()}
     record = {**reference("x & y", known), "name": "x & y"}
     text = re.sub("<[^>]+>", "", calibration([], [record])["data"])
     of = "Of 10 cells of x &amp; y that got their label by {} from the cells of other batches, 60.0 % got the right one."
@@ -651,7 +653,22 @@ def test_calibration_says_in_words_what_the_threshold_does():
     assert of.format("all") + " At the threshold of 0.2, all keep their labels, and 75.0 % of these are right." in text
     assert of.format("none") + " At the threshold of 0.2, none of them keeps its label" in text
     assert "empty" not in text
-    assert "from the other cells, 60.0 %" in calibration([], [{**record, "held_out": {"by": "cell"}}])["data"]
+    alone = {"kept": {**known["kept"], "by": "cell"}}
+    assert "from the other cells, 60.0 %" in calibration([], [{**record, "calibration": alone}])["data"]
+
+
+@pytest.mark.parametrize(
+    ("basis", "said"),
+    [
+        ("hidden", "The model did not see the labels of these cells."),
+        ("seen", "The model has seen the labels of these cells, so this is optimistic: those of a query are right less often."),
+        ("unseen", None),
+    ],
+)
+def test_calibration_says_whether_the_model_saw_the_labels(basis, said):
+    known = {"type": {**CALIBRATION, "by": "batch", "calibrated_on": basis}}
+    text = calibration([], [{**reference("x", known), "name": "x"}])["data"]
+    assert said in text if said else "The model" not in text
 
 
 def test_calibration_has_a_row_a_column_of_labels_and_whose_they_are(run, outcomes):
