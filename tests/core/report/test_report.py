@@ -82,7 +82,11 @@ def plan(row, found=900, faults=()):
 def verdict(light, reasons=("because",), missing=(), novel=None, separation=None):
     figures = {"novel": {"value": novel}, "separation": separation or {"value": None, "labels": {}}}
     of_labels = {"light": light, "reasons": list(reasons), "missing": list(missing)}
-    return {"labels": of_labels, "embedding": {"light": "amber", "reasons": ["It lies apart."], "missing": []}, "figures": figures}
+    return {
+        "labels": of_labels,
+        "embedding": {"light": "amber", "reasons": ["It lies apart."], "missing": []},
+        "figures": figures,
+    }
 
 
 def judged(file_id, light, **more):
@@ -444,7 +448,16 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
     assert table["lung/a"] == {
         **{"status": "mapped", "family": "scvi", "model": "SCANVI", "cells": 1200, "genes": 90.0, "batches": 2, "epochs": 40},
         **{"seconds": 12.34, "accuracy": 0.875, "uncertainty": 0.1, "device": "cpu", "warnings": 1},
-        **{"labels": "amber", "embedding": "amber", "groups": 2, "unknown": 12.5, "novel": 30.0, "transferred": 60.0, "kept": 80.0, "ece": 0.1},
+        **{
+            "labels": "amber",
+            "embedding": "amber",
+            "groups": 2,
+            "unknown": 12.5,
+            "novel": 30.0,
+            "transferred": 60.0,
+            "kept": 80.0,
+            "ece": 0.1,
+        },
     }
     assert table["gut/f"] == {"status": "failed", "stage": "INSPECT_MODEL", "warnings": 0}
     model, query = sections["refmap_genes_mqc.json"]["data"]
