@@ -113,6 +113,7 @@ def add_reference(mapping, n=300):
         "origin": None, "map": "computed",
         "fault": None,
         "keys": ["label"],
+        "seen_labels": [],
         "batch_key": "donor",
         "n_cells": n,
     }

@@ -215,7 +215,8 @@ def prepared(folder, latent, obs, keys, batch_key=None):
     record = {
         "reference": "atlas.h5ad",
         "source": "obsm['X_emb']",
-        "origin": None, "map": "computed",
+        "origin": None,
+        "map": "computed",
         "fault": None,
         "warnings": [],
         "keys": keys,
@@ -332,7 +333,9 @@ def test_labels_are_calibrated_on_hidden_cells_alone_where_there_are_any(tmp_pat
     latent = (latent + rng.normal(scale=4, size=latent.shape)).astype(np.float32)  # so that some are wrong
     donors = np.resize(["d0", "d1", "d2"], 400)
     hidden = rng.random(400) < 0.2
-    obs = pd.DataFrame({"type": pd.Categorical(TYPES[kind]), "donor": pd.Categorical(donors)}, index=[f"r{i}" for i in range(400)])
+    obs = pd.DataFrame(
+        {"type": pd.Categorical(TYPES[kind]), "donor": pd.Categorical(donors)}, index=[f"r{i}" for i in range(400)]
+    )
     seen = ReferenceFolder(tmp_path / "seen")
     calibrate_reference(prepared(ReferenceFolder(tmp_path / "a"), latent, obs, ["type"], "donor"), None, 0, 0.2, 50, seen)
     obs[HIDDEN_COLUMN] = hidden
@@ -352,7 +355,9 @@ def test_labels_are_calibrated_on_hidden_cells_alone_where_there_are_any(tmp_pat
     found = after["calibration"]["type"]
     assert (found["n"], found["by"], found["calibrated_on"]) == (hidden.sum(), "batch", "hidden")
     assert 0.5 < right.mean() < 1 and found["accuracy"] == pytest.approx(right.mean())
-    assert found["unknown_share"] == pytest.approx(1 - kept.mean()) and found["accuracy_kept"] == pytest.approx(right[kept].mean())
+    assert found["unknown_share"] == pytest.approx(1 - kept.mean()) and found["accuracy_kept"] == pytest.approx(
+        right[kept].mean()
+    )
     # What distances and separations are measured on stays
     for name in ("held_out", "distances", "separations"):
         assert after[name] == before[name]
