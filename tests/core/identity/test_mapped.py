@@ -44,7 +44,15 @@ def make_scale(folder, reference: Made, batch_key="donor", counts="counts") -> R
         cell_type=pd.Categorical(reference.types.astype(object)),
     )
     write_zarr(ad.AnnData(obs=obs), prepared.cells)
-    record = {"reference": "atlas", "source": "counts", "origin": None, "map": "computed", "latent_names": None, "input": counts}
+    record = {
+        "reference": "atlas",
+        "source": "counts",
+        "origin": None,
+        "map": "computed",
+        "latent_names": None,
+        "input": counts,
+        "seen_labels": [],
+    }
     prepared.record.write_text(json.dumps(record | {"keys": ["coarse", "cell_type"], "batch_key": batch_key}))
     latent = reference.latent.copy()
     latent[5] = np.nan

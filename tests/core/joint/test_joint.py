@@ -50,6 +50,7 @@ def make_reference(folder, n=200, key="cell_type"):
         "map": "computed",
         "fault": None,
         "keys": [key],
+        "seen_labels": [],
         "latent_names": None,
     }
     cells.record.write_text(json.dumps(record | {"batch_key": "donor", "n_cells": n}))

@@ -117,6 +117,7 @@ def add_reference(mapping, n=300, keys=("label",)):
         "map": "computed",
         "fault": None,
         "keys": list(keys),
+        "seen_labels": [],
         "batch_key": "donor",
         "n_cells": n,
     }
