@@ -157,6 +157,7 @@ def _row(settings: dict, trained: dict, shown_as: str) -> dict:
         "obs_table": None,
         "modality": None,
         "truth_key": None,
+        "mapqc_sample_key": None,
         "size_factor_key": None,
         "one_batch": False,
         "round_counts": False,

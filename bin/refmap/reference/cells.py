@@ -91,8 +91,8 @@ def prepare_reference(
         What a row of the sheet says of them: ``trained`` (whether the run trains the model on them), ``reference`` (path as the
         user wrote it, or None), ``layer`` (None: where the counts are found), ``var_key``, ``embedding`` (a key of obsm, or None:
         counts are embedded by the model), ``protein_key`` (where their proteins or second modality are, or None: as the model's),
-        ``airr`` (the table of their receptors, or None), ``transfer_keys`` and ``origin`` (where `reference` was fetched from, if it
-        is an address).
+        ``airr`` (the table of their receptors, or None), ``transfer_keys``, ``columns`` (further ones of obs to take along) and
+        ``origin`` (where `reference` was fetched from, if it is an address).
     source
         Where `request['reference']` lies; None if it does not exist.
     model
@@ -164,6 +164,7 @@ def _prepare_saved(model: Path | None, request: dict, card: dict, folder: Refere
             remove(folder.aligned)
             remove(folder.cells)
     asked = [f"reference_{name}" for name in named] + ["transfer_keys"] * bool(request["transfer_keys"])
+    asked += ["mapqc_sample_key"] * bool(request["columns"])
     if asked:
         warnings.append(
             f"There are no reference cells, so {listed(asked)} mean nothing: name the cells of the reference with reference."
@@ -206,6 +207,10 @@ def _prepare(
         hidden = hidden_among(cells.obs_names, ModelFolder(model, card["model"])) if model else np.zeros(cells.n_obs, dtype=bool)
         if hidden.any():
             obs[HIDDEN_COLUMN] = hidden
+        for column in request["columns"]:
+            _check_column(cells, column, "mapqc_sample_key or mapqc_study_key")
+            if column not in obs:
+                obs[column] = _labels(cells, column, None)
         latent, source, notes = find_embedding(cells, request, card)
         warnings += notes
         if latent is None:
@@ -240,11 +245,7 @@ def _prepare(
 def _label_keys(cells: Query, wanted: list[str], card: dict) -> tuple[list[str], list[str]]:
     """The columns whose labels are transferred: those asked for, else those of the model's own labels that are there."""
     for key in wanted:
-        if key not in cells.obs_columns:
-            raise AskedFor(
-                f"reference '{cells.shown_as}' has no obs column '{key}', which transfer_keys names: its columns are "
-                f"{listed(cells.obs_columns)}.{nearest(key, cells.obs_columns)}"
-            )
+        _check_column(cells, key, "transfer_keys")
     keys = list(dict.fromkeys(wanted)) or [key for key in card["labels"] if key in cells.obs_columns]
     if keys:
         return keys, []
@@ -252,6 +253,15 @@ def _label_keys(cells: Query, wanted: list[str], card: dict) -> tuple[list[str],
         f"No labels are transferred from reference '{cells.shown_as}': name the columns of its obs with transfer_keys, out of "
         f"{listed(cells.obs_columns)}."
     ]
+
+
+def _check_column(cells: Query, column: str, named_by: str) -> None:
+    """Raise AskedFor if obs lacks a column that the row names."""
+    if column not in cells.obs_columns:
+        raise AskedFor(
+            f"reference '{cells.shown_as}' has no obs column '{column}', which {named_by} names: its columns are "
+            f"{listed(cells.obs_columns)}.{nearest(column, cells.obs_columns)}"
+        )
 
 
 def _labels(cells: Query, key: str, unlabeled: str | None) -> pd.Categorical:
@@ -326,6 +336,7 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder, air
         "batch_key": card["batch_key"],
         "labels_keys": [],
         "truth_key": None,
+        "mapqc_sample_key": None,
         "one_batch": False,
         "round_counts": False,
         "gene_prefix": None,

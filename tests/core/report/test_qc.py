@@ -14,13 +14,15 @@ from qc_mapping import main
 from refmap.common import layout
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
-from refmap.common.storage import write_zarr
+from refmap.common.storage import read_zarr, write_zarr
 from refmap.mapping.decoded import Decoded
 from refmap.report import plots
 from refmap.report.pictures import caption
 from refmap.report.qc import confusion_table, describe_mapping, score
+from refmap.sheet.fields import MAPQC_KEYS
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.transfer import transfer
+from refmap.trust import Samples, mapqc
 from scipy import sparse
 
 ALIGNMENT = {"matched": 24, "n_model_genes": 30}
@@ -60,7 +62,9 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
 
     row = {
         **{"dataset": "pbmc", "file_id": "d.1", "query": "data/query.h5ad", "modality": None, "obs_table": None},
-        **{"batch_key": "donor", "labels_keys": [], "truth_key": "cell_type", "umap_colors": [], **changes},
+        **{"batch_key": "donor", "labels_keys": [], "truth_key": "cell_type", "umap_colors": []},
+        **dict.fromkeys(MAPQC_KEYS),
+        **changes,
     }
     record = {
         "predictions": {"label": {"mean_uncertainty": 0.1}} if predicts else {},
@@ -173,6 +177,37 @@ def test_what_the_model_expects_of_the_cells_is_compared_with_their_counts(tmp_p
     assert figures["explained"]["value"] is None and not (output / "explained.csv").exists()
 
 
+def test_samples_are_compared_where_the_row_names_them(tmp_path):
+    """Of the cells that have an embedding, with the labels that these got."""
+    keys = {"mapqc_sample_key": "donor", "mapqc_control_key": "cell_type", "mapqc_control": "B"}
+    mapping = make_mapping(tmp_path / "in", n=600, **keys)
+    mapped, reference = add_reference(mapping, n=400)
+    cells, embedded = read_zarr(reference.cells), read_zarr(mapped.embedding)
+    cells.obs["donor"] = pd.Categorical(np.resize(["r1", "r2", "r3", None], 400))
+    write_zarr(cells, reference.cells)
+    embedded.obsm["X_emb"][:50] = np.nan
+    write_zarr(embedded, mapped.embedding)
+    figures = json.loads((describe(mapping, tmp_path / "out", mapped, reference) / "mapping.json").read_text())["trust"][
+        "figures"
+    ]
+    donors, controls = (mapping.obs[key].astype(object).reset_index(drop=True)[50:] for key in ("donor", "cell_type"))
+    query = Samples(
+        mapping.latent[50:],
+        donors,
+        None,
+        (controls == "B").to_numpy(),
+        embedded.obs["label_transferred"].reset_index(drop=True)[50:],
+    )
+    of_reference = Samples(cells.obsm["X_emb"], cells.obs["donor"].astype(object), labels=cells.obs["label"])
+    assert figures["mapqc"] == mapqc(query, of_reference, 0)
+    assert figures["mapqc"]["value"] is not None and figures["mapqc"]["n_reference_samples"] == 3
+    assert figures["mapqc"]["n_cells"] > 0 and figures["mapqc"]["n_cases"] > figures["mapqc"]["n_cells"]
+    # Without cells of the reference there is nothing to compare with.
+    figures = json.loads((describe(mapping, tmp_path / "alone") / "mapping.json").read_text())["trust"]["figures"]
+    note = "There are no cells of the reference to compare the query's with."
+    assert figures["mapqc"] == {"value": None, "expected": None, "note": note}
+
+
 def test_folder_holds_the_records_and_the_pictures(described):
     assert sorted(path.name for path in described.iterdir()) == [
         "alignment.json",
@@ -195,6 +230,7 @@ def test_folder_holds_the_records_and_the_pictures(described):
         "umap.png",
     ]
     assert json.loads((described / "alignment.json").read_text()) == ALIGNMENT
+    assert "mapqc" not in json.loads((described / "mapping.json").read_text())["trust"]["figures"]
     assert (described / "history.csv").read_text() == "epoch,elbo_train\n1,2.5\n2,2.0\n"
 
 

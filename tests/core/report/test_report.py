@@ -592,6 +592,33 @@ def test_the_clusters_of_a_query_are_told_with_what_the_model_explains_of_each()
     assert "of its own" not in trust([judged("a", "green")])["data"]
 
 
+@pytest.mark.parametrize(
+    ("figure", "told"),
+    [
+        (
+            {"value": 0.0312, "n_cells": 1234, "cases": 0.5, "n_cases": 2000},
+            "<br><strong>mapQC</strong>: 3.1 % of 1,234 control cells, and 50.0 % of 2,000 others lie farther from the reference than "
+            "its 12 samples usually do from each other (score above 2), by 60 of 100 neighbourhoods.",
+        ),
+        (
+            {"value": 1.0, "n_cells": 1, "cases": None, "n_cases": 0},
+            "<br><strong>mapQC</strong>: 100.0 % of 1 control cell lie farther from the reference than ",
+        ),
+        ({"value": None, "note": "Too <few>."}, "<br><small>mapQC: Too &lt;few&gt;.</small>"),
+    ],
+)
+def test_what_mapqc_says_stands_beside_the_lights(figure, told):
+    figure = {"n_reference_samples": 12, "n_passed": 60, "n_neighborhoods": 100, **figure}
+    light = {"light": "green", "reasons": [], "missing": []}
+
+    def shown(figures):
+        record = {"trust": {"labels": light, "embedding": light, "figures": figures}}
+        return trust([Outcome(row("lung", "a"), record=record)])["data"]
+
+    assert told in shown({"mapqc": figure})
+    assert "mapQC" not in shown({})
+
+
 def test_a_light_is_told_by_a_word_and_not_by_its_colour_alone():
     for light in ("red", "amber", "green", "grey"):
         data = trust([judged("a", light)])["data"]
