@@ -67,10 +67,10 @@ def row(dataset, file_id, **changes):
 SEPARATION = {"value": 1.5, "labels": {"<T>": {"value": 1.25, "n_cells": 900}, "B": {"value": 3.0, "n_cells": 200}}}
 
 
-GROUPS = """group,n_cells,n_novel,matched_label,score,threshold,null_quantile,genes,like_label,like
-novel_1,1200,1100,T <cell>,0.456,0.1,1.0,+IL7R -GNLY,NK & co,0.7
-novel_2,30,30,B,0.3,0.1,0.99,+MS4A1,,
-cluster_3,500,0,B,0.01,0.1,0.5,+CD79A,,
+GROUPS = """group,n_cells,n_novel,matched_label,score,threshold,null_quantile,genes,like_label,like,about
+novel_1,1200,1100,T <cell>,0.456,0.1,1.0,+IL7R -GNLY,NK & co,0.7,"1,200 cells matched to T <cell>."
+novel_2,30,30,B,0.3,0.1,0.99,+MS4A1,,,30 cells matched to B.
+cluster_3,500,0,B,0.01,0.1,0.5,+CD79A,,,500 cells matched to B.
 """
 
 
@@ -476,8 +476,8 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
     groups = sections["refmap_groups_mqc.json"]["data"]
     assert groups.startswith("<h4>lung/a</h4>") and groups.count("<h4>") == 1
     assert [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>(<td>.*?)</tr>", groups)] == [
-        ["novel_1", "1,200", "T &lt;cell&gt;", "0.46", "0.10", "+IL7R -GNLY", "NK &amp; co"],
-        ["novel_2", "30", "B", "0.30", "0.10", "+MS4A1", "none of its labels"],
+        ["novel_1", "1,200 cells matched to T &lt;cell&gt;.", "+IL7R -GNLY"],
+        ["novel_2", "30 cells matched to B.", "+MS4A1"],
     ]
     joint = sections["refmap_joint_mqc.json"]["data"]
     assert 'href="../reference_mapping/joint/lung_2.html"' in joint
