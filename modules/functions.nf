@@ -87,7 +87,7 @@ def codeVersion() {
     def facts = []
     ['bin', 'containers'].each { folder ->
         file("${projectDir}/${folder}").eachFileRecurse { item ->
-            if (item.name ==~ /.*\.(py|html|css|js)|(requirements|gene_names)\.lock/) {
+            if (item.name ==~ /.*\.(py|html|css|js)|(?!test\.)\w+\.lock/) {
                 facts << "${projectDir.relativize(item)} ${item.text.md5()}".toString()
             }
         }

@@ -106,7 +106,7 @@ def measuring() {
     return ['seed', 'transfer_neighbors', 'unknown_threshold']
 }
 
-// The cells of a reference, whatever of their labels is asked for
+// The cells of a reference, whatever of their labels and other columns is asked for
 def withoutLabels(reference) {
-    return reference + [request: toJson(parse(reference.request).findAll { what, _value -> what != 'transfer_keys' }.sort())]
+    return reference + [request: toJson(parse(reference.request).findAll { what, _value -> !(what in ['transfer_keys', 'columns']) }.sort())]
 }

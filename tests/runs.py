@@ -16,7 +16,7 @@ ENVIRONMENT = {
     **os.environ,
     "PATH": f"{os.environ['PATH']}:{ROOT}/.tools/bin",
     "NXF_ANSI_LOG": "false",
-    "NXF_OPTS": "-XX:TieredStopAtLevel=1",  # short runs: compiling less starts them sooner
+    "NXF_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # short runs: compiling less starts them sooner
     "REFMAP_ENVS": os.environ.get("REFMAP_ENVS", f"{ROOT}/.tools/envs"),
 }
 

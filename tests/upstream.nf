@@ -262,7 +262,7 @@ workflow NEAR {
     main:
     MAPPED(null, [id])
     MAKE_CELLS(MAPPED.out.mappings.map { m -> m.cells })
-    request = [reference: 'cells.zarr', layer: 'X', var_key: null, airr: null, embedding: 'X_atlas', protein_key: null, origin: null, transfer_keys: ['bulk_labels']]
+    request = [reference: 'cells.zarr', layer: 'X', var_key: null, airr: null, embedding: 'X_atlas', protein_key: null, origin: null, columns: [], transfer_keys: ['bulk_labels']]
     near = MAPPED.out.mappings.map { m -> m + [reference: [model: 'the reference', request: toJson(request)]] }
     PREPARE_REFERENCE(near.combine(MAKE_CELLS.out.cells).map { m, cells -> [m.reference, cells, [], [], '', m.card] }, 'code')
     CALIBRATE_REFERENCE(PREPARE_REFERENCE.out.prepared.map { reference, cells -> [reference, cells, []] }, settingsOf(null), 'code')

@@ -19,7 +19,7 @@ process CALIBRATE_REFERENCE {
 
     stub:
     """
-    mkdir -p reference/cells.zarr
+    mkdir -p reference/cells.zarr reference/sample.zarr
     echo '{"source": "counts", "fault": null, "warnings": []}' > reference/reference.json
     """
 }

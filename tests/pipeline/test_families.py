@@ -31,7 +31,7 @@ def run(tmp_path_factory) -> Run:
         folder,
         *["--input", "data/sheet.csv", "--reference", "data/reference.h5ad", "--family", "treearches"],
         *["--reference_options", "base=expimap;min_genes=8", "--reference_gmt", str(GMT), "--reference_max_epochs", "20"],
-        *["--reference_batch_key", "batch", "--reference_labels_key", "bulk_labels", "--max_epochs", "3"],
+        *["--reference_batch_key", "batch", "--reference_labels_key", "bulk_labels", "--max_epochs", "3", "--max_cpus", "1"],
     )
 
 

@@ -6,34 +6,9 @@ import os
 import subprocess
 from pathlib import Path
 
-import anndata as ad
-import numpy as np
-import pytest
-from runs import ENVIRONMENT, ROOT, Run
+from callers import JOBS, PYTHONS, SETTINGS, THREADS, other_python
+from runs import ENVIRONMENT, ROOT
 
-# What a caller may have in its environment that would change numbers, pictures, or whether a task starts at all
-JOBS = {  # of a cluster, whose tasks Lightning joins
-    **{"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "map", "SLURM_NTASKS": "8", "SLURM_CPUS_PER_TASK": "1", "SLURM_NNODES": "1"},
-    **{"SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NODEID": "0", "SLURM_NODELIST": "n[1-2]"},
-    **{"LSB_JOBID": "7", "LSB_DJOB_RANKFILE": "/nowhere", "JSM_NAMESPACE_SIZE": "8", "JSM_NAMESPACE_RANK": "3"},
-    **{"OMPI_COMM_WORLD_SIZE": "8", "PMI_RANK": "3", "KUBERNETES_PORT": "tcp://10.0.0.1", "TORCHELASTIC_RUN_ID": "none"},
-    **{"RANK": "3", "LOCAL_RANK": "3", "GROUP_RANK": "0", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8"},
-    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
-}
-THREADS = {
-    **{"OMP_NUM_THREADS": "64", "OMP_PROC_BIND": "true", "KMP_AFFINITY": "compact", "MKL_NUM_THREADS": "1", "MKL_CBWR": "SSE4_2"},
-    **{"OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
-}
-SETTINGS = {
-    **{"MPLBACKEND": "module://nothing", "MATPLOTLIBRC": "/nowhere", "MPLCONFIGDIR": "/proc/nowhere", "DISPLAY": ":7"},
-    **{"NUMBA_DISABLE_JIT": "1", "NUMBA_CACHE_DIR": "/proc/nowhere", "JAX_PLATFORMS": "nothing", "JAX_ENABLE_X64": "1"},
-    **{"XLA_FLAGS": "--nothing", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "SCIPY_ARRAY_API": "1"},
-    **{"TORCH_DEFAULT_DTYPE": "float64", "NVIDIA_TF32_OVERRIDE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
-}
-PYTHONS = {
-    **{"PYTHONSTARTUP": "/nowhere", "PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error", "PYTHONHASHSEED": "1"},
-    **{"CONDA_DEFAULT_ENV": "other", "CONDA_SHLVL": "1", "PYTHONNOUSERSITE": ""},
-}
 # What a task may need of its machine
 OF_THE_MACHINE = {
     **{"CUDA_VISIBLE_DEVICES": "1", "NVIDIA_VISIBLE_DEVICES": "all", "LD_LIBRARY_PATH": "/opt/driver", "TZ": "UTC"},
@@ -42,24 +17,6 @@ OF_THE_MACHINE = {
     **{"HF_TOKEN": "secret", "ZENODO_TOKEN": "secret", "HF_ENDPOINT": "https://hub", "ZENODO_ENDPOINT": "https://zenodo"},
     **{"AWS_ENDPOINT_URL_S3": "https://s3", "SSL_CERT_FILE": "/certificates", "REQUESTS_CA_BUNDLE": "/certificates"},
 }
-
-
-@pytest.fixture
-def other_python(tmp_path) -> dict[str, str]:
-    """An active conda environment, and libraries of it and of the user: none of them works."""
-    for folder in ("conda/bin", "libraries", "user/lib"):
-        (tmp_path / folder).mkdir(parents=True)
-    for name in ("python", "python3"):
-        (tmp_path / "conda/bin" / name).write_text("#!/bin/sh\necho 'another Python' >&2\nexit 1\n")
-        (tmp_path / "conda/bin" / name).chmod(0o755)
-    for name in ("numpy", "torch", "scvi", "anndata", "click", "refmap", "json", "sitecustomize"):
-        (tmp_path / "libraries" / f"{name}.py").write_text("raise SystemExit('a library of another Python')\n")
-    conda = str(tmp_path / "conda")
-    return PYTHONS | {
-        "PATH": f"{conda}/bin:{ENVIRONMENT['PATH']}",
-        **{"CONDA_PREFIX": conda, "VIRTUAL_ENV": conda, "PYTHONHOME": conda},
-        **{"PYTHONPATH": str(tmp_path / "libraries"), "PYTHONUSERBASE": str(tmp_path / "user")},
-    }
 
 
 def environment_of(script: str, **given: str) -> dict[str, str]:
@@ -114,13 +71,13 @@ workflow {
 """
 
 
-def test_a_task_has_as_many_threads_as_cpus_and_what_a_configuration_says(tmp_path, other_python):
+def test_a_task_has_as_many_threads_as_cpus_and_what_a_configuration_says(tmp_path):
     (tmp_path / "main.nf").write_text(PIPELINE)
     (tmp_path / "containers").symlink_to(ROOT / "containers")
     (tmp_path / "nextflow.config").write_text(
         f"includeConfig '{ROOT}/nextflow.config'\nenv.JAX_PLATFORMS = 'cpu'\nexecutor.cpus = 8\n"
     )
-    environment = {**ENVIRONMENT, **JOBS, **THREADS, **SETTINGS, **other_python, "OF_A_LIBRARY_TO_COME": "1"}
+    environment = {**ENVIRONMENT, **JOBS, **THREADS, **SETTINGS, **other_python(tmp_path / "other"), "OF_A_LIBRARY_TO_COME": "1"}
     environment |= {"HF_TOKEN": "of the caller", "ZENODO_TOKEN": "of the caller"}
     ran = subprocess.run(["nextflow", "-q", "run", "main.nf", "--outdir", "out", "--max_cpus", "3"], env=environment,
                          cwd=tmp_path, text=True, capture_output=True, timeout=120)  # fmt: skip
@@ -148,18 +105,3 @@ def test_a_task_has_as_many_threads_as_cpus_and_what_a_configuration_says(tmp_pa
     assert not [path for path in written if "of the caller" in path.read_text(errors="replace")]
     (python,) = tmp_path.glob("work/*/*/python")
     assert Path(python.read_text().strip()).resolve() == Path(ENVIRONMENT["REFMAP_ENVS"], "core").resolve()
-
-
-def test_a_run_within_a_job_and_another_python_gives_the_same_to_the_last_digit(demo, tmp_path, other_python):
-    run = Run(tmp_path / "run", "-profile", "test", environment=JOBS | THREADS | SETTINGS | other_python)
-    assert run.status == 0, run.printed
-    measured = {"seconds"}
-    for name, row in demo.index().items():
-        ours = run.index()[name]
-        assert {key: ours[key] for key in row.keys() - measured} == {key: row[key] for key in row.keys() - measured}
-        path = "reference_mapping/dataset~{}/file_id~{}.zarr".format(*name.split("/"))
-        ours, theirs = (ad.read_zarr(one.out / path) for one in (run, demo))
-        assert ours.obsm.keys() == theirs.obsm.keys() and "X_emb" in ours.obsm
-        for key in ours.obsm:
-            np.testing.assert_array_equal(ours.obsm[key], theirs.obsm[key], err_msg=f"{name}: {key}")
-        assert ours.obs.equals(theirs.obs)

@@ -3,23 +3,16 @@
 The engines and SLURM are stand-ins on PATH: what counts here is what Nextflow writes for them.
 """
 
-import os
 import re
 import shutil
 import subprocess
 from functools import cache
-from pathlib import Path
 
 import pytest
+from runs import ENVIRONMENT, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ENGINES = ("docker", "podman", "singularity", "apptainer", "charliecloud")
 PLATFORMS = ("slurm", "awsbatch", "googlebatch", "azurebatch", "k8s")
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{os.environ['PATH']}:{ROOT}/.tools/bin",
-    "NXF_OPTS": "-XX:TieredStopAtLevel=1",  # these runs last seconds: compiling less starts them sooner
-}
 
 # One task of training and one of any other kind, as the pipeline has them
 PIPELINE = """

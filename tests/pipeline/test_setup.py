@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# What is made with the environment `core`, each of packages of its own
+TABLES = ("cell_ontology", "gene_names")
 
 
 def shell(script, cwd=ROOT, **env):
@@ -29,17 +31,20 @@ def tree(tmp_path, monkeypatch):
         shutil.copytree(ROOT / name, root / name)
     for lock in root.glob("containers/*/*.lock"):
         lock.write_text("")
-    (root / "containers/core/gene_names.lock").unlink()
+    for table in TABLES:
+        (root / f"containers/core/{table}.lock").unlink()
     return root
 
 
 @pytest.fixture
 def named_tree(tree):
-    """The same, whose environment `core` has a table, made of no package: it holds the arguments that its script was called with."""
-    (tree / "containers/core/gene_names.lock").write_text("")
-    (tree / "containers/core/gene_names.py").write_text(
-        "import pathlib, sys\npath = pathlib.Path(sys.argv[2])\npath.parent.mkdir(parents=True)\npath.write_text(sys.argv[1])\n"
-    )
+    """The same, whose environment `core` has tables, made of no package: each holds the folder that its script was called with."""
+    for table in TABLES:
+        (tree / f"containers/core/{table}.lock").write_text("")
+        (tree / f"containers/core/{table}.py").write_text(
+            "import pathlib, sys\npath = pathlib.Path(sys.argv[2])\npath.parent.mkdir(parents=True, exist_ok=True)\n"
+            "path.write_text(sys.argv[1])\n"
+        )
     return tree
 
 
@@ -99,29 +104,33 @@ def test_a_failed_build_is_not_taken_for_an_environment(tree, offline):
     assert offline["calls"].read_text().count("pip sync") == 2
 
 
-def test_the_table_of_gene_names_is_made_anew_alone_when_its_lock_or_its_script_changes(named_tree, offline):
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_is_made_anew_alone_when_its_lock_or_its_script_changes(named_tree, offline, table):
     home = named_tree / ".tools/envs/core"
-    table = home / "share/refmap/gene_names.parquet"
+    made = {name: home / f"share/refmap/{name}.parquet" for name in TABLES}
     for _ in range(2):
         assert shell(". containers/activate core", cwd=named_tree, PATH=offline["PATH"]).returncode == 0
-    assert offline["calls"].read_text().split("\n") == ["venv", "pip sync", "pip install", ""]
-    assert table.read_text() == f"{home}/gene_names.packages"
-    for name in ("gene_names.lock", "gene_names.py"):
+    assert offline["calls"].read_text().split("\n") == ["venv", "pip sync", *["pip install"] * len(TABLES), ""]
+    assert {name: path.read_text() for name, path in made.items()} == {name: f"{home}/{name}.packages" for name in TABLES}
+    for name in (f"{table}.lock", f"{table}.py"):
         offline["calls"].write_text("")
-        shutil.rmtree(table.parent)
+        for path in made.values():
+            path.unlink(missing_ok=True)
         with open(named_tree / "containers/core" / name, "a") as stream:
             stream.write("# changed\n")
         for _ in range(2):
             assert shell(". containers/activate core", cwd=named_tree, PATH=offline["PATH"]).returncode == 0
-        assert offline["calls"].read_text() == "pip install\n" and table.is_file()
+        assert offline["calls"].read_text() == "pip install\n"
+        assert [path.stem for path in made.values() if path.is_file()] == [table]
 
 
-def test_an_environment_without_its_table_is_not_whole(named_tree, offline):
-    (named_tree / "containers/core/gene_names.py").write_text("raise SystemExit('no such file')\n")
+@pytest.mark.parametrize("table", TABLES)
+def test_an_environment_without_one_of_its_tables_is_not_whole(named_tree, offline, table):
+    (named_tree / f"containers/core/{table}.py").write_text("raise SystemExit('no such file')\n")
     ran = shell(". containers/activate core || echo status $?", cwd=named_tree, PATH=offline["PATH"])
     assert ran.stdout == "status 1\n"
-    assert "no such file" in ran.stderr and "the table of gene names could not be made from" in ran.stderr
-    assert not (named_tree / ".tools/envs/core/gene_names.sha256").exists()
+    assert "no such file" in ran.stderr and f"the table '{table}' could not be made from" in ran.stderr
+    assert not (named_tree / f".tools/envs/core/{table}.sha256").exists()
 
 
 def test_an_unknown_environment_is_named(tree):
@@ -201,7 +210,7 @@ def test_a_ready_environment_is_not_built_again(tmp_path):
     (tmp_path / "containers/build").write_text("#!/bin/sh\nexit 9\n")
     envs = os.environ.get("REFMAP_ENVS", f"{ROOT}/.tools/envs")
     assert shell(". containers/activate core", cwd=tmp_path, REFMAP_ENVS=envs).returncode == 0
-    for lock in ("gene_names.lock", "requirements.lock"):
+    for lock in ("requirements.lock", *(f"{table}.lock" for table in TABLES)):
         kept = (tmp_path / "containers/core" / lock).read_text()
         (tmp_path / "containers/core" / lock).write_text(f"{kept}# changed\n")
         assert shell(". containers/activate core", cwd=tmp_path, REFMAP_ENVS=envs).returncode != 0
@@ -237,7 +246,7 @@ def test_images_are_built_by_the_same_uv():
 def test_a_second_setup_does_nothing():
     """These tests run after `make setup`: what it made is left as it was, and nothing is said."""
     envs = Path(os.environ.get("REFMAP_ENVS", ROOT / ".tools/envs"))
-    stamps = [envs / "core/lock.sha256", envs / "core/gene_names.sha256", envs / "scvi/lock.sha256"]
+    stamps = [envs / "core/lock.sha256", *(envs / f"core/{table}.sha256" for table in TABLES), envs / "scvi/lock.sha256"]
     before = [stamp.stat().st_mtime_ns for stamp in stamps]
     ran = shell("make --no-print-directory setup")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

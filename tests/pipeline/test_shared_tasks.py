@@ -1,4 +1,4 @@
-"""Several mappings in one task of training, one of which is killed."""
+"""Several mappings in one task of training, one of which is killed, in a run that is started within a job and another Python."""
 
 import os
 import signal
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pytest
+from callers import JOBS, SETTINGS, THREADS, other_python
 from runs import Head
-
-MAPPINGS = {"pbmc~donor_1", "pbmc~donor_2", "clinic~patient_1"}
 
 
 def mapping_process(work: Path) -> int | None:
@@ -28,26 +28,39 @@ def is_python(process: int) -> bool:
     return "python" in Path(f"/proc/{process}/exe").resolve().name
 
 
-def test_a_mapping_that_is_killed_in_a_shared_task_is_done_alone(demo, tmp_path):
-    head = Head(tmp_path, "-profile", "test", "--mappings_per_task", "3")
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Head:
+    """The demo with all mappings in one task of training, the first of which is killed; started within a job and another Python."""
+    folder = tmp_path_factory.mktemp("shared")
+    environment = JOBS | THREADS | SETTINGS | other_python(folder / "other")
+    head = Head(folder / "run", "-profile", "test", "--mappings_per_task", "3", environment=environment)
     found = []
 
     def child() -> bool:
-        found.append(mapping_process(tmp_path.resolve()))
+        found.append(mapping_process(head.folder.resolve()))
         return found[-1] is not None
 
     head.wait_for(child, "a mapping in a task of several", every=0.05)
     os.kill(found[-1], signal.SIGKILL)
     assert head.wait() == 0, head.log.read_text()
+    return head
 
-    tasks = head.tasks()
+
+def test_a_mapping_that_is_killed_in_a_shared_task_is_done_alone(run):
+    tasks = run.tasks()
     assert [name for name in tasks if name.startswith("TRAIN_SURGERY")] == ["TRAIN_SURGERY (clinic~patient_1 and 2 more)"]
     assert [name for name in tasks if name.startswith("TRAIN_ALONE")] == ["TRAIN_ALONE (clinic~patient_1)"]
     assert set(tasks.values()) == {"COMPLETED"}
-    assert {row["status"] for row in head.index().values()} == {"mapped"}
-    for mapping in MAPPINGS:
-        dataset, file_id = mapping.split("~")
-        path = f"reference_mapping/dataset~{dataset}/file_id~{file_id}.zarr"
-        together, alone = (ad.read_zarr(run.out / path).obsm["X_emb"] for run in (head, demo))
-        np.testing.assert_array_equal(together, alone)
-        assert (head.out / f"reference_mapping/model/dataset~{dataset}/file_id~{file_id}/model.pt").exists()
+
+
+def test_neither_a_shared_task_nor_a_job_nor_another_python_changes_a_digit(run, demo):
+    measured = {"seconds"}
+    for name, row in demo.index().items():
+        own = run.index()[name]
+        assert own["status"] == "mapped" and (run.out / own["updated_model"] / "model.pt").exists()
+        assert {key: own[key] for key in row.keys() - measured} == {key: row[key] for key in row.keys() - measured}
+        ours, theirs = (ad.read_zarr(one.out / row["embedding"]) for one in (run, demo))
+        assert ours.obsm.keys() == theirs.obsm.keys() and "X_emb" in ours.obsm
+        for key in ours.obsm:
+            np.testing.assert_array_equal(ours.obsm[key], theirs.obsm[key], err_msg=f"{name}: {key}")
+        assert ours.obs.equals(theirs.obs)

@@ -65,7 +65,15 @@ def test_what_a_shared_task_left_undone_is_done_alone_but_for_a_fault(together):
         **{"MAKE_DEMO": 1, "CHECK_INPUT": 1, "ALIGN_REFERENCE": 1, "TRAIN_REFERENCE": 1, "LEARN_HIERARCHY": 1},
         **{"INSPECT_MODEL": 1, "TRY_MODEL": 1, "PREPARE_REFERENCE": 1, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 1},
         **{"SAVE_REFERENCE": 1, "CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 1, "TRAIN_ALONE": 1, "UPDATE_HIERARCHY": 2},
-        **{"TRANSFER_LABELS": 2, "EXPORT_EMBEDDING": 2, "QC_MAPPING": 2, "JOIN_MAPPINGS": 1, "REPORT": 1, "VERDICT": 1},
+        **{
+            "TRANSFER_LABELS": 2,
+            "COMPARE_EXPRESSION": 2,
+            "EXPORT_EMBEDDING": 2,
+            "QC_MAPPING": 2,
+            "JOIN_MAPPINGS": 1,
+            "REPORT": 1,
+            "VERDICT": 1,
+        },
     }
     assert {"TRAIN_SURGERY (clinic~patient_1 and 2 more)", "TRAIN_ALONE (pbmc~donor_1)"} <= set(together.tasks())
     assert together.published() == [

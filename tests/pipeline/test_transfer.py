@@ -97,7 +97,8 @@ def test_the_distance_is_judged_by_those_of_reference_cells_to_other_batches(dem
 @pytest.mark.parametrize("name", MAPPINGS)
 def test_a_mapping_is_judged_and_drawn_beside_its_reference(demo, reference, name):
     record = json.loads((qc(demo, name) / "mapping.json").read_text())
-    assert record["trust"]["light"] in {"green", "amber", "red"} and record["trust"]["reasons"]
+    for part in ("labels", "embedding"):
+        assert record["trust"][part]["light"] in {"green", "amber", "red"} and record["trust"][part]["reasons"]
     transferred = published(demo, name).obs[f"{KEY}_transferred"]
     about = record["transfer"]
     assert (about["n_cells"], about["neighbors"], about["threshold"]) == (reference.n_obs, 50, THRESHOLD)

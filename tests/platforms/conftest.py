@@ -4,14 +4,16 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import Cluster, Job
+from demo_runs import by_a_job, start
 from engine import Engine, User, UserRun, read_only_copy
 from refmap.sheet.demo import make_demo
-from runs import ROOT
+from runs import ROOT, Head
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +38,29 @@ def data(tmp_path_factory) -> Path:
     return make_demo(tmp_path_factory.mktemp("data")).parent
 
 
+@pytest.fixture(scope="session")
+def as_jobs(cluster, tmp_path_factory) -> tuple[Head, dict[str, Job]]:
+    """The demo as jobs of a cluster, which a job starts, and what the cluster said of its own jobs while they were there."""
+    folder = tmp_path_factory.mktemp("demo")
+    options = ("--slurm_account=lab", "--slurm_qos=long", "--slurm_gpu_time=30.m", "--slurm_options=--wckey=atlas")
+    head, seen = start(cluster, folder, *options, by=by_a_job(folder)), {}
+    while head.process.poll() is None:
+        seen.update((job.id, job) for job in cluster.queue() if job.folder != str(folder))
+        time.sleep(0.3)
+    return head, seen
+
+
+@pytest.fixture(scope="session")
+def demo(as_jobs) -> Head:
+    """The demo with a handful of epochs, to which the others are compared."""
+    head, _seen = as_jobs
+    assert head.wait() == 0, (head.folder / "job.txt").read_text()
+    return head
+
+
 def pytest_collection_modifyitems(items):
-    """What needs the images comes last: they are built meanwhile."""
-    items.sort(key=lambda item: "engine" in item.fixturenames)
+    """What needs the images comes last: they are built meanwhile, and those that are unpacked are so meanwhile too."""
+    items.sort(key=lambda item: ("engine" in item.fixturenames) + ("images" in item.fixturenames))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,7 +109,31 @@ def checkout(public):
 
 
 @pytest.fixture(scope="session")
-def in_docker(engine, user, checkout, public):
+def images_unpacked(request, engine, user, checkout, public):
+    """Waits for a folder of the user's with the images that the demo needs, unpacked for Charliecloud if a test asks for it."""
+    if not any("images" in item.fixturenames for item in request.session.items):
+        yield None
+        return
+    folder = public / "charliecloud"
+    folder.mkdir()
+    os.chown(folder, user.uid, user.gid)
+
+    def unpack() -> Path:
+        done = user.call([checkout / "tools/unpack_images", folder, "core", "scvi"], engine.environment)
+        assert done.returncode == 0, done.stdout
+        return folder
+
+    with ThreadPoolExecutor() as beside:
+        yield beside.submit(unpack).result
+
+
+@pytest.fixture(scope="session")
+def images(images_unpacked) -> Path:
+    return images_unpacked()
+
+
+@pytest.fixture(scope="session")
+def in_docker(engine, user, checkout, public, images_unpacked):
     """The demo in Docker, and what the engine did meanwhile."""
     with engine.watched(public / "events") as events:
         run = UserRun(user, checkout, public / "in_docker", "-profile", "test,docker", environment=engine.environment)

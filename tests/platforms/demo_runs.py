@@ -27,6 +27,13 @@ ROWS = {
 }
 
 
+def by_a_job(folder: Path) -> tuple[str, ...]:
+    """The command that starts another as a job of four tasks; job.txt has what it prints, first of all their number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "job.sh").write_text('#!/bin/bash\necho "tasks: $SLURM_NTASKS"\n"$@"\n')
+    return ("sbatch", "--wait", "--ntasks=4", "--mem=6G", "--output=job.txt", "job.sh")
+
+
 def start(
     cluster: Cluster, folder: Path, *more: str, config: str = "", profile: str = "test,slurm,gpu", by: tuple[str, ...] = ()
 ) -> Head:

@@ -105,11 +105,11 @@ def test_the_demo_in_docker_gives_what_it_gives_locally(engine, user, checkout, 
 
 def test_jobs_in_docker(engine, user, checkout, cluster, in_docker, public_data, demo, public):
     folder, before = public / "jobs_in_docker", len(cluster.ended())
-    rows = onto_reference(folder, in_docker[0], public_data, "pbmc/donor_2", "clinic/patient_1")
+    rows = onto_reference(folder, in_docker[0], public_data, "clinic/patient_1")
     environment = engine.environment | cluster.environment
     with engine.watched(public / "events_of_jobs") as events:
         run = UserRun(user, checkout, folder, "-profile", "test,slurm,docker", *rows, environment=environment, config=QUICK)
     assert run.status == 0, run.printed
     assert_ran_as_jobs(cluster.ended()[before:], run, user)
     assert_ran_in_containers(events, run)
-    assert_same_results(run, demo, "pbmc/donor_2", "clinic/patient_1")
+    assert_same_results(run, demo, "clinic/patient_1")

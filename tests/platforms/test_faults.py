@@ -135,29 +135,6 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_nothing_half_writte
     assert_same_results(again, demo, PBMC[0])
 
 
-@pytest.fixture(scope="session")
-def truncated(demo, data, tmp_path_factory) -> Run:
-    """A query that is whole between two that are not."""
-    folder = tmp_path_factory.mktemp("truncated")
-    whole = (data / "donor_1.h5ad").read_bytes()
-    (folder / "cut.h5ad").write_bytes(whole[: len(whole) // 2])
-    chunk = shutil.copytree(data / "donor_2.zarr", folder / "cut.zarr") / "layers/counts/data/0"
-    chunk.write_bytes(chunk.read_bytes()[: chunk.stat().st_size // 2])
-    sheet = onto_reference(folder, demo, data, PBMC[0], file=folder / "cut.h5ad", store=folder / "cut.zarr")
-    return Run(folder, *sheet, "-profile", "test")
-
-
-def test_a_query_that_is_cut_off_fails_alone_with_its_sentence(truncated, demo):
-    assert truncated.status != 0
-    failed = {name: (row["stage"], row["reason"]) for name, row in truncated.index().items() if row["status"] == "failed"}
-    assert {name: stage for name, (stage, _reason) in failed.items()} == {"pbmc/file": "CHECK_QUERY", "pbmc/store": "CHECK_QUERY"}
-    for name, suffix, cause in (("file", "h5ad", "it is cut off: "), ("store", "zarr", "the file seems damaged")):
-        reason = failed[f"pbmc/{name}"][1]
-        assert reason.startswith(f"query '{truncated.folder}/cut.{suffix}' cannot be read at ") and cause in reason
-    assert not [path for path in published(truncated) if "file_id~file" in path or "file_id~store" in path]
-    assert_same_results(truncated, demo, PBMC[0])
-
-
 @pytest.fixture
 def large(demo, data, tmp_path) -> tuple[str, ...]:
     """The arguments of a run whose one result takes a while to be copied."""

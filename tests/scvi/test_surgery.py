@@ -389,6 +389,7 @@ def test_a_trained_reference_is_ready_for_surgery(family, cells, query, tmp_path
         "n_latent": 4,
         "n_layers": 1,
         "max_epochs": 2,
+        "hidden_labels": 0,
     }
     cells.write_zarr(tmp_path / "cells.zarr")
     train_reference(settings, tmp_path / "cells.zarr", tmp_path / "model", log=lambda line: None)

@@ -203,12 +203,15 @@ class Trainable:
     spatial
         Whether its labels may be partitions of a tissue, cut by the coordinates that `reference_spatial_key` names with each of
         the option `resolutions`.
+    hides_labels
+        Whether labels shape its latent while cells without one train too, so that those of some cells are hidden from it.
     """
 
     needs: tuple[str | tuple[str, ...], ...] = ("reference_batch_key",)
     has_latent: bool = True
     multimodal: bool = False
     spatial: bool = False
+    hides_labels: bool = False
     options: dict[str, Option] = field(default_factory=dict)
     input: Callable[[dict], str] = lambda options: "counts"
 

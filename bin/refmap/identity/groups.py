@@ -9,6 +9,8 @@ from .cells import LabelledCells
 from .expression import group_means
 from .novel import Null, Scores, Threshold
 
+# Genes that a sentence names of either kind.
+NAMED_GENES = 3
 # Genes that a group is told by, and how like a label's profile what sets it apart must be, as a cosine.
 MOST_GENES, LEAST_LIKE = 10, 0.5
 
@@ -25,7 +27,7 @@ def groups_table(
     its cells), ``threshold``, ``null_quantile`` (the share of held-out reference cells that score less; NaN without any),
     ``genes`` (up to ten that set it apart, those that count most first, with + where the query has more and - where less) and
     ``like_label`` with ``like`` (the label of the reference whose difference from the matched one is most like what sets it
-    apart, and the cosine of both, if that is 0.5; None and NaN otherwise). And the group of each cell (object array of str).
+    apart, and the cosine of both, if that is 0.5; None and NaN otherwise), and ``about``, a sentence. And the group of each cell (object array of str).
     """
     medians, clusters = scores.medians, scores.clustering.clusters
     order = np.argsort(-medians, kind="stable")
@@ -55,10 +57,20 @@ def groups_table(
                 "like": cosine,
             }
         )
+        rows[-1]["about"] = sentence(rows[-1])
     table = pd.DataFrame(rows)
     # Without which pandas would make NaN of None among text.
     table["like_label"] = pd.Series([row["like_label"] for row in rows], dtype=object)
     return table, names[clusters]
+
+
+def sentence(row: dict) -> str:
+    """Say of a row of the table what its cells were called, and what speaks against it."""
+    more, less = ([gene[1:] for gene in row["genes"] if gene[0] == sign][:NAMED_GENES] for sign in "+-")
+    genes = ", ".join([f"more of {' and '.join(more)}"] * bool(more) + [f"less of {' and '.join(less)}"] * bool(less))
+    like = f"; most like {row['like_label']}" if row["like_label"] is not None else ""
+    against = f"{row['score']:.2f} of what sets two of its labels apart, where {row['threshold']:.2f} is the limit"
+    return f"{row['n_cells']:,} cells matched to {row['matched_label']}, from which they differ by {against}{': ' * bool(genes)}{genes}{like}."
 
 
 def signed_genes(residual: np.ndarray, genes: np.ndarray) -> list[str]:

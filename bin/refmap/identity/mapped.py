@@ -14,9 +14,11 @@ from anndata.io import read_elem, sparse_dataset
 from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from ..common.storage import read_zarr, write_zarr
-from ..transfer.labels import UNKNOWN, Transfer, transfer_labels
+from ..transfer.columns import write_labels
+from ..transfer.labels import UNKNOWN, Transfer
+from ..transfer.levels import Levels, find_levels, transfer_columns
 from ..transfer.neighbors import Index, Neighbors
-from ..transfer.transfer import categories, shared_dimensions
+from ..transfer.transfer import shared_dimensions
 from .compare import Comparison, View, compare
 from .learned import Learned
 from .measuring import learned_of, main_key, of_sample, on_panel
@@ -61,8 +63,9 @@ def compare_mapping(
     Adds to obs of the embedding ``novel_score`` (float32) and ``novel_group`` (categorical: ``novel_1``, …; missing for cells of no
     such group), by the column of the reference's labels that has most of them; and for each column ``<key>_certainty`` (float32: how
     often such a transferred label is right), ``<key>_by_genes`` (categorical) with ``<key>_by_genes_certainty``, and
-    ``<key>_label_set`` (categorical: labels joined by " | "). ``<key>_transferred`` is `Unknown` anew, by the rule. To the folder
-    ``groups.csv``, a row an own cluster of the query, and to the record ``expression``.
+    ``<key>_label_set`` (categorical: labels joined by " | "). ``<key>_transferred`` is `Unknown` anew, by the rule, and what hangs on
+    it is written anew (:func:`refmap.transfer.columns.write_labels`). To the folder ``groups.csv``, a row an own cluster of the query,
+    and to the record ``expression``.
 
     Parameters
     ----------
@@ -95,18 +98,20 @@ def compare_mapping(
         "novel": None,
         "views": {},
     }
-    for key in scale["keys"]:
-        given = transfer_labels(cells.obs[key], neighbors)
+    own = {key: cells.obs[key] for key in scale["keys"]}
+    levels, certainties = find_levels(own), {}
+    transferred = transfer_columns(own, neighbors, levels)
+    for key, given in transferred.items():
         around, learned = _of_found(of_sample(sample, key, scale["batch_key"]), sample), learned_of(scale, key)
         of_panel = learned and on_panel(around, query.genes, learned, seed)
         found = compare(around, query, seed, given.best[drawn], of_panel, view_alone=key != searched)
         told["n_genes"] = found.n_genes
-        certainty = _add_view(embedding, key, found.view, nearest)
-        _set_unknown(embedding, record, key, given, unknown, certainty, placed)
-        told["views"][key] = _told_of_view(embedding, key, found, given, unknown, certainty)
+        certainties[key] = _add_view(embedding, key, found.view, nearest)
+        told["views"][key] = _told_of_view(embedding, key, found, given, unknown, certainties[key])
         if key == searched:
             told["panel"] = _told_of_panel(around, query.genes, learned, of_panel)
             told["novel"] = _add_groups(embedding, found, nearest, out)
+    _set_unknown(embedding, record, transferred, unknown, certainties, placed, levels)
     record["expression"] = told
     write_zarr(embedding, out.embedding)
     write_json(out.record, record)
@@ -166,19 +171,22 @@ def _add_view(embedding: ad.AnnData, key: str, view: View | None, nearest: np.nd
 def _set_unknown(
     embedding: ad.AnnData,
     record: dict,
-    key: str,
-    given: Transfer,
+    transferred: dict[str, Transfer],
     unknown: UnknownRule,
-    certainty: np.ndarray,
+    certainties: dict[str, np.ndarray],
     placed: np.ndarray,
+    levels: list[Levels],
 ) -> None:
-    """Say anew which transferred labels are `Unknown`, in obs and in the record."""
-    labels = np.where(placed, unknown.labels(given, certainty), UNKNOWN)
-    embedding.obs[f"{key}_transferred"] = pd.Categorical(labels, categories=categories(given, labels))
-    told = record["transfer"]["labels"][key]
-    told["counts"] = {str(name): int(n) for name, n in pd.Series(labels).value_counts().items()}
-    told["unknown"] = float((labels == UNKNOWN).mean())
-    record["transfer"]["unknown_by"] = unknown.by
+    """Say anew which transferred labels are `Unknown`, and what hangs on that, in obs and in the record."""
+    told = write_labels(
+        embedding.obs,
+        {key: given.classes for key, given in transferred.items()},
+        {key: given.best for key, given in transferred.items()},
+        {key: placed & (unknown.labels(given, certainties[key]) != UNKNOWN) for key, given in transferred.items()},
+        levels,
+    )
+    labels = {key: record["transfer"]["labels"][key] | of for key, of in told["labels"].items()}
+    record["transfer"] |= told | {"labels": labels, "unknown_by": unknown.by}
 
 
 def _told_of_view(

@@ -17,6 +17,7 @@ from ..families.base import Decoder, Prediction, Settings, Surgery, add_predicti
 from ..families.devices import check_gpu
 from ..families.options import defaults as option_defaults
 from ..models.folder import ModelFolder, carry_facts
+from ..models.hidden import carry_hidden
 from ..reference.inspection import inspect_model
 from .decoded import Decoded, decode, hshare
 
@@ -125,6 +126,7 @@ def operate(
     surgery.save(updated)
     if not surgery.holds_facts:
         carry_facts(folder, updated)
+    carry_hidden(folder, updated)
     card = _reopen(updated, folder.shown, trusted, few, settings, latent[rows])
     facts = {
         "model": None,

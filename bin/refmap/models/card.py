@@ -60,6 +60,7 @@ class ModelCard:
     options: dict[str, dict] = field(default_factory=dict)  # what a mapping may set: see `families.options.Option`
     hierarchy: dict | None = None  # of its labels, where one was learned on its latent: see `refmap.hierarchy`
     predicts: bool = False  # it has a classifier for its labels
+    latent_of_labels: bool = False  # the labels of its reference's cells shaped its latent
     surgery_ready: bool = False  # its encoder sees the batch, so surgery can move the query's cells
     trusted: bool = False  # the user said that its pickles may be run
     globals: list[str] = field(default_factory=list)  # what its pickles import

@@ -104,7 +104,7 @@ class Check:
         defaults), refused {strategy: why it cannot be followed}, faults, warnings.
         """
         for look in (
-            self.cells, self.columns, self.layer, self.genes, self.batch, self.labels, self.truth,
+            self.cells, self.columns, self.layer, self.genes, self.batch, self.labels, self.truth, self.samples,
             self.categorical, self.learned, self.continuous, self.size_factor, self.proteins, self.receptors, self.programs,
             self.family, self.colors, self.known,
         ):  # fmt: skip
@@ -279,6 +279,22 @@ class Check:
             known = dict.fromkeys(label for labels in self.card["labels"].values() for label in labels)
             found = spell(as_text(self.query.obs_column(key)), known)
             self.warnings += found.notes(f"query '{self.row['query']}', truth column '{key}'")
+
+    def samples(self) -> None:
+        """Whether the columns are there that mapQC is told of."""
+        row, query = self.row, self.query
+        if not row["mapqc_sample_key"]:
+            return
+        if not (as_text(query.obs_column(row["mapqc_sample_key"])) != "").any():
+            self._fault(
+                f"has no cell with a sample in column '{row['mapqc_sample_key']}' (mapqc_sample_key): name another column."
+            )
+        if key := row["mapqc_control_key"]:
+            values = as_text(query.obs_column(key))
+            if row["mapqc_control"] not in values:
+                self._fault(
+                    f"has no cell with '{row['mapqc_control']}' (mapqc_control) in column '{key}': its values are {listed(sorted(set(values) - {''}))}."
+                )
 
     def _covariates(self, option: str, wanted: list[str]) -> dict[str, str]:
         """The query's column for each of the model's covariates; none, with a fault, if they cannot be paired."""

@@ -19,7 +19,8 @@ from ..common.exhaustion import MachineFault, exhaustion
 from ..common.folders import ReferenceFolder
 from ..common.spelling import spell
 from ..common.storage import given_name, stored_name, write_zarr
-from ..models.folder import DATA
+from ..models.folder import DATA, ModelFolder
+from ..models.hidden import HIDDEN_COLUMN, hidden_among, seen_labels
 from ..query.align import align
 from ..query.beside import read_beside
 from ..query.checks import Check
@@ -90,13 +91,13 @@ def prepare_reference(
         What a row of the sheet says of them: ``trained`` (whether the run trains the model on them), ``reference`` (path as the
         user wrote it, or None), ``layer`` (None: where the counts are found), ``var_key``, ``embedding`` (a key of obsm, or None:
         counts are embedded by the model), ``protein_key`` (where their proteins or second modality are, or None: as the model's),
-        ``airr`` (the table of their receptors, or None), ``transfer_keys`` and ``origin`` (where `reference` was fetched from, if it
-        is an address).
+        ``airr`` (the table of their receptors, or None), ``transfer_keys``, ``columns`` (further ones of obs to take along) and
+        ``origin`` (where `reference` was fetched from, if it is an address).
     source
         Where `request['reference']` lies; None if it does not exist.
     model
-        The model's folder, which holds what refmap kept of its cells if it was trained here, and in which scvi-tools saves its
-        cells if it is told to.
+        The model's folder, which holds what refmap kept of its cells if it was trained here, and which of these had their labels
+        hidden, and in which scvi-tools saves its cells if it is told to.
     card
         The model's card.
     airr
@@ -105,7 +106,8 @@ def prepare_reference(
         The folder to make: its record says under ``source`` where the cells come from, ``fault`` what is wrong with what the
         row names of them; one of the two is None, or both where there are no cells, and ``warnings`` may say why. What was kept
         of them brings its UMAP, and the scale that they set, under ``saved_scale``. ``map`` says which UMAP there will be: the
-        file's ``own`` (obsm ``X_umap``), the one that was ``kept``, or one ``computed``.
+        file's ``own`` (obsm ``X_umap``), the one that was ``kept``, or one ``computed``. ``seen_labels`` are the columns whose
+        labels the model has seen, but of cells that the obs column `HIDDEN_COLUMN` marks, which is there if there are any.
     """
     folder.folder.mkdir()
     record = {
@@ -114,6 +116,7 @@ def prepare_reference(
         "fault": None,
         "warnings": [],
         "keys": [],
+        "seen_labels": seen_labels(card),
         "latent_names": card["latent_names"],
         "input": card["input"],
         "origin": request["origin"],
@@ -122,7 +125,7 @@ def prepare_reference(
         pass  # which all of its mappings stop at
     elif request["reference"]:
         try:
-            record |= _prepare(source or Path("does not exist"), request["reference"], request, card, folder, airr)
+            record |= _prepare(source or Path("does not exist"), request["reference"], model, request, card, folder, airr)
         except RefmapError as error:
             record["fault"] = str(error)
     else:
@@ -142,7 +145,7 @@ def _prepare_saved(model: Path | None, request: dict, card: dict, folder: Refere
         shown = f"{card['model']}/{path.relative_to(model).as_posix()}"
         try:
             with exhaustion():
-                found = _prepare(path, shown, request, card, folder, airr, kept)
+                found = _prepare(path, shown, model, request, card, folder, airr, kept)
             if kept and scale:
                 found["saved_scale"] = scale
             if kept:
@@ -161,6 +164,7 @@ def _prepare_saved(model: Path | None, request: dict, card: dict, folder: Refere
             remove(folder.aligned)
             remove(folder.cells)
     asked = [f"reference_{name}" for name in named] + ["transfer_keys"] * bool(request["transfer_keys"])
+    asked += ["mapqc_sample_key"] * bool(request["columns"])
     if asked:
         warnings.append(
             f"There are no reference cells, so {listed(asked)} mean nothing: name the cells of the reference with reference."
@@ -175,7 +179,14 @@ def _saved_cells(model: Path | None) -> list[Path]:
 
 
 def _prepare(
-    path: Path, shown: str, request: dict, card: dict, folder: ReferenceFolder, airr: Path | None, kept: bool = False
+    path: Path,
+    shown: str,
+    model: Path | None,
+    request: dict,
+    card: dict,
+    folder: ReferenceFolder,
+    airr: Path | None,
+    kept: bool = False,
 ) -> dict:
     """Write the cells in a file; return what to record of them.
 
@@ -193,6 +204,13 @@ def _prepare(
         batch_key = card["batch_key"] if card["batch_key"] in cells.obs_columns else None
         if batch_key and batch_key not in keys:
             obs[batch_key] = pd.Categorical(as_text(cells.obs_column(batch_key)))
+        hidden = hidden_among(cells.obs_names, ModelFolder(model, card["model"])) if model else np.zeros(cells.n_obs, dtype=bool)
+        if hidden.any():
+            obs[HIDDEN_COLUMN] = hidden
+        for column in request["columns"]:
+            _check_column(cells, column, "mapqc_sample_key or mapqc_study_key")
+            if column not in obs:
+                obs[column] = _labels(cells, column, None)
         latent, source, notes = find_embedding(cells, request, card)
         warnings += notes
         if latent is None:
@@ -202,7 +220,7 @@ def _prepare(
                 raise type(error)(" ".join([*notes, str(error)])) from error
             source = "counts"
         if request["trained"]:  # they are kept beside the model, for a run that asks for other labels
-            for column, values in _categories(cells, set(obs.columns)):
+            for column, values in _categories(cells, {*obs.columns, HIDDEN_COLUMN}):
                 obs[column] = values
         obsm = {} if latent is None else {"X_emb": latent}
         if kept:
@@ -227,11 +245,7 @@ def _prepare(
 def _label_keys(cells: Query, wanted: list[str], card: dict) -> tuple[list[str], list[str]]:
     """The columns whose labels are transferred: those asked for, else those of the model's own labels that are there."""
     for key in wanted:
-        if key not in cells.obs_columns:
-            raise AskedFor(
-                f"reference '{cells.shown_as}' has no obs column '{key}', which transfer_keys names: its columns are "
-                f"{listed(cells.obs_columns)}.{nearest(key, cells.obs_columns)}"
-            )
+        _check_column(cells, key, "transfer_keys")
     keys = list(dict.fromkeys(wanted)) or [key for key in card["labels"] if key in cells.obs_columns]
     if keys:
         return keys, []
@@ -239,6 +253,15 @@ def _label_keys(cells: Query, wanted: list[str], card: dict) -> tuple[list[str],
         f"No labels are transferred from reference '{cells.shown_as}': name the columns of its obs with transfer_keys, out of "
         f"{listed(cells.obs_columns)}."
     ]
+
+
+def _check_column(cells: Query, column: str, named_by: str) -> None:
+    """Raise AskedFor if obs lacks a column that the row names."""
+    if column not in cells.obs_columns:
+        raise AskedFor(
+            f"reference '{cells.shown_as}' has no obs column '{column}', which {named_by} names: its columns are "
+            f"{listed(cells.obs_columns)}.{nearest(column, cells.obs_columns)}"
+        )
 
 
 def _labels(cells: Query, key: str, unlabeled: str | None) -> pd.Categorical:
@@ -313,6 +336,7 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder, air
         "batch_key": card["batch_key"],
         "labels_keys": [],
         "truth_key": None,
+        "mapqc_sample_key": None,
         "one_batch": False,
         "round_counts": False,
         "gene_prefix": None,

@@ -111,7 +111,8 @@ def saved_products(model: Path | None, card: dict) -> tuple[ReferenceProducts | 
         return None, None, [f"{shown} is not used: {wrong}."]
     if not _is_scale(record):
         return products, None, [f"The scale in {shown}/{products.record.name} is damaged: it was computed again."]
-    return products, {name: record[name] for name in _SCALE}, []
+    # An older refmap transferred each column by itself
+    return products, {name: record[name] for name in _SCALE} | {"levels": record.get("levels", [])}, []
 
 
 def saved_sample(products: ReferenceProducts, shown: str) -> tuple[Path | None, list[str]]:
@@ -137,6 +138,7 @@ def _is_scale(record: dict) -> bool:
             and isinstance(held["n"], int)
             and all(map(_are_scores, (record["distances"], record["separations"])))
             and all(found is None or _is_calibration(found) for found in calibration.values())
+            and all(isinstance(key, str) for chain in record.get("levels", []) for key in chain)
         )
     except (AttributeError, KeyError, TypeError):
         return False
@@ -151,4 +153,5 @@ def _is_calibration(found: dict) -> bool:
     bins = [part[name] for part in found["bins"] for name in ("low", "high", "n", "confidence", "accuracy")]
     shares = [found[name] for name in ("n", "n_foreign", "threshold", "accuracy", "unknown_share", "ece")]
     kept = [found[name] for name in ("accuracy_kept", "accuracy_unknown") if found[name] is not None]
-    return all(type(value) in (int, float) and math.isfinite(value) for value in [*bins, *shares, *kept])
+    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in [*bins, *shares, *kept])
+    return numbers and found["by"] in ("batch", "cell") and found["calibrated_on"] in ("hidden", "seen", "unseen")

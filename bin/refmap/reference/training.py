@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 
 from ..common.cli import remove
 from ..common.storage import read_zarr, write_zarr
@@ -15,11 +17,14 @@ from ..families.devices import check_gpu
 from ..families.options import defaults as option_defaults
 from ..hierarchy import below_hierarchy
 from ..models.folder import ModelFolder
+from ..models.hidden import draw_hidden, hide, write_hidden
 from .inspection import inspect_model
 
 
-def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path | None = None, log=print) -> None:
+def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path | None = None, log: Callable = print) -> None:
     """Train a reference that is ready for surgery; see the families for what `settings` hold.
+
+    A share ``hidden_labels`` of the cells trains without labels, where it is above 0: see :mod:`refmap.models.hidden`.
 
     Parameters
     ----------
@@ -39,11 +44,30 @@ def train_reference(settings: dict, aligned: Path, folder: Path, embedding: Path
     remove(folder)
     for warning in check_gpu():
         log(warning)
-    family.train_reference(read_zarr(aligned), settings, folder, log)
+    cells = read_zarr(aligned)
+    hidden = _hide_labels(cells, settings, log)
+    family.train_reference(cells, settings, folder, log)
+    if len(hidden):
+        write_hidden(folder, hidden, settings["hidden_labels"], settings["seed"])
     if embedding:
         cells = read_zarr(aligned)  # again, as training may have changed those that it was given
         embedded = embed_reference(cells, folder, inspect_model(folder).to_json(), settings["seed"])
         write_zarr(ad.AnnData(obs=cells.obs, obsm=embedded), embedding)
+
+
+def _hide_labels(cells: ad.AnnData, settings: dict, log: Callable) -> pd.Index:
+    """Hide the labels of some of the cells that a model is to be trained on; return the names of these."""
+    keys, unlabeled, fraction = settings["labels_keys"], settings["unlabeled_category"], settings["hidden_labels"]
+    if not (keys and fraction):
+        return cells.obs_names[:0]
+    hidden = draw_hidden(cells.obs, keys, settings["batch_key"], unlabeled, fraction, settings["seed"])
+    hide(cells.obs, keys, unlabeled, hidden)
+    if hidden.any():
+        log(
+            f"The model does not see the labels of {hidden.sum():,} of {len(hidden):,} cells: on these it is measured how often labels "
+            "are right (--reference_hidden_labels)."
+        )
+    return cells.obs_names[hidden]
 
 
 def embed_reference(cells: ad.AnnData, model: Path, card: dict, seed: int) -> dict[str, np.ndarray]:

@@ -50,6 +50,7 @@ class Cells:
     columns        the obs columns of the query that are asked for: key -> values
     labels         what the mapping says of them, the model's word first; of several columns that one which knows most true labels
     levels         every column of transferred labels: key -> the label of each cell
+    best           of each annotation of several levels the label at the finest that is certain: `<annotation>_best` -> labels
     novelty        the p-value of each against the reference's own cells; None without those
     separation     how many times farther the reference's cells are than the query's own; None without those
     second         the label that the genes give each cell, of the column of `labels` that was transferred; None without counts
@@ -64,6 +65,7 @@ class Cells:
     columns: dict[str, pd.Series] = field(default_factory=dict)
     labels: list[Labels] = field(default_factory=list)
     levels: dict[str, pd.Series] = field(default_factory=dict)
+    best: dict[str, pd.Series] = field(default_factory=dict)
     novelty: pd.Series | None = None
     separation: pd.Series | None = None
     second: pd.Series | None = None
@@ -84,6 +86,7 @@ class Cells:
             {key: of(values) for key, values in self.columns.items()},
             [replace(labels, values=of(labels.values), uncertainty=of(labels.uncertainty)) for labels in self.labels],
             {key: of(values) for key, values in self.levels.items()},
+            {key: of(values) for key, values in self.best.items()},
             of(self.novelty),
             of(self.separation),
             of(self.second),
@@ -146,6 +149,8 @@ def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference
     cells.labels = [made for made in (_predicted(embedded, truth), around and _transferred(embedded, truth, around)) if made]
     if around:
         cells.levels = {key: _text(embedded.obs[f"{key}_transferred"]) for key in around.scale["keys"]}
+        finest = [name.removesuffix("_level") for name in embedded.obs if name.endswith("_best_level")]
+        cells.best = {name: _text(embedded.obs[name]) for name in finest}
         cells.novelty = embedded.obs["novelty_pvalue"].reset_index(drop=True)
         cells.separation = embedded.obs["reference_separation"].reset_index(drop=True)
         transferred = next((labels.key for labels in cells.labels if labels.made == "transferred"), None)

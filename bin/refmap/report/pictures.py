@@ -67,6 +67,7 @@ def colorings(cells: Cells, row: dict) -> list[Coloring]:
     for labels in cells.labels:
         found.append(Coloring(f"{labels.made} label", labels.values, is_label=True))
         found.append(Coloring(f"uncertainty of the {labels.made} label", labels.uncertainty, is_share=True))
+    found += [Coloring(name, values, is_label=True) for name, values in cells.best.items()]
     if cells.second is not None:
         found.append(Coloring("label by the genes", cells.second, is_label=True))
     if cells.certainty is not None:
@@ -173,6 +174,7 @@ def _page_columns(cells: Cells, row: dict) -> dict[str, pd.Series]:
     for labels in cells.labels:
         columns[labels.key if labels.made == "transferred" else labels.name] = labels.values
         columns[f"{labels.name}_uncertainty"] = labels.uncertainty
+    columns |= cells.best
     of_expression = {"label by the genes": cells.second, CERTAINTY: cells.certainty, GROUP: cells.group}
     columns |= {name: values for name, values in of_expression.items() if values is not None}
     if cells.novelty is not None:

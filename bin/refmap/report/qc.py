@@ -20,13 +20,15 @@ from ..query.counts import check_values
 from ..query.obs_table import add_obs_table
 from ..query.query import Query
 from ..transfer.calibration import CertainLabels, calibrate
-from ..transfer.labels import Transfer, transfer_labels
+from ..transfer.labels import Transfer
+from ..transfer.levels import find_levels, transfer_columns
 from ..transfer.neighbors import Neighbors
 from . import pictures, plots
 from .cell_table import write_cells
 from .evaluation import evaluate
 from .expression import Expression
 from .mapped_cells import Cells, Reference, label_columns, read_cells
+from .mapqc import compare_samples, query_samples
 from .results.drawing import draw_results
 from .results.mapped import Mapped
 from .sankey import draw_sankey
@@ -76,6 +78,7 @@ def describe_mapping(
     with Query(query, row["query"], row["modality"]) as source:
         add_obs_table(source, row, obs_table)
         cells = read_cells(source, embedded, row, around)
+        samples = query_samples(source, row)
         write_cells(cells.names, cells.columns, embedded, output)
         draw_results(Mapped(embedded, source, around, plan, record, mapped.results, output, _name(row)))
     # Figures and pictures are of the cells that have an embedding.
@@ -98,6 +101,8 @@ def describe_mapping(
         record["calibration"] = _calibrations(truth, embedded, placed, mapped, around, threshold, record)
     record["evaluation"] = evaluate(cells, row, batches, around, record["seed"])
     record["trust"] = _judge(cells, batches, placed, prepared, mapped, alignment, around, record)
+    if samples is not None:
+        record["trust"]["figures"]["mapqc"] = compare_samples(cells, samples[placed], around, row, record["seed"])
     _write_clusters(record["trust"]["figures"]["explained"]["clusters"], output / "explained.csv")
     write_json(output / "mapping.json", record)
 
@@ -154,7 +159,9 @@ def _calibrations(
     if around:
         with np.load(mapped.neighbors) as near:
             neighbors = Neighbors(near["indices"][placed], near["distances"][placed])
-        made |= {f"{key}_transferred": transfer_labels(around.labels(key), neighbors) for key in around.scale["keys"]}
+        labels = {key: around.labels(key) for key in around.scale["keys"]}
+        transferred = transfer_columns(labels, neighbors, find_levels(labels))
+        made |= {f"{key}_transferred": given for key, given in transferred.items()}
     found = {name: calibrate(truth, transfer, threshold) for name, transfer in made.items()}
     if told:
         found |= {

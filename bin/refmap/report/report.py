@@ -124,7 +124,7 @@ def summary(outcomes: list[Outcome], outdir: str) -> str:
     lines = [f"{_plural(len(outcomes), 'mapping')}: {len(outcomes) - len(failed)} mapped, {len(failed)} failed", ""]
     lines += _aligned(
         [
-            ("mapping", "status", "labels", "embedding", "family", "cells", "genes", "epochs", "seconds", "accuracy", "where"),
+            ("mapping", "status", "lights", "family", "cells", "genes", "epochs", "seconds", "accuracy", "where"),
             *map(_summary_cells, shown),
         ]
     )
@@ -132,6 +132,7 @@ def summary(outcomes: list[Outcome], outdir: str) -> str:
         lines.append(f"... and {len(outcomes) - len(shown):,} more")
     lines += [
         "",
+        *(["The lights are of the labels and of the embedding."] if any(outcome.labels_light for outcome in shown) else []),
         f"Paths are relative to {outdir}.",
         "Report: multiqc/multiqc_report.html    Index: reference_mapping/mappings.csv",
     ]
@@ -150,8 +151,7 @@ def _summary_cells(outcome: Outcome) -> tuple[str, ...]:
     return (
         outcome.name,
         "mapped" if outcome.mapped else "FAILED",
-        outcome.labels_light or "-",
-        outcome.embedding_light or "-",
+        f"{outcome.labels_light}, {outcome.embedding_light}" if outcome.labels_light else "-",
         outcome.record.get("family") or outcome.card.get("family") or "-",
         "-" if outcome.n_cells is None else f"{outcome.n_cells:,}",
         "-" if outcome.genes is None else "{:,}/{:,}".format(*outcome.genes),
@@ -165,7 +165,7 @@ def _summary_cells(outcome: Outcome) -> tuple[str, ...]:
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Align columns of text: figures to the right, all else to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    figures = range(5, 10)
+    figures = range(4, 9)
 
     def line(row: tuple[str, ...]) -> str:
         cells = zip(row, widths, strict=True)

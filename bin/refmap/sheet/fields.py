@@ -264,6 +264,24 @@ class Mapping(BaseModel):
         Keys,
         Field(description="Columns of the reference cells' `obs` whose labels are transferred; none: the model's label columns."),
     ] = []
+    mapqc_sample_key: Annotated[
+        Key,
+        Field(
+            description="The column of the query's and of the reference cells' `obs` with their samples, for mapQC; none: it is not run."
+        ),
+    ] = None
+    mapqc_study_key: Annotated[
+        Key,
+        Field(
+            description="The column of the reference cells' `obs` with their studies, for mapQC, which then compares samples of several."
+        ),
+    ] = None
+    mapqc_control_key: Annotated[
+        Key, Field(description="The column of the query's `obs` that tells controls, for mapQC; none: all cells are controls.")
+    ] = None
+    mapqc_control: Annotated[
+        Key, Field(description="What stands in `mapqc_control_key` for controls, the cells that should be like the reference.")
+    ] = None
     one_batch: Annotated[Choice, Field(description="Whether all cells count as one new batch; none: `--one_batch`.")] = None
     round_counts: Annotated[
         Choice,
@@ -331,6 +349,8 @@ REFERENCE_KEYS = (
     "reference_airr",
     "transfer_keys",
 )
+# What mapQC is told. It is run where samples are named.
+MAPQC_KEYS = ("mapqc_sample_key", "mapqc_study_key", "mapqc_control_key", "mapqc_control")
 # Settings of training with a default among the pipeline's parameters, then those that are left to the model's library.
 TRAIN_DEFAULTS = ("max_epochs", "early_stopping", "check_val_every_n_epoch", "early_stopping_patience")
 YAML_ONLY = (

@@ -12,7 +12,7 @@ import yaml
 
 from ..common.errors import RefmapError, nearest
 from .entries import Entry, Fault, plain, show
-from .fields import REFERENCE_KEYS, TRAIN_KEYS
+from .fields import MAPQC_KEYS, REFERENCE_KEYS, TRAIN_KEYS
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ EXTRA_KEYS = (
     "strategy",
     "min_gene_overlap",
     *REFERENCE_KEYS,
+    *MAPQC_KEYS,
 )
 SETTING_KEYS = ("model", "layer", "var_key", "umap_colors", *EXTRA_KEYS)
 MODEL_KEYS = (

@@ -16,7 +16,18 @@ from pydantic import ValidationError
 
 from ..common.errors import RefmapError
 from .entries import Entry, Fault, sentences, show
-from .fields import COLUMNS, FIELDS, REFERENCE_KEYS, TRAIN_DEFAULTS, TRAIN_KEYS, TRAIN_OPTIONS, Mapping, Must, required
+from .fields import (
+    COLUMNS,
+    FIELDS,
+    MAPQC_KEYS,
+    REFERENCE_KEYS,
+    TRAIN_DEFAULTS,
+    TRAIN_KEYS,
+    TRAIN_OPTIONS,
+    Mapping,
+    Must,
+    required,
+)
 from .from_csv import read_csv
 from .from_yaml import read_yaml
 
@@ -104,6 +115,12 @@ def _contradictions(entry: Entry, mapping: Mapping) -> Iterator[str]:
         yield f"{entry.label(unused[0])} has no effect, as 'train' is false; leave it out, or train."
     if mapping.learning_rate is not None and "lr" in (mapping.plan_kwargs or {}):
         yield f"{entry.label('learning_rate')} is given a second time as plan_kwargs.lr; keep one."
+    told = [name for name in MAPQC_KEYS if getattr(mapping, name)]
+    if told and "mapqc_sample_key" not in told:
+        yield f"{entry.label(told[0])} has no effect without mapqc_sample_key; name the column of samples too, or leave it out."
+    for given, other in (("mapqc_control_key", "mapqc_control"), ("mapqc_control", "mapqc_control_key")):
+        if given in told and other not in told:
+            yield f"{entry.label(given)} has no effect without {other}; give both, or neither."
 
 
 def _check_unique(entries: Iterable[Entry], faults: list[Fault]) -> None:
@@ -147,6 +164,8 @@ def _reference_cells(mapping: Mapping, defaults: dict[str, Any]) -> dict:
         "protein_key": mapping.reference_protein_key or known.get("protein_key"),
         "airr": mapping.reference_airr or known.get("airr"),
         "transfer_keys": mapping.transfer_keys,
+        # Which of their further columns the figures of a mapping take
+        "columns": [key for key in (mapping.mapqc_sample_key, mapping.mapqc_study_key) if key],
         "origin": None,  # until an address is followed
     }
 
@@ -162,5 +181,6 @@ def trained_cells(settings: dict[str, Any]) -> dict:
         "protein_key": settings["reference_protein_key"],
         "airr": settings["reference_airr"],
         "transfer_keys": [],
+        "columns": [],
         "origin": None,
     }

@@ -11,9 +11,11 @@ from ..common.cli import read_json, write_json
 from ..common.errors import RefmapError
 from ..common.folders import ReferenceFolder
 from ..common.storage import read_zarr, write_zarr
+from ..models.hidden import HIDDEN_COLUMN
 from .calibration import calibrate
 from .held_out import HeldOut, hold_out
-from .labels import transfer_labels
+from .labels import Transfer
+from .levels import find_levels, transfer_columns
 from .maps import draw_map
 from .novelty import distance_scores
 from .separation import held_out_separation
@@ -35,7 +37,10 @@ def calibrate_reference(
     out
         The folder to make. Its record holds, beside that of `prepared`: ``seed``, ``neighbors``, ``held_out`` (``by`` batch or
         cell, ``n``), ``distances`` and ``separations`` (the scores of held-out cells, sorted: see :mod:`refmap.transfer.novelty` and
-        :mod:`refmap.transfer.separation`), and ``calibration`` (see :func:`refmap.transfer.calibration.calibrate`) by label column.
+        :mod:`refmap.transfer.separation`), ``calibration`` (see :func:`refmap.transfer.calibration.calibrate`) by label column,
+        with ``by`` and ``calibrated_on``: held-out cells whose labels were ``hidden`` from the model, and these alone, where there
+        are any; else those of above, whose labels the model has ``seen``, or which are ``unseen`` as it learns from no labels of the
+        column; and ``levels`` (the label columns that are levels of one annotation, coarse to fine, by annotation).
 
     What `prepared` holds of these already, as what was saved beside a model does, is taken over: the UMAP, and a scale that was
     computed with the same settings.
@@ -59,26 +64,37 @@ def calibrate_reference(
     out.folder.mkdir()
     write_zarr(cells, out.cells)
     saved = record.pop("saved_scale", None)
-    if not saved or not _fits(saved, record["keys"], seed, threshold, k):
+    labels = {key: cells.obs[key] for key in record["keys"]}
+    levels = find_levels(labels)
+    chains = [list(chain.keys) for chain in levels]
+    if not saved or not _fits(saved, record["keys"], chains, seed, threshold, k):
         held = hold_out(embedding, batches, seed, k=k)
+        hidden = np.flatnonzero(cells.obs[HIDDEN_COLUMN]) if HIDDEN_COLUMN in cells.obs else []
+        judged = hold_out(embedding, batches, seed, k=k, among=hidden) if len(hidden) else held
+        basis = {key: "hidden" if len(hidden) else "seen" if key in record["seen_labels"] else "unseen" for key in record["keys"]}
+        transferred = transfer_columns(labels, judged.neighbors, levels)
         saved = {
             "seed": seed,
             "neighbors": k,
             "held_out": {"by": held.by, "n": len(held.rows)},
             "distances": _known(np.sort(distance_scores(held.neighbors))),
             "separations": held_out_separation(embedding, batches, seed).tolist(),
-            "calibration": {key: _calibration(cells.obs[key], held, threshold) for key in record["keys"]},
+            "calibration": {
+                key: _calibration(labels[key], given, judged, threshold, basis[key]) for key, given in transferred.items()
+            },
+            "levels": chains,
         }
     calibration = {key: saved["calibration"][key] for key in record["keys"]}
-    write_json(out.record, record | {"n_latent": embedding.shape[1]} | saved | {"calibration": calibration})
+    write_json(out.record, record | {"n_latent": embedding.shape[1]} | saved | {"calibration": calibration, "levels": chains})
 
 
-def _fits(saved: dict, keys: list[str], seed: int, threshold: float, k: int) -> bool:
-    """Whether the scale that was saved with the cells is the one that is wanted."""
+def _fits(saved: dict, keys: list[str], chains: list[list[str]], seed: int, threshold: float, k: int) -> bool:
+    """Whether the scale that was saved with the cells is the one that is wanted: labels of one level hang on those of the others."""
     found = saved["calibration"]
     return (
         (saved["seed"], saved["neighbors"]) == (seed, k)
         and set(keys) <= set(found)
+        and [chain for chain in saved["levels"] if not set(keys).isdisjoint(chain)] == chains
         and all(found[key] is None or found[key]["threshold"] == threshold for key in keys)
     )
 
@@ -88,7 +104,7 @@ def _known(scores: np.ndarray) -> list[float]:
     return scores.tolist() if np.isfinite(scores).all() else []
 
 
-def _calibration(labels: pd.Series, held: HeldOut, threshold: float) -> dict | None:
-    labels = labels.astype(object)
-    truth = labels.iloc[held.rows].reset_index(drop=True)
-    return calibrate(truth, transfer_labels(labels, held.neighbors), threshold)
+def _calibration(labels: pd.Series, given: Transfer, held: HeldOut, threshold: float, calibrated_on: str) -> dict | None:
+    truth = labels.astype(object).iloc[held.rows].reset_index(drop=True)
+    found = calibrate(truth, given, threshold)
+    return found and found | {"by": held.by, "calibrated_on": calibrated_on}

@@ -27,7 +27,14 @@ class HeldOut:
     by: str
 
 
-def hold_out(latent: np.ndarray, batches: pd.Series | None, seed: int, most: int = MOST_CELLS, k: int = NEIGHBORS) -> HeldOut:
+def hold_out(
+    latent: np.ndarray,
+    batches: pd.Series | None,
+    seed: int,
+    most: int = MOST_CELLS,
+    k: int = NEIGHBORS,
+    among: np.ndarray | None = None,
+) -> HeldOut:
     """Draw cells of a reference and find the nearest of those they are held out from.
 
     A query's cells come from batches that the reference lacks, and lie farther from its cells than these do from their own batch.
@@ -39,8 +46,12 @@ def hold_out(latent: np.ndarray, batches: pd.Series | None, seed: int, most: int
         Reference cells x dimensions.
     batches
         The batch of each, or None where the reference has none.
+    most
+        How many are drawn at most.
+    among
+        The rows that they are drawn from, by default all. The nearest are sought among all others.
     """
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(latent))[:most])
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(latent) if among is None else among)[:most])
     codes = pd.factorize(batches)[0] if batches is not None else np.zeros(len(latent), dtype=int)
     sizes = np.bincount(codes)
     if (len(latent) - sizes[codes[drawn]] < k).any():

@@ -18,26 +18,36 @@ class Transfer:
 
     classes          the column's labels, sorted
     probabilities    float32, cells x classes: what the neighbours of each label weigh together, of those that have one
+    chosen           int64, the label of each cell, by its place in `classes`; -1 for none. None: the one that weighs most, as it is
+                     but where the column is a level of an annotation (see :mod:`refmap.transfer.levels`)
     """
 
     classes: list[str]
     probabilities: np.ndarray
+    chosen: np.ndarray | None = None
+
+    @property
+    def places(self) -> np.ndarray:
+        """The label of each cell, whatever its weight, by its place in `classes`: int64, -1 where no neighbour has a label."""
+        if self.chosen is not None:
+            return self.chosen
+        if not self.classes:
+            return np.full(len(self.probabilities), -1)
+        return np.where(self.probabilities.max(axis=1) == 0, -1, self.probabilities.argmax(axis=1))
 
     @property
     def best(self) -> np.ndarray:
-        """The label that weighs most, whatever its weight: object array of str; `Unknown` where no neighbour has a label."""
-        if not self.classes:
-            return np.full(len(self.probabilities), UNKNOWN, dtype=object)
-        best = np.array(self.classes, dtype=object)[self.probabilities.argmax(axis=1)]
-        best[self.probabilities.max(axis=1) == 0] = UNKNOWN
-        return best
+        """The label of each cell, whatever its weight: object array of str; `Unknown` where no neighbour has a label."""
+        return np.array([*self.classes, UNKNOWN], dtype=object)[self.places]
 
     @property
     def uncertainty(self) -> np.ndarray:
-        """1 less the weight of the label that weighs most: float32; 1 where no neighbour has a label."""
-        if not self.classes:
-            return np.ones(len(self.probabilities), dtype=np.float32)
-        return (1 - self.probabilities.max(axis=1)).clip(0, 1).astype(np.float32)
+        """1 less the weight of the label: float32; 1 where no neighbour has a label."""
+        places = self.places
+        weights = np.zeros(len(places), dtype=self.probabilities.dtype)
+        found = places >= 0
+        weights[found] = self.probabilities[found, places[found]]
+        return (1 - weights).clip(0, 1).astype(np.float32)
 
     def labels(self, threshold: float) -> np.ndarray:
         """The labels, `Unknown` for cells whose uncertainty is above `threshold`."""
@@ -52,11 +62,23 @@ def transfer_labels(labels: pd.Series, neighbors: Neighbors) -> Transfer:
     """
     categories = pd.Categorical(labels.astype(object))
     classes = [str(name) for name in categories.categories]
-    codes = categories.codes[neighbors.indices]
-    weights = np.where(codes >= 0, neighbors.weights(), 0.0)
-    probabilities = np.zeros((len(codes), len(classes)))
-    for code in range(len(classes)):
-        probabilities[:, code] = np.where(codes == code, weights, 0).sum(axis=1)
-    total = probabilities.sum(axis=1, keepdims=True)
-    np.divide(probabilities, total, out=probabilities, where=total > 0)
-    return Transfer(classes, probabilities.astype(np.float32))
+    weights = weigh(categories.codes, len(classes), neighbors)
+    return Transfer(classes, shares(weights, weights.sum(axis=1, keepdims=True)))
+
+
+def weigh(codes: np.ndarray, n_classes: int, neighbors: Neighbors) -> np.ndarray:
+    """Return what the neighbours of each label weigh together: float64, cells x labels.
+
+    `codes` are those of the reference's cells, int, -1 where there is no label.
+    """
+    near = codes[neighbors.indices]
+    weights = np.where(near >= 0, neighbors.weights(), 0.0)
+    summed = np.zeros((len(near), n_classes))
+    for code in range(n_classes):
+        summed[:, code] = np.where(near == code, weights, 0).sum(axis=1)
+    return summed
+
+
+def shares(weights: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Return weights (cells x labels) as shares of their `total` (cells x 1): float32, 0 where that is 0."""
+    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0).astype(np.float32)

@@ -6,14 +6,15 @@ import shutil
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 
 from ..common.cli import read_json, write_json
 from ..common.errors import RefmapError
 from ..common.folders import MappedFolder, ReferenceFolder
 from ..common.layout import N_NEIGHBORS
 from ..common.storage import read_zarr, write_zarr
-from .labels import UNKNOWN, Transfer, transfer_labels
+from .columns import write_labels
+from .labels import UNKNOWN
+from .levels import find_levels, transfer_columns
 from .neighbors import Index, Neighbors
 from .novelty import distance_scores, p_values
 from .separation import separation
@@ -27,10 +28,11 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
     """Write what a mapping gave with labels from the reference's cells, and how far the query's lie from these.
 
     Adds to obs of the embedding, for each label column of the reference, ``<key>_transferred`` (categorical, `Unknown` above the
-    threshold) and ``<key>_uncertainty`` (float32, from 0), ``reference_distance`` and ``novelty_pvalue`` (float32: see
-    :mod:`refmap.transfer.novelty`), ``reference_separation`` and ``separation_pvalue`` (float32: see
-    :mod:`refmap.transfer.separation`); to obsm ``X_umap_reference`` (cells x 2: places in the reference's UMAP) and, on request,
-    ``<key>_transferred_probabilities``; to the record ``transfer``.
+    threshold), ``<key>_ontology_term_id`` (categorical: see :mod:`refmap.transfer.ontology`) and ``<key>_uncertainty`` (float32, from
+    0), for columns that are levels of one annotation ``<annotation>_best`` and ``<annotation>_best_level`` (categorical: see
+    :mod:`refmap.transfer.levels`), ``reference_distance`` and ``novelty_pvalue`` (float32: see :mod:`refmap.transfer.novelty`),
+    ``reference_separation`` and ``separation_pvalue`` (float32: see :mod:`refmap.transfer.separation`); to obsm ``X_umap_reference``
+    (cells x 2: places in the reference's UMAP) and, on request, ``<key>_transferred_probabilities``; to the record ``transfer``.
 
     Parameters
     ----------
@@ -53,21 +55,23 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
     latent = latent[placed]
     neighbors = Index(cells.obsm["X_emb"]).search(latent, scale["neighbors"])
 
-    summary = {}
-    for key in scale["keys"]:
-        given = transfer_labels(cells.obs[key], neighbors)
-        labels = _spread(given.labels(threshold), placed, UNKNOWN)
-        embedding.obs[f"{key}_transferred"] = pd.Categorical(labels, categories=categories(given, labels))
+    own = {key: cells.obs[key] for key in scale["keys"]}
+    levels = find_levels(own)
+    transferred = transfer_columns(own, neighbors, levels)
+    told = write_labels(
+        embedding.obs,
+        {key: given.classes for key, given in transferred.items()},
+        {key: _spread(given.best, placed, UNKNOWN) for key, given in transferred.items()},
+        {key: _spread(given.uncertainty <= threshold, placed, False) for key, given in transferred.items()},
+        levels,
+    )
+    for key, given in transferred.items():
         embedding.obs[f"{key}_uncertainty"] = _spread(given.uncertainty, placed)
         embedding.uns[f"{key}_transferred_labels"] = np.array(given.classes, dtype=object)
         if probabilities:
             embedding.obsm[f"{key}_transferred_probabilities"] = _spread(given.probabilities, placed)
-        counts = pd.Series(labels).value_counts()
-        summary[key] = {
-            "counts": {str(name): int(n) for name, n in counts.items()},
-            "unknown": float((labels == UNKNOWN).mean()),
-            "mean_uncertainty": float(given.uncertainty.mean()),
-        }
+        told["labels"][key]["mean_uncertainty"] = float(given.uncertainty.mean())
+        told["labels"][key]["calibrated_on"] = (scale["calibration"][key] or {}).get("calibrated_on")
     distance = distance_scores(neighbors)
     apart = separation(latent, cells.obsm["X_emb"], record["seed"])
     for name, scores in {
@@ -86,7 +90,7 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
         "map": scale["map"],
         "neighbors": scale["neighbors"],
         "threshold": threshold,
-        "labels": summary,
+        **told,
     }
     near = Neighbors(_spread(neighbors.indices, placed, 0), _spread(neighbors.distances, placed))
     _write(embedding, near, record, mapped, out)
@@ -115,11 +119,6 @@ def shared_dimensions(embedding: ad.AnnData, scale: dict) -> np.ndarray:
             f"'{scale['reference']}' {n_latent}: name the embedding of these that the model gave, or none, and their counts are embedded."
         )
     return np.arange(n_latent)
-
-
-def categories(given: Transfer, labels: np.ndarray) -> list[str]:
-    """The labels that a column of transferred ones can hold, `Unknown` last where it does."""
-    return [*given.classes, *([UNKNOWN] if UNKNOWN in labels and UNKNOWN not in given.classes else [])]
 
 
 def place(neighbors: Neighbors, positions: np.ndarray) -> np.ndarray:

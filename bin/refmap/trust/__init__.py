@@ -3,6 +3,7 @@
 It stands on `transfer`, for neighbours and transferred labels.
 """
 
+from .mapqc import Samples, mapqc
 from .measure import QueryCells, ReferenceCells, measure
 from .thresholds import FIGURES, Limit, read_thresholds
 from .verdict import AMBER, GREEN, GREY, RED, Verdict, judge
@@ -16,8 +17,10 @@ __all__ = [
     "Limit",
     "QueryCells",
     "ReferenceCells",
+    "Samples",
     "Verdict",
     "judge",
+    "mapqc",
     "measure",
     "read_thresholds",
 ]

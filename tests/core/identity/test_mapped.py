@@ -44,7 +44,15 @@ def make_scale(folder, reference: Made, batch_key="donor", counts="counts") -> R
         cell_type=pd.Categorical(reference.types.astype(object)),
     )
     write_zarr(ad.AnnData(obs=obs), prepared.cells)
-    record = {"reference": "atlas", "source": "counts", "origin": None, "map": "computed", "latent_names": None, "input": counts}
+    record = {
+        "reference": "atlas",
+        "source": "counts",
+        "origin": None,
+        "map": "computed",
+        "latent_names": None,
+        "input": counts,
+        "seen_labels": [],
+    }
     prepared.record.write_text(json.dumps(record | {"keys": ["coarse", "cell_type"], "batch_key": batch_key}))
     latent = reference.latent.copy()
     latent[5] = np.nan
@@ -148,6 +156,31 @@ def test_unknown_follows_the_certainty_or_stays_as_the_neighbours_made_it(compar
     for key in ("coarse", "cell_type"):
         assert after[f"{key}_transferred"].tolist() == before[f"{key}_transferred"].tolist()
         assert after[f"{key}_certainty"].tolist() == pytest.approx(obs[f"{key}_certainty"].tolist(), nan_ok=True)
+
+
+def test_levels_follow_the_certainty_and_each_other(compared, labelled):
+    """A coarse label that is not certain itself is where the finer one is; the finest that is certain is told anew."""
+    obs, told = read_zarr(compared.embedding).obs, record_of(compared)["transfer"]
+    coarse, fine = (obs[f"{key}_transferred"].astype(object) for key in ("coarse", "cell_type"))
+    known = fine != "Unknown"
+    assert (coarse[known] == fine[known].map(COARSE)).all() and 0 < (~known).sum()
+    certain = obs["coarse_certainty"].isna() | (obs["coarse_certainty"] >= np.float32(0.8))
+    expected = (certain | known).to_numpy() & (np.arange(len(obs)) != 3)
+    assert ((coarse != "Unknown") == expected).all()
+    assert obs["cell_type_best"].tolist() == np.where(known, fine, coarse).tolist()
+    level = obs["cell_type_best_level"].astype(object)
+    assert (level[known] == "cell_type").all() and (level[~known & (coarse != "Unknown")] == "coarse").all()
+    assert level.isna().tolist() == (coarse == "Unknown").tolist()
+    counts = level.value_counts()
+    assert told["annotations"] == [
+        {
+            "name": "cell_type",
+            "levels": {"coarse": int(counts.get("coarse", 0)), "cell_type": int(counts["cell_type"])},
+            "unknown": pytest.approx((coarse == "Unknown").mean()),
+        }
+    ]
+    assert told["annotations"] != record_of(labelled[1])["transfer"]["annotations"]
+    assert told["labels"]["cell_type"].keys() == record_of(labelled[1])["transfer"]["labels"]["cell_type"].keys()
 
 
 def test_agreement_of_both_labels_is_told_by_label(compared, labelled, query):

@@ -119,6 +119,7 @@ def test_groups_are_ranked_and_those_above_the_threshold_are_novel(query, labell
         "genes",
         "like_label",
         "like",
+        "about",
     ]
     assert table["score"].is_monotonic_decreasing and table["n_cells"].sum() == 240
     flagged = table["score"] > limit.value
@@ -140,6 +141,14 @@ def test_groups_are_ranked_and_those_above_the_threshold_are_novel(query, labell
     # It lacks the genes of the type that it was matched to, and no label of the reference is like it.
     assert len({f"-gene {i}" for i in range(10)} & set(first["genes"])) >= 7
     assert first["like_label"] is None and np.isnan(first["like"])
+    lacking = " and ".join(gene[1:] for gene in first["genes"] if gene[0] == "-")
+    assert first["about"].startswith(
+        f"{first['n_cells']} cells matched to type 0, from which they differ by {first['score']:.2f} of what"
+    )
+    assert (
+        f"where {limit.value:.2f} is the limit: " in first["about"] and " and ".join(lacking.split(" and ")[:3]) in first["about"]
+    )
+    assert first["about"].endswith(".") and "most like" not in first["about"]
 
 
 def test_a_known_type_in_a_wrong_place_is_like_its_label(reference, labelled, weights, null):
@@ -150,6 +159,7 @@ def test_a_known_type_in_a_wrong_place_is_like_its_label(reference, labelled, we
     first = table.iloc[0]
     assert set(wrong.types[groups == first["group"]]) == {"type 3"}
     assert first["matched_label"] == "type 1" and first["like_label"] == "type 3" and first["like"] > 0.8
+    assert first["about"].endswith("; most like type 3.")
     assert "+gene 30" in first["genes"] or "+gene 31" in first["genes"]
 
 

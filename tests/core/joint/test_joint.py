@@ -50,6 +50,7 @@ def make_reference(folder, n=200, key="cell_type"):
         "map": "computed",
         "fault": None,
         "keys": [key],
+        "seen_labels": [],
         "latent_names": None,
     }
     cells.record.write_text(json.dumps(record | {"batch_key": "donor", "n_cells": n}))
@@ -78,7 +79,7 @@ def make_query(folder, dataset, file_id, n, seed, reference=None, batch_key="don
         "id": name,
         "dataset": dataset,
         "file_id": file_id,
-        "trust": {"light": "green"},
+        "trust": {"labels": {"light": "green"}, "embedding": {"light": "amber"}},
         "parameters": {"batch_key": batch_key},
     }
     (qc / "mapping.json").write_text(json.dumps(record))
@@ -120,7 +121,8 @@ def test_all_cells_are_there_in_order_less_those_without_an_embedding(joined):
     assert obs["batch"].tolist()[198:204] == ["r1", "r2", "a.1 1", "a.1 2", "a.1 1", "a.1 2"]
     # The batch column of the second is called as something that the mapping says.
     assert obs["batch"].tolist()[-2:] == ["b 1", "b 2"]
-    assert obs["light"].isna().sum() == 200 and set(obs["light"].dropna()) == {"green"}
+    for name, light in [("labels_light", "green"), ("embedding_light", "amber")]:
+        assert obs[name].isna().sum() == 200 and set(obs[name].dropna()) == {light}
     assert obs["cell_type"].tolist()[5:200] == TYPES[kind][5:].tolist() and obs["cell_type"].isna().sum() == 5 + 98
     given = pd.concat(
         [first.obs["cell_type_transferred"].iloc[kept].astype(object), second.obs["cell_type_transferred"].astype(object)]
@@ -163,7 +165,7 @@ def test_the_page_is_coloured_by_dataset_and_has_all_labels_in_one_column(joined
     assert content["datasets"]["name"] == "dataset" and content["datasets"]["categories"] == ["reference", "gut", "lung"]
     assert content["behind"] == 200 and content["color"] is None  # which is by dataset
     columns = {column["name"]: column for column in content["columns"]}
-    assert {"cell_type", "file_id", "batch", "light", "cell_type_uncertainty"} <= set(columns)
+    assert {"cell_type", "file_id", "batch", "labels_light", "cell_type_uncertainty"} <= set(columns)
     assert not {"origin", "dataset", "cell_type_transferred"} & set(columns)
     assert set(columns["cell_type"]["categories"]) >= set(TYPES)
     assert columns["cell_type_uncertainty"]["limits"] == [0, 1]
@@ -174,7 +176,7 @@ def test_queries_stand_alone_without_reference_cells(tmp_path):
     join("alone", "models/alone", None, queries, False, 0, tmp_path / "out")
     atlas = ad.read_zarr(tmp_path / "out/alone.zarr")
     assert atlas.n_obs == 80 and list(atlas.obsm) == ["X_emb", "X_umap"] and np.isfinite(atlas.obsm["X_umap"]).all()
-    assert list(atlas.obs) == ["origin", "dataset", "file_id", "light", "batch", "sure"]
+    assert list(atlas.obs) == ["origin", "dataset", "file_id", "labels_light", "embedding_light", "batch", "sure"]
     page = content_of(tmp_path / "out/alone.html")
     assert page["behind"] == 0 and page["datasets"]["categories"] == ["lung"]
 

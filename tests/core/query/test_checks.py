@@ -105,6 +105,15 @@ PROTEINS = make_card(proteins=["CD3", "CD4"], protein_key="adt")
         ),
         (same, {"labels_keys": ["typ"]}, None, "has no obs column 'typ': its columns are 'donor'."),
         (same, {"truth_key": "typ"}, None, "has no obs column 'typ': its columns are 'donor'."),
+        (same, {"mapqc_sample_key": "sample"}, None, "has no obs column 'sample': its columns are 'donor'."),
+        (
+            with_age(""), {"mapqc_sample_key": "age"}, None,
+            "has no cell with a sample in column 'age' (mapqc_sample_key): name another column.",
+        ),
+        (
+            same, {"mapqc_sample_key": "donor", "mapqc_control_key": "donor", "mapqc_control": "healthy"}, None,
+            "has no cell with 'healthy' (mapqc_control) in column 'donor': its values are 'd1', 'd2', 'd3'.",
+        ),
         (same, {"var_key": "gene_id"}, None, "has no var column 'gene_id' (var_key): its columns are none."),
         (
             same, {"continuous_covariate_keys": []}, CONTINUOUS,

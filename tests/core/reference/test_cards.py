@@ -108,6 +108,7 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "options": {},
         "hierarchy": None,
         "predicts": False,
+        "latent_of_labels": False,
         "surgery_ready": True,
         "trusted": False,
         "warnings": [],
@@ -174,7 +175,7 @@ def test_every_class_has_a_card_or_a_reason(tmp_path, name):
     if CLASSES[name].unfit:
         assert card.fault == f"m is a {name} model, which cannot be mapped onto: {CLASSES[name].unfit}."
     else:
-        assert card.fault is None and card.predicts == name.endswith("ANVI")
+        assert card.fault is None and card.predicts == card.latent_of_labels == name.endswith("ANVI")
         assert card.modalities == ({"rna": 2, "atac": 1} if name == "MULTIVI" else {})
 
 

@@ -12,6 +12,7 @@ from refmap.common.folders import ReferenceFolder, ReferenceProducts
 from refmap.common.storage import read_zarr, write_zarr
 from refmap.models.card import ModelCard
 from refmap.models.folder import ModelFolder
+from refmap.models.hidden import HIDDEN, HIDDEN_COLUMN, carry_hidden, write_hidden
 from refmap.reference import sample as sampling
 from refmap.reference.cells import prepare_reference
 from refmap.reference.products import save_products
@@ -24,6 +25,11 @@ GENES = [f"G{i}" for i in range(20)]
 REQUEST = ROW["cells"] | {"trained": True, "reference": "atlas.h5ad", "layer": "X"}
 NEXT = REQUEST | {"trained": False, "reference": None, "layer": None}
 SEED, THRESHOLD, K = 3, 0.2, 10
+# A calibration that could be one
+WHOLE = dict.fromkeys(
+    ("n", "n_foreign", "threshold", "accuracy", "unknown_share", "accuracy_kept", "accuracy_unknown", "ece"), 0.5
+)
+WHOLE |= {"bins": [], "by": "batch", "calibrated_on": "seen"}
 
 
 def atlas(n=300):
@@ -54,11 +60,15 @@ def few_categories():
 class Reference:
     """A model without a library, and what a run makes of its cells."""
 
+    HIDDEN, SAW_LABELS = pd.Index([]), False
+
     def __init__(self, folder):
         self.folder, self.model = folder, folder / "plain"
         (self.model / "hierarchy").mkdir(parents=True)
         (self.model / "model.pt").write_bytes(b"weights")
         (self.model / "hierarchy/hierarchy.json").write_text("{}")
+        if len(self.HIDDEN):
+            write_hidden(self.model, self.HIDDEN, 0.25, SEED)
         self.cells = atlas()
         self.cells.write_h5ad(folder / "atlas.h5ad")
         self.card = ModelCard(
@@ -73,8 +83,9 @@ class Reference:
             labels={"cell_type": ["B", "T"]},
             unlabeled_category="Unknown",
             n_latent=3,
+            latent_of_labels=self.SAW_LABELS,
         ).to_json()
-        prepared, self.scale = self.prepare(REQUEST, None, folder / "atlas.h5ad"), ReferenceFolder(folder / "scale")
+        prepared, self.scale = self.prepare(REQUEST, self.model, folder / "atlas.h5ad"), ReferenceFolder(folder / "scale")
         # The model embeds all of its cells but one
         latent = np.log1p(self.cells.X.toarray()[:, :3])
         latent[7] = np.nan
@@ -111,6 +122,17 @@ def changed(reference, tmp_path):
     shutil.copytree(reference.saved, copy.saved)
     copy.products = ReferenceProducts.of_model(copy.saved)
     return copy
+
+
+@pytest.fixture
+def hiding(tmp_path):
+    """The reference, from whose model the labels of every fourth cell were hidden."""
+
+    class Hiding(Reference):
+        HIDDEN = pd.Index([f"r{i}" for i in range(0, 300, 4)])
+        SAW_LABELS = True
+
+    return Hiding(tmp_path)
 
 
 def record(folder):
@@ -158,6 +180,14 @@ def test_the_next_run_has_the_cells_and_the_scale_of_the_one_that_had_the_atlas(
     assert "saved_scale" not in told
 
 
+def test_a_scale_from_before_levels_were_known_is_one_of_columns_that_stand_alone(changed, monkeypatch):
+    monkeypatch.setattr("refmap.transfer.calibrate.hold_out", lambda *_, **__: pytest.fail("computed again"))
+    older = {name: value for name, value in record(changed.products).items() if name != "levels"}
+    changed.products.record.write_text(json.dumps(older))
+    told = record(changed.next_run())
+    assert told["levels"] == [] and told["calibration"] == record(changed.scale)["calibration"] and told["warnings"] == []
+
+
 @pytest.mark.parametrize("other", [{"k": 5}, {"seed": 4}, {"threshold": 0.5}, {"transfer_keys": ["level", "doublet"]}])
 def test_a_scale_of_other_settings_is_computed_and_the_map_stays(reference, other):
     scale = reference.next_run(**other)
@@ -170,6 +200,46 @@ def test_a_scale_of_other_settings_is_computed_and_the_map_stays(reference, othe
     for name in ("seed", "neighbors", "held_out", "distances", "separations", "calibration", "keys"):
         assert record(scale)[name] == record(expected)[name], name
     np.testing.assert_array_equal(ad.read_zarr(scale.cells).obsm["X_umap"], ad.read_zarr(reference.scale.cells).obsm["X_umap"])
+
+
+def test_the_next_run_calibrates_on_hidden_cells_too_whatever_else_it_asks_for(hiding):
+    counted = [name for name in hiding.HIDDEN if hiding.cells.obs.loc[name, "cell_type"] != "Unknown"]
+    told = record(hiding.scale)["calibration"]["cell_type"]
+    assert (told["n"], told["calibrated_on"], told["by"]) == (len(counted), "hidden", "batch")
+    cells = read_zarr(hiding.products.cells)
+    assert set(cells.obs_names[cells.obs[HIDDEN_COLUMN]]) == set(hiding.HIDDEN)
+    same, other = record(hiding.next_run()), record(hiding.next_run(k=5, transfer_keys=["level", "cell_type"]))
+    assert same["calibration"]["cell_type"] == told
+    assert [other["calibration"][key]["calibrated_on"] for key in ("level", "cell_type")] == ["hidden", "hidden"]
+    assert other["calibration"]["cell_type"]["n"] == len(counted)
+
+
+def test_hidden_cells_are_known_by_their_names_in_part_of_an_atlas_and_by_an_updated_model(hiding, tmp_path):
+    (tmp_path / "updated").mkdir()
+    (tmp_path / "updated/model.pt").write_bytes(b"more weights")
+    carry_hidden(ModelFolder(hiding.model), tmp_path / "updated")
+    hiding.cells[200:20:-1].copy().write_h5ad(tmp_path / "part.h5ad")
+    prepared = hiding.prepare(REQUEST | {"trained": False}, tmp_path / "updated", tmp_path / "part.h5ad")
+    obs = read_zarr(prepared.cells).obs
+    assert record(prepared)["fault"] is None and record(prepared)["seen_labels"] == ["cell_type"]
+    assert list(obs.index[obs[HIDDEN_COLUMN]]) == [f"r{i}" for i in range(200, 20, -1) if i % 4 == 0]
+
+
+def test_what_says_who_was_hidden_is_a_fault_where_it_is_damaged(hiding, tmp_path):
+    (hiding.model / HIDDEN).write_text("{")
+    prepared = hiding.prepare(REQUEST, hiding.model, hiding.folder / "atlas.h5ad")
+    assert record(prepared)["fault"].startswith("models/atlas/hidden_cells.json is damaged")
+
+
+@pytest.mark.parametrize(("saw", "basis"), [(True, "seen"), (False, "unseen")])
+def test_labels_that_nothing_was_hidden_of_were_seen_if_the_model_learns_from_labels(reference, saw, basis, tmp_path):
+    prepared = ReferenceFolder(tmp_path / "prepared")
+    prepare_reference(
+        REQUEST, reference.folder / "atlas.h5ad", reference.model, reference.card | {"latent_of_labels": saw}, prepared
+    )
+    assert HIDDEN_COLUMN not in read_zarr(prepared.cells).obs
+    calibrate_reference(prepared, reference.folder / "latent.npz", SEED, THRESHOLD, K, ReferenceFolder(tmp_path / "scale"))
+    assert record(ReferenceFolder(tmp_path / "scale"))["calibration"]["cell_type"]["calibrated_on"] == basis
 
 
 def test_labels_that_are_not_there_are_a_fault_of_the_row(reference):
@@ -257,8 +327,11 @@ def test_a_damaged_record_leaves_the_cells_aside(changed, text):
         {"distances": ["far"]},
         {"separations": None},
         {"calibration": {"cell_type": {"threshold": 0.2}}},
+        {"calibration": {"cell_type": WHOLE | {"calibrated_on": "__import__"}}},
+        {"calibration": {"cell_type": WHOLE | {"by": None}}},
         {"held_out": {"by": "__import__"}},
         {"neighbors": "10"},
+        {"levels": [[1, 2]]},
     ],
 )
 def test_a_damaged_scale_is_computed_again(changed, damage):
@@ -268,6 +341,12 @@ def test_a_damaged_scale_is_computed_again(changed, damage):
         scale["distances"] == record(changed.scale)["distances"] and scale["calibration"] == record(changed.scale)["calibration"]
     )
     assert scale["warnings"] == ["The scale in models/atlas/refmap/reference.json is damaged: it was computed again."]
+
+
+def test_a_scale_of_another_threshold_is_not_damaged(changed):
+    told = record(changed.products) | {"calibration": {"cell_type": WHOLE}}
+    changed.products.record.write_text(json.dumps(told))
+    assert record(changed.next_run())["warnings"] == []
 
 
 def test_damaged_cells_are_left_aside_with_a_warning(changed):

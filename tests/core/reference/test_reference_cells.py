@@ -91,6 +91,16 @@ def test_several_columns_are_taken_in_the_order_asked_for(prepare):
     assert ad.read_zarr(folder.cells).obs["level"].isna().sum() == 4
 
 
+def test_further_columns_are_taken_along(prepare):
+    cells = atlas()
+    record, folder = prepare(cells, columns=["level", "donor", "cell_type"])
+    assert record["fault"] is None and record["keys"] == ["cell_type"]
+    kept = ad.read_zarr(folder.cells).obs
+    assert sorted(kept) == ["cell_type", "donor", "level"]
+    assert kept["level"].astype(object).where(kept["level"].notna(), "").tolist() == cells.obs["level"].tolist()
+    assert kept["donor"].tolist() == cells.obs["donor"].tolist()
+
+
 def test_an_embedding_that_is_named_is_taken_as_it_is(prepare):
     latent = np.arange(36, dtype=np.float64).reshape(12, 3)
     record, folder = prepare(atlas(obsm={"X_mine": latent}), embedding="X_mine")
@@ -143,6 +153,11 @@ def test_columns_that_are_no_labels_are_told(prepare):
             {},
             {"transfer_keys": ["cel_type"]},
             r"has no obs column 'cel_type', which transfer_keys names.*Did you mean 'cell_type'\?",
+        ),
+        (
+            {},
+            {"columns": ["dono"]},
+            r"has no obs column 'dono', which mapqc_sample_key or mapqc_study_key names.*Did you mean 'donor'\?",
         ),
         (
             {},
@@ -273,6 +288,7 @@ def test_what_no_row_names_refuses_none(beside, cells, write, found):
     ("request_", "fault"),
     [
         ({"transfer_keys": ["cel_type"]}, "has no obs column 'cel_type', which transfer_keys names"),
+        ({"columns": ["sample"]}, "has no obs column 'sample', which mapqc_sample_key or mapqc_study_key names"),
         ({"layer": "count"}, "has no layer 'count'"),
         ({"layer": "raw"}, "has no raw.X"),
         ({"var_key": "ensembl"}, "has no var column 'ensembl'"),

@@ -14,13 +14,15 @@ from qc_mapping import main
 from refmap.common import layout
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
-from refmap.common.storage import write_zarr
+from refmap.common.storage import read_zarr, write_zarr
 from refmap.mapping.decoded import Decoded
 from refmap.report import plots
 from refmap.report.pictures import caption
 from refmap.report.qc import confusion_table, describe_mapping, score
+from refmap.sheet.fields import MAPQC_KEYS
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.transfer import transfer
+from refmap.trust import Samples, mapqc
 from scipy import sparse
 
 ALIGNMENT = {"matched": 24, "n_model_genes": 30}
@@ -60,7 +62,9 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
 
     row = {
         **{"dataset": "pbmc", "file_id": "d.1", "query": "data/query.h5ad", "modality": None, "obs_table": None},
-        **{"batch_key": "donor", "labels_keys": [], "truth_key": "cell_type", "umap_colors": [], **changes},
+        **{"batch_key": "donor", "labels_keys": [], "truth_key": "cell_type", "umap_colors": []},
+        **dict.fromkeys(MAPQC_KEYS),
+        **changes,
     }
     record = {
         "predictions": {"label": {"mean_uncertainty": 0.1}} if predicts else {},
@@ -94,7 +98,7 @@ def describe(mapping, output, mapped=None, reference=None):
     return output
 
 
-def add_reference(mapping, n=300):
+def add_reference(mapping, n=300, keys=("label",)):
     """Give a mapping reference cells around its own: the mapping with their labels, and the reference's folder."""
     folder, rng = mapping.folder, np.random.default_rng(1)
     near = rng.integers(0, len(mapping.latent), size=n)
@@ -104,6 +108,7 @@ def add_reference(mapping, n=300):
     obs = pd.DataFrame(
         {
             "label": pd.Categorical(np.array(CLASSES, dtype=object)[mapping.kind[near]]),
+            "broad": pd.Categorical(np.where(mapping.kind[near] == 1, "innate", "adaptive")),
             "donor": pd.Categorical(np.resize(["r1", "r2"], n)),
         },
         index=[f"r{i}" for i in range(n)],
@@ -115,7 +120,8 @@ def add_reference(mapping, n=300):
         "origin": None,
         "map": "computed",
         "fault": None,
-        "keys": ["label"],
+        "keys": list(keys),
+        "seen_labels": [],
         "batch_key": "donor",
         "n_cells": n,
     }
@@ -171,6 +177,37 @@ def test_what_the_model_expects_of_the_cells_is_compared_with_their_counts(tmp_p
     assert figures["explained"]["value"] is None and not (output / "explained.csv").exists()
 
 
+def test_samples_are_compared_where_the_row_names_them(tmp_path):
+    """Of the cells that have an embedding, with the labels that these got."""
+    keys = {"mapqc_sample_key": "donor", "mapqc_control_key": "cell_type", "mapqc_control": "B"}
+    mapping = make_mapping(tmp_path / "in", n=600, **keys)
+    mapped, reference = add_reference(mapping, n=400)
+    cells, embedded = read_zarr(reference.cells), read_zarr(mapped.embedding)
+    cells.obs["donor"] = pd.Categorical(np.resize(["r1", "r2", "r3", None], 400))
+    write_zarr(cells, reference.cells)
+    embedded.obsm["X_emb"][:50] = np.nan
+    write_zarr(embedded, mapped.embedding)
+    figures = json.loads((describe(mapping, tmp_path / "out", mapped, reference) / "mapping.json").read_text())["trust"][
+        "figures"
+    ]
+    donors, controls = (mapping.obs[key].astype(object).reset_index(drop=True)[50:] for key in ("donor", "cell_type"))
+    query = Samples(
+        mapping.latent[50:],
+        donors,
+        None,
+        (controls == "B").to_numpy(),
+        embedded.obs["label_transferred"].reset_index(drop=True)[50:],
+    )
+    of_reference = Samples(cells.obsm["X_emb"], cells.obs["donor"].astype(object), labels=cells.obs["label"])
+    assert figures["mapqc"] == mapqc(query, of_reference, 0)
+    assert figures["mapqc"]["value"] is not None and figures["mapqc"]["n_reference_samples"] == 3
+    assert figures["mapqc"]["n_cells"] > 0 and figures["mapqc"]["n_cases"] > figures["mapqc"]["n_cells"]
+    # Without cells of the reference there is nothing to compare with.
+    figures = json.loads((describe(mapping, tmp_path / "alone") / "mapping.json").read_text())["trust"]["figures"]
+    note = "There are no cells of the reference to compare the query's with."
+    assert figures["mapqc"] == {"value": None, "expected": None, "note": note}
+
+
 def test_folder_holds_the_records_and_the_pictures(described):
     assert sorted(path.name for path in described.iterdir()) == [
         "alignment.json",
@@ -193,6 +230,7 @@ def test_folder_holds_the_records_and_the_pictures(described):
         "umap.png",
     ]
     assert json.loads((described / "alignment.json").read_text()) == ALIGNMENT
+    assert "mapqc" not in json.loads((described / "mapping.json").read_text())["trust"]["figures"]
     assert (described / "history.csv").read_text() == "epoch,elbo_train\n1,2.5\n2,2.0\n"
 
 
@@ -352,7 +390,7 @@ def test_a_mapping_with_a_truth_is_evaluated(beside_reference):
 
 def test_a_good_mapping_is_judged_by_all_figures(beside_reference):
     _, _, record = beside_reference
-    assert record["trust"]["light"] == "green"
+    assert {record["trust"][part]["light"] for part in ("labels", "embedding")} == {"green"}
     figures = record["trust"]["figures"]
     assert all(figures[name]["value"] is not None for name in ("genes", "unknown", "novel", "presence", "mixing"))
     assert figures["genes"]["value"] == 0.8 and figures["unknown"]["levels"]["label"]["value"] == 0
@@ -360,9 +398,9 @@ def test_a_good_mapping_is_judged_by_all_figures(beside_reference):
 
 def test_without_reference_cells_it_is_said_what_is_not_known(described):
     trust = json.loads((described / "mapping.json").read_text())["trust"]
-    assert trust["light"] == "grey"
+    assert {trust[part]["light"] for part in ("labels", "embedding")} == {"grey"}
     assert trust["figures"]["novel"]["value"] is None and "reference" in trust["figures"]["novel"]["note"]
-    assert "It cannot be said how far this mapping may be trusted" in trust["reasons"][0]
+    assert "It cannot be said how far these labels may be trusted" in trust["labels"]["reasons"][0]
 
 
 @pytest.mark.parametrize("n", [1, 10])
@@ -371,7 +409,8 @@ def test_a_few_cells_beside_a_reference(tmp_path, n, changes):
     mapping = make_mapping(tmp_path / "in", n=n, **changes)
     output = describe(mapping, tmp_path / "out", *add_reference(mapping, n=40))
     record = json.loads((output / "mapping.json").read_text())
-    assert record["trust"]["light"] in ("grey", "amber", "green", "red") and record["trust"]["reasons"]
+    for part in ("labels", "embedding"):
+        assert record["trust"][part]["light"] in ("grey", "amber", "green", "red") and record["trust"][part]["reasons"]
     assert (output / "joint.png").exists() and (output / "explore.html").exists()
 
 
@@ -454,3 +493,15 @@ def test_the_page_to_look_around_in_has_the_querys_genes(tmp_path, n_reference):
     for name in list(genes)[:3]:
         levels = np.frombuffer(unpack(genes[name]["levels"]), np.uint8)
         assert levels[kind == int(name) // 10].mean() > 1.5 * levels[kind != int(name) // 10].mean()
+
+
+def test_the_page_is_coloured_by_the_finest_certain_label_of_several_levels(tmp_path):
+    mapping = make_mapping(tmp_path / "in", n=60)
+    output = describe(mapping, tmp_path / "out", *add_reference(mapping, 80, ["label", "broad"]))
+    columns = {column["name"]: column for column in content_of(output / "explore.html")["columns"]}
+    assert set(columns["label_best"]["categories"]) == set(CLASSES)
+    cells = pd.read_parquet(output / "cells.parquet")
+    assert (cells["label_best"].astype(str) == cells["label_transferred"].astype(str)).all()
+    assert (cells["label_best_level"] == "label").all()
+    record = json.loads((output / "mapping.json").read_text())
+    assert record["transfer"]["annotations"] == [{"name": "label", "levels": {"broad": 0, "label": 60}, "unknown": 0}]

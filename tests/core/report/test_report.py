@@ -67,6 +67,13 @@ def row(dataset, file_id, **changes):
 SEPARATION = {"value": 1.5, "labels": {"<T>": {"value": 1.25, "n_cells": 900}, "B": {"value": 3.0, "n_cells": 200}}}
 
 
+GROUPS = """group,n_cells,n_novel,matched_label,score,threshold,null_quantile,genes,like_label,like,about
+novel_1,1200,1100,T <cell>,0.456,0.1,1.0,+IL7R -GNLY,NK & co,0.7,"1,200 cells matched to T <cell>."
+novel_2,30,30,B,0.3,0.1,0.99,+MS4A1,,,30 cells matched to B.
+cluster_3,500,0,B,0.01,0.1,0.5,+CD79A,,,500 cells matched to B.
+"""
+
+
 def plan(row, found=900, faults=()):
     query = {"n_cells": 1200, "n_genes": 2000, "n_genes_found": found, "n_model_genes": 1000}
     return {"row": row, "query": query, "faults": list(faults), "warnings": []}
@@ -74,7 +81,12 @@ def plan(row, found=900, faults=()):
 
 def verdict(light, reasons=("because",), missing=(), novel=None, separation=None):
     figures = {"novel": {"value": novel}, "separation": separation or {"value": None, "labels": {}}}
-    return {"light": light, "reasons": list(reasons), "missing": list(missing), "figures": figures}
+    of_labels = {"light": light, "reasons": list(reasons), "missing": list(missing)}
+    return {
+        "labels": of_labels,
+        "embedding": {"light": "amber", "reasons": ["It lies apart."], "missing": []},
+        "figures": figures,
+    }
 
 
 def judged(file_id, light, **more):
@@ -121,6 +133,8 @@ def write_qc(folder, row, matched=900, accuracy=0.875, epochs=40, more_warnings=
         record["calibration"] = {"label_predicted": few, "fine_transferred": few, "coarse_transferred": CALIBRATION}
         record["trust"] = verdict("amber", ["Some are new.", "Others are not."], novel=0.30004, separation=SEPARATION)
         record["evaluation"] = EVALUATION
+        record["trust"]["figures"]["groups"] = {"value": 0.1, "groups": {"novel_1": {}, "novel_2": {}}}
+        (folder / "groups.csv").write_text(GROUPS)
         (folder / "explore.html").write_text("<!doctype html>")
         (folder / "joint.png").write_bytes(PNG)
     alignment = {"matched": matched, "padded": 1000 - matched, "n_model_genes": 1000, "n_query_genes": 2000, "dropped": 1050}
@@ -152,7 +166,8 @@ def run(tmp_path_factory):
     for name in ("plans", "cards", "faults", "qc"):
         (folder / name).mkdir()
     hostile = reference("<u>atlas</u>.h5ad", warnings=[NO_KEYS])
-    named = reference("atlas.h5ad", {"coarse": CALIBRATION, "<em>fine</em>": CALIBRATION, "empty": None}, warnings=[FEW_GENES])
+    own = {**CALIBRATION, "by": "batch", "calibrated_on": "seen"}
+    named = reference("atlas.h5ad", {"coarse": own, "<em>fine</em>": own, "empty": None}, warnings=[FEW_GENES])
     write_references(folder / "references", hostile, named, hostile)
     plans = [
         plan(rows[0]),
@@ -233,7 +248,8 @@ def test_index_has_a_line_a_mapping(report):
                 "12.34",
                 "0.875",
             ],
-            *["0.6", "0.1", "0.125", "0.3", "amber", "Some are new. | Others are not.", "a <i>mild</i> one"],
+            *["0.6", "0.1", "0.125", "0.3", "2", "amber", "amber", "Some are new. | Others are not. | It lies apart."],
+            "a <i>mild</i> one",
             "reference_mapping/dataset~lung/file_id~a.zarr",
             "reference_mapping/model/dataset~lung/file_id~a",
             "reference_mapping/qc/dataset~lung/file_id~a",
@@ -242,11 +258,11 @@ def test_index_has_a_line_a_mapping(report):
         [
             *["lung", "b", "failed", "CHECK_QUERY"],
             "has 3 of the model's genes: its ids look like '<b>ENSG</b>'. | has no obs column 'donor'.",
-            *["b.h5ad", trained, "scvi", "SCANVI", "1200", "3", "0.003", *[""] * 14],
+            *["b.h5ad", trained, "scvi", "SCANVI", "1200", "3", "0.003", *[""] * 16],
         ],
         [
-            *["gut", "c", "mapped", "", "", "c.h5ad", "old", "scvi", "SCANVI", "1200", "300", "0.3", "0", "0", "", *[""] * 4],
-            *["grey", "It cannot be said <s>how far</s>. | What is known: 30 %."],
+            *["gut", "c", "mapped", "", "", "c.h5ad", "old", "scvi", "SCANVI", "1200", "300", "0.3", "0", "0", "", *[""] * 5],
+            *["grey", "amber", "It cannot be said <s>how far</s>. | What is known: 30 %. | It lies apart."],
             f"{NO_COVARIATES} | {FEW_GENES}",
             "reference_mapping/dataset~gut/file_id~c.zarr",
             "reference_mapping/model/dataset~gut/file_id~c",
@@ -265,7 +281,7 @@ def test_index_has_a_line_a_mapping(report):
                 "scvi",
                 "SCANVI",
             ],
-            *["1200", "900", "0.9", *[""] * 14],
+            *["1200", "900", "0.9", *[""] * 16],
         ],
         [
             "gut",
@@ -280,9 +296,9 @@ def test_index_has_a_line_a_mapping(report):
             "1200",
             "900",
             "0.9",
-            *[""] * 14,
+            *[""] * 16,
         ],
-        ["gut", "f", "failed", "INSPECT_MODEL", crashed.replace("TRAIN_SURGERY", "INSPECT_MODEL"), "f.h5ad", "other", *[""] * 19],
+        ["gut", "f", "failed", "INSPECT_MODEL", crashed.replace("TRAIN_SURGERY", "INSPECT_MODEL"), "f.h5ad", "other", *[""] * 21],
     ]
 
 
@@ -296,14 +312,15 @@ def test_summary_is_a_table_and_a_block_of_failures(report):
         == """\
 6 mappings: 2 mapped, 4 failed
 
-mapping  status  light  family  cells      genes  epochs  seconds  accuracy  where
-lung/a   mapped  amber  scvi    1,200  900/1,000      40       12     0.875  reference_mapping/dataset~lung/file_id~a.zarr
-lung/b   FAILED  -      scvi    1,200    3/1,000       -        -         -
-gut/c    mapped  grey   scvi    1,200  300/1,000       0        0         -  reference_mapping/dataset~gut/file_id~c.zarr
-gut/d.1  FAILED  -      scvi    1,200  900/1,000       -        -         -
-gut/e    FAILED  -      scvi    1,200  900/1,000       -        -         -
-gut/f    FAILED  -      -           -          -       -        -         -
+mapping  status  lights        family  cells      genes  epochs  seconds  accuracy  where
+lung/a   mapped  amber, amber  scvi    1,200  900/1,000      40       12     0.875  reference_mapping/dataset~lung/file_id~a.zarr
+lung/b   FAILED  -             scvi    1,200    3/1,000       -        -         -
+gut/c    mapped  grey, amber   scvi    1,200  300/1,000       0        0         -  reference_mapping/dataset~gut/file_id~c.zarr
+gut/d.1  FAILED  -             scvi    1,200  900/1,000       -        -         -
+gut/e    FAILED  -             scvi    1,200  900/1,000       -        -         -
+gut/f    FAILED  -             -           -          -       -        -         -
 
+The lights are of the labels and of the embedding.
 Paths are relative to results.
 Report: multiqc/multiqc_report.html    Index: reference_mapping/mappings.csv
 
@@ -336,7 +353,8 @@ def test_summary_of_many_shows_the_first_and_all_failures():
         ("CHECK_QUERY", "ALIGN_GENES"),
         ("ALIGN_GENES", "TRAIN_SURGERY"),
         ("TRAIN_SURGERY", "TRANSFER_LABELS"),
-        ("TRANSFER_LABELS", "EXPORT_EMBEDDING"),
+        ("TRANSFER_LABELS", "COMPARE_EXPRESSION"),
+        ("COMPARE_EXPRESSION", "EXPORT_EMBEDDING"),
         ("EXPORT_EMBEDDING", "QC_MAPPING"),
     ],
 )
@@ -345,7 +363,7 @@ def test_a_crash_is_blamed_on_the_stage_after_the_last_that_finished(tmp_path, r
     (tmp_path / "mappings.jsonl").write_text(json.dumps(entry))
     (tmp_path / "plans").mkdir()
     (tmp_path / "plans" / "a.json").write_text(json.dumps(plan(entry)))
-    if reached == "TRANSFER_LABELS":
+    if reached == "COMPARE_EXPRESSION":
         # Its pictures came out, but not the query: that is no mapping.
         write_qc(tmp_path / "qc", entry)
     none = tmp_path / "none"
@@ -380,7 +398,7 @@ def test_page_has_every_section_and_every_mapping_by_its_full_name(page):
     headings = re.findall(r'<a href="#refmap_(\w+?)"', page)
     sections = list(dict.fromkeys(name.removesuffix("-module") for name in headings))
     assert sections == [
-        *["failures", "trust", "warnings", "mappings", "calibration", "reliability", "separation"],
+        *["failures", "trust", "groups", "warnings", "mappings", "calibration", "reliability", "separation"],
         *["genes", "training", "labels", "accuracy", "evaluation", "pictures"],
     ]
     for name in ("lung/a", "lung/b", "gut/c", "gut/d.1", "gut/e", "gut/f"):
@@ -430,7 +448,16 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
     assert table["lung/a"] == {
         **{"status": "mapped", "family": "scvi", "model": "SCANVI", "cells": 1200, "genes": 90.0, "batches": 2, "epochs": 40},
         **{"seconds": 12.34, "accuracy": 0.875, "uncertainty": 0.1, "device": "cpu", "warnings": 1},
-        **{"light": "amber", "unknown": 12.5, "novel": 30.0, "transferred": 60.0, "kept": 80.0, "ece": 0.1},
+        **{
+            "labels": "amber",
+            "embedding": "amber",
+            "groups": 2,
+            "unknown": 12.5,
+            "novel": 30.0,
+            "transferred": 60.0,
+            "kept": 80.0,
+            "ece": 0.1,
+        },
     }
     assert table["gut/f"] == {"status": "failed", "stage": "INSPECT_MODEL", "warnings": 0}
     model, query = sections["refmap_genes_mqc.json"]["data"]
@@ -446,6 +473,12 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
     accuracy = sections["refmap_accuracy_mqc.json"]
     assert accuracy["xcats"] == ["B", "T"] and accuracy["ycats"] == ["lung/a: predicted", "lung/a: transferred"]
     assert accuracy["data"] == [[0.75, 1.0], [0.5, 0.8]]
+    groups = sections["refmap_groups_mqc.json"]["data"]
+    assert groups.startswith("<h4>lung/a</h4>") and groups.count("<h4>") == 1
+    assert [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>(<td>.*?)</tr>", groups)] == [
+        ["novel_1", "1,200 cells matched to T &lt;cell&gt;.", "+IL7R -GNLY"],
+        ["novel_2", "30 cells matched to B.", "+MS4A1"],
+    ]
     joint = sections["refmap_joint_mqc.json"]["data"]
     assert 'href="../reference_mapping/joint/lung_2.html"' in joint
     assert re.findall("<td>(.*?)</td>", joint)[:5] == ["lung_2", "models/&lt;lung&gt;", "1,234", "2", "5,678"]
@@ -533,7 +566,8 @@ def test_the_filter_leaves_the_mappings_with_what_is_typed(tmp_path, typed, show
 def test_few_mappings_are_all_unfolded_and_need_no_filter():
     data = trust([judged("a", "green"), judged("b", "red", reasons=["No <genes>."], missing=["No batches."])])["data"]
     assert data.count(' open style="') == 2 and "<input" not in data
-    assert "<br>No &lt;genes&gt;.<br><small>Not measured: No batches.</small>" in data
+    assert "<br><strong>labels</strong>: No &lt;genes&gt;.<br><strong>embedding</strong>: It lies apart.<br>" in data
+    assert "<br><small>Not measured: No batches.</small>" in data
     assert "Without cells of the reference" not in data
 
 
@@ -558,9 +592,37 @@ def test_the_clusters_of_a_query_are_told_with_what_the_model_explains_of_each()
     assert "of its own" not in trust([judged("a", "green")])["data"]
 
 
+@pytest.mark.parametrize(
+    ("figure", "told"),
+    [
+        (
+            {"value": 0.0312, "n_cells": 1234, "cases": 0.5, "n_cases": 2000},
+            "<br><strong>mapQC</strong>: 3.1 % of 1,234 control cells, and 50.0 % of 2,000 others lie farther from the reference than "
+            "its 12 samples usually do from each other (score above 2), by 60 of 100 neighbourhoods.",
+        ),
+        (
+            {"value": 1.0, "n_cells": 1, "cases": None, "n_cases": 0},
+            "<br><strong>mapQC</strong>: 100.0 % of 1 control cell lie farther from the reference than ",
+        ),
+        ({"value": None, "note": "Too <few>."}, "<br><small>mapQC: Too &lt;few&gt;.</small>"),
+    ],
+)
+def test_what_mapqc_says_stands_beside_the_lights(figure, told):
+    figure = {"n_reference_samples": 12, "n_passed": 60, "n_neighborhoods": 100, **figure}
+    light = {"light": "green", "reasons": [], "missing": []}
+
+    def shown(figures):
+        record = {"trust": {"labels": light, "embedding": light, "figures": figures}}
+        return trust([Outcome(row("lung", "a"), record=record)])["data"]
+
+    assert told in shown({"mapqc": figure})
+    assert "mapQC" not in shown({})
+
+
 def test_a_light_is_told_by_a_word_and_not_by_its_colour_alone():
     for light in ("red", "amber", "green", "grey"):
-        assert trust([judged("a", light)])["data"].count(f'font-weight: bold">{light}</span>') == 2
+        data = trust([judged("a", light)])["data"]
+        assert data.count(f'font-weight: bold">{light}</span>') == 2 + (light == "amber")  # as its embedding is
 
 
 def test_what_the_lack_of_a_reference_costs_is_said_once_of_all_mappings_without():
@@ -585,12 +647,12 @@ def test_a_page_to_look_around_in_is_linked_from_where_the_report_lies(tmp_path)
 
 def test_of_several_columns_the_share_of_unknown_is_the_least_and_the_accuracy_that_of_most_true_labels(outcomes):
     first = outcomes[0]
-    assert (first.unknown, first.novel, first.light) == (0.125, 0.30004, "amber")
+    assert (first.unknown, first.novel, first.labels_light) == (0.125, 0.30004, "amber")
     assert first.transferred == CALIBRATION
     none = outcomes[2]
-    assert (none.unknown, none.novel, none.light, none.transferred, none.alone) == (None, None, "grey", {}, True)
+    assert (none.unknown, none.novel, none.labels_light, none.transferred, none.alone) == (None, None, "grey", {}, True)
     failed = outcomes[1]
-    assert (failed.unknown, failed.novel, failed.light, failed.transferred, failed.alone) == (None, None, None, {}, False)
+    assert (failed.unknown, failed.novel, failed.labels_light, failed.transferred, failed.alone) == (None, None, None, {}, False)
 
 
 def test_a_mapping_without_label_columns_of_its_reference_has_no_share_of_unknown():
@@ -616,6 +678,7 @@ def test_a_warning_of_a_reference_is_told_once_with_whose_it_is(run, outcomes):
 def test_calibration_says_in_words_what_the_threshold_does():
     known = {"kept": CALIBRATION, "all": {**CALIBRATION, "unknown_share": 0.0, "accuracy_unknown": None, "accuracy_kept": 0.75}}
     known |= {"none": {**CALIBRATION, "unknown_share": 1.0, "accuracy_kept": None}, "empty": None}
+    known = {key: of and {**of, "by": "batch", "calibrated_on": "unseen"} for key, of in known.items()}
     record = {**reference("x & y", known), "name": "x & y"}
     text = re.sub("<[^>]+>", "", calibration([], [record])["data"])
     of = "Of 10 cells of x &amp; y that got their label by {} from the cells of other batches, 60.0 % got the right one."
@@ -630,7 +693,22 @@ def test_calibration_says_in_words_what_the_threshold_does():
     assert of.format("all") + " At the threshold of 0.2, all keep their labels, and 75.0 % of these are right." in text
     assert of.format("none") + " At the threshold of 0.2, none of them keeps its label" in text
     assert "empty" not in text
-    assert "from the other cells, 60.0 %" in calibration([], [{**record, "held_out": {"by": "cell"}}])["data"]
+    alone = {"kept": {**known["kept"], "by": "cell"}}
+    assert "from the other cells, 60.0 %" in calibration([], [{**record, "calibration": alone}])["data"]
+
+
+@pytest.mark.parametrize(
+    ("basis", "said"),
+    [
+        ("hidden", "The model did not see the labels of these cells."),
+        ("seen", "The model has seen the labels of these cells, so this is optimistic: those of a query are right less often."),
+        ("unseen", None),
+    ],
+)
+def test_calibration_says_whether_the_model_saw_the_labels(basis, said):
+    known = {"type": {**CALIBRATION, "by": "batch", "calibrated_on": basis}}
+    text = calibration([], [{**reference("x", known), "name": "x"}])["data"]
+    assert said in text if said else "The model" not in text
 
 
 def test_calibration_has_a_row_a_column_of_labels_and_whose_they_are(run, outcomes):
@@ -675,8 +753,8 @@ def test_long_tables_of_calibration_are_folded():
 
 def test_the_table_of_mappings_colours_each_light(outcomes):
     table = mappings(outcomes)
-    assert list(table["headers"]["light"]["bgcols"]) == ["red", "grey", "amber", "green"]
-    assert table["data"][0]["gut/c"]["light"] == "grey" and "light" not in table["data"][0]["gut/f"]
+    assert list(table["headers"]["labels"]["bgcols"]) == ["red", "grey", "amber", "green"]
+    assert table["data"][0]["gut/c"]["labels"] == "grey" and "labels" not in table["data"][0]["gut/f"]
 
 
 def test_pictures_begin_with_the_joint_one_and_leave_out_the_training(tmp_path):
@@ -713,4 +791,4 @@ def test_a_run_of_200_mappings_without_references_makes_a_page(tmp_path):
     assert "Without cells of the reference: 200 mappings." in page
     assert 'href="#refmap_calibration' not in page
     with (out / "mappings.csv").open(newline="") as file:
-        assert {line["light"] for line in csv.DictReader(file)} == {"grey"}
+        assert {line["labels_light"] for line in csv.DictReader(file)} == {"grey"}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from refmap.common.errors import RefmapError
 from refmap.common.strategies import STRATEGIES
-from refmap.sheet.fields import COLUMNS, FIELDS, YAML_ONLY, Mapping, Must
+from refmap.sheet.fields import COLUMNS, FIELDS, MAPQC_KEYS, YAML_ONLY, Mapping, Must
 from refmap.sheet.from_yaml import LEVELS
 from refmap.sheet.sheet import read_sheet
 
@@ -154,6 +154,10 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "reference_protein_key": "prot",
         "reference_airr": "reference_contigs.csv",
         "transfer_keys": "level 1;level 2",
+        "mapqc_sample_key": "sample",
+        "mapqc_study_key": "study",
+        "mapqc_control_key": "condition",
+        "mapqc_control": "healthy",
         "one_batch": "TRUE",
         "round_counts": "yes",
         "strategy": "per_batch",
@@ -177,6 +181,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
             "layer": "raw",
             "orthologs": True,
             "labels_keys": ["cell type", "fine"],
+            **{name: cells[name] for name in MAPQC_KEYS},
             "categorical_covariate_keys": ["a", "b"],
             "options": {"shots": "2", "groups": "cell type"},
             "continuous_covariate_keys": ["age"],
@@ -195,6 +200,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
                 "protein_key": "prot",
                 "airr": "reference_contigs.csv",
                 "transfer_keys": ["level 1", "level 2"],
+                "columns": ["sample", "study"],
                 "origin": None,
             },
             "train": {
@@ -408,6 +414,38 @@ def test_yaml_anchors_and_merge_keys(read):
         ("lung", "counts", "gene_id"),
         ("heart", "raw", "gene_id"),
     ]
+
+
+@pytest.mark.parametrize("level", ["scarches", "model_params"])
+def test_what_mapqc_is_told(read, faults, level):
+    keys = {"mapqc_sample_key": "donor", "mapqc_study_key": "study"}
+    content = scarches()
+    settings = content["DATASETS"]["lung"]["reference_mapping"]["scarches"]
+    (settings if level == "scarches" else settings["model_params"]).update(keys)
+    # The reference's cells bring the columns.
+    assert read(yaml.dump(content), ".yaml") == [ROW | keys | {"cells": ROW["cells"] | {"columns": ["donor", "study"]}}]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (
+            {"mapqc_study_key": "study"},
+            ["column 'mapqc_study_key' has no effect without mapqc_sample_key; name the column of samples too, or leave it out."],
+        ),
+        (
+            {"mapqc_sample_key": "donor", "mapqc_control": "healthy"},
+            ["column 'mapqc_control' has no effect without mapqc_control_key; give both, or neither."],
+        ),
+        (
+            {"mapqc_sample_key": "donor", "mapqc_control_key": "disease"},
+            ["column 'mapqc_control_key' has no effect without mapqc_control; give both, or neither."],
+        ),
+    ],
+)
+def test_what_mapqc_is_told_in_part(faults, given, found):
+    text = f"{HEADER},{','.join(given)}\n{FIRST},{','.join(given.values())}\n"
+    assert faults(text) == [f"row 2 (lung/donor_1): {sentence}" for sentence in found]
 
 
 def test_a_model_may_be_left_out_if_a_reference_is_trained(read, faults):

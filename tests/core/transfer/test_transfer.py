@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, ReferenceFolder
 from refmap.common.storage import write_zarr
+from refmap.models.hidden import HIDDEN_COLUMN
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.calibration import calibrate
 from refmap.transfer.held_out import hold_out
@@ -219,6 +220,7 @@ def prepared(folder, latent, obs, keys, batch_key=None):
         "fault": None,
         "warnings": [],
         "keys": keys,
+        "seen_labels": ["type"],
     }
     folder.record.write_text(json.dumps(record | {"batch_key": batch_key, "n_cells": len(latent)}))
     return folder
@@ -270,7 +272,8 @@ def test_all_columns_of_labels_are_transferred_at_once(labelled):
     out, kind, _ = labelled
     obs = ad.read_zarr(out.embedding).obs
     assert list(obs) == [
-        *("type_predicted", "type_transferred", "type_uncertainty", "level_transferred", "level_uncertainty"),
+        *("type_predicted", "type_transferred", "level_transferred", "type_best", "type_best_level"),
+        *("type_uncertainty", "level_uncertainty"),
         *("reference_distance", "novelty_pvalue", "reference_separation", "separation_pvalue"),
     ]
     assert list(obs["type_transferred"][:90]) == list(TYPES[kind])
@@ -305,6 +308,7 @@ def test_what_the_mapping_gave_is_carried_along(labelled):
     told = record["transfer"]
     assert told["n_cells"] == 300 and told["neighbors"] == 50 and told["threshold"] == 0.2
     assert sum(told["labels"]["type"]["counts"].values()) == 100
+    assert {key: of["calibrated_on"] for key, of in told["labels"].items()} == {"type": "seen", "level": "unseen"}
     with np.load(out.neighbors) as near:
         assert near["indices"].shape == near["distances"].shape == (100, 50)
     probabilities = ad.read_zarr(out.embedding).obsm["type_transferred_probabilities"]
@@ -321,6 +325,56 @@ def test_the_scale_of_a_reference(labelled):
     assert record["calibration"]["type"]["accuracy"] == 1 and record["calibration"]["type"]["n"] == 300
     cells = ad.read_zarr(scale.cells)
     assert cells.obsm["X_umap"].shape == (300, 2) and np.isfinite(cells.obsm["X_umap"]).all()
+
+
+def test_labels_are_calibrated_on_hidden_cells_alone_where_there_are_any(tmp_path):
+    """Computed anew by brute force: the weights of the 50 nearest cells of other batches, whose labels may be hidden too."""
+    rng = np.random.default_rng(0)
+    latent, kind = groups(400)
+    latent = (latent + rng.normal(scale=4, size=latent.shape)).astype(np.float32)  # so that some are wrong
+    donors = np.resize(["d0", "d1", "d2"], 400)
+    hidden = rng.random(400) < 0.2
+    obs = pd.DataFrame(
+        {"type": pd.Categorical(TYPES[kind]), "donor": pd.Categorical(donors)}, index=[f"r{i}" for i in range(400)]
+    )
+    seen = ReferenceFolder(tmp_path / "seen")
+    calibrate_reference(prepared(ReferenceFolder(tmp_path / "a"), latent, obs, ["type"], "donor"), None, 0, 0.2, 50, seen)
+    obs[HIDDEN_COLUMN] = hidden
+    out = ReferenceFolder(tmp_path / "hidden")
+    calibrate_reference(prepared(ReferenceFolder(tmp_path / "b"), latent, obs, ["type"], "donor"), None, 0, 0.2, 50, out)
+
+    right, certainty = [], []
+    for row in np.flatnonzero(hidden):
+        others = np.flatnonzero(donors != donors[row])
+        distance = np.linalg.norm(latent[others].astype(float) - latent[row].astype(float), axis=1)
+        near = np.argsort(distance)[:50]
+        weight = np.exp(-distance[near] * distance[near].std() ** 2 / 4)
+        share = np.bincount(kind[others[near]], weights=weight, minlength=3) / weight.sum()
+        right.append(share.argmax() == kind[row]), certainty.append(share.max())
+    right, kept = np.array(right), np.array(certainty) >= 0.8
+    before, after = (json.loads(folder.record.read_text()) for folder in (seen, out))
+    found = after["calibration"]["type"]
+    assert (found["n"], found["by"], found["calibrated_on"]) == (hidden.sum(), "batch", "hidden")
+    assert 0.5 < right.mean() < 1 and found["accuracy"] == pytest.approx(right.mean())
+    assert found["unknown_share"] == pytest.approx(1 - kept.mean()) and found["accuracy_kept"] == pytest.approx(
+        right[kept].mean()
+    )
+    # What distances and separations are measured on stays
+    for name in ("held_out", "distances", "separations"):
+        assert after[name] == before[name]
+    assert (before["calibration"]["type"]["n"], before["calibration"]["type"]["calibrated_on"]) == (400, "seen")
+    assert ad.read_zarr(out.cells).obs["type"].tolist() == list(TYPES[kind])
+
+
+def test_hidden_cells_are_held_out_with_their_batch_from_all_others():
+    latent, _ = groups(400)
+    among = np.arange(0, 400, 7)
+    batches = pd.Series(np.resize(["a", "b"], 400), dtype=object)
+    held = hold_out(latent, batches, seed=0, among=among)
+    np.testing.assert_array_equal(held.rows, among)
+    whole = hold_out(latent, batches, seed=0)
+    np.testing.assert_array_equal(held.neighbors.indices, whole.neighbors.indices[among])
+    assert set(hold_out(latent, batches, seed=0, most=10, among=among).rows) < set(among)
 
 
 @pytest.mark.parametrize(("n", "labels"), [(1, ["A"]), (10, ["A"] * 10), (10, [None] * 10), (20, ["A"] * 20)])

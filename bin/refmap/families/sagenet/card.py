@@ -26,6 +26,7 @@ def sagenet_card(folder: ModelFolder) -> ModelCard:
     """Raises `RefmapError` for a model that is incomplete, or that does not say what its genes are."""
     card = _card_of_refmaps(folder) if folder.has(DESCRIPTION) else _card_of_librarys(folder)
     card.class_name, card.input, card.predicts, card.learns_labels = "SageNet", "lognorm", True, False
+    card.latent_of_labels = True
     card.latent_names = [f"{column}: {label}" for column, labels in card.labels.items() for label in labels]
     card.n_latent = len(card.latent_names)
     card.warnings.append(NO_SURGERY)

@@ -34,7 +34,7 @@ class ScatlasvaeFamily(Family):
     name = "scatlasvae"
     env = "scarches"
     library = "scatlasvae"
-    trains = {"scatlasvae": Trainable(options=REFERENCE_OPTIONS)}
+    trains = {"scatlasvae": Trainable(options=REFERENCE_OPTIONS, hides_labels=True)}
 
     def recognise(self, folder: ModelFolder) -> bool:
         return is_scatlasvae(folder)

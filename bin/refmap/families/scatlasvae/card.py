@@ -26,6 +26,7 @@ def scatlasvae_card(folder: ModelFolder) -> ModelCard:
     card.n_latent = _rows(weights, "z_mean_fc.weight")
     card.labels = {key: labels for key, labels in model.labels.items() if labels}
     card.unlabeled_category, card.predicts, card.learns_labels = model.unlabeled, bool(card.labels), False
+    card.latent_of_labels = card.predicts
     main, *_more = [*model.batches] or [None]
     if main in model.seen:
         card.batch_key, card.batches = main, model.batches[main]

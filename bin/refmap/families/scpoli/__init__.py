@@ -53,6 +53,7 @@ class ScPoliFamily(Family):
     trains = {
         "scpoli": Trainable(
             needs=("reference_batch_key", "reference_labels_key"),
+            hides_labels=True,
             options=REFERENCE_OPTIONS,
             input=lambda options: input_of(options["recon_loss"]),
         )

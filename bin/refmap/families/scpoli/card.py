@@ -83,7 +83,7 @@ def _describe_labels(card: ModelCard, attributes: dict) -> None:
     unknown = texts(attributes.get("unknown_ct_names_"))
     free = (name for name in _UNLABELED if name not in {str(label) for label, _ in known})
     card.unlabeled_category = unknown[0] if unknown else next(free, "no label")
-    card.takes_new_labels, card.predicts = True, n_prototypes > 0
+    card.takes_new_labels, card.predicts, card.latent_of_labels = True, n_prototypes > 0, n_prototypes > 0
     card.adds = ["unlabeled_prototype"]
     unlabeled = attributes["prototypes_unlabeled_"].get("mean")
     card.unlabeled_prototypes = unlabeled.shape[0] if isinstance(unlabeled, Tensor) else 0

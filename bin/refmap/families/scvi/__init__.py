@@ -27,7 +27,7 @@ class ScviFamily(Family):
     options = PROTEIN_OPTIONS
     trains = {
         "scvi": Trainable(),
-        "scanvi": Trainable(needs=("reference_batch_key", "reference_labels_key")),
+        "scanvi": Trainable(needs=("reference_batch_key", "reference_labels_key"), hides_labels=True),
         "totalvi": Trainable(needs=("reference_batch_key", "reference_protein_key")),
     }
 

@@ -149,6 +149,7 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     card = ModelCard(model=folder.shown, class_name=name, version=_text(registry.get("scvi_version")))
     card.input = "any" if str(settings.get("gene_likelihood")).startswith("normal") else kind.input
     card.predicts, card.fixed_batches, card.minified_as = kind.predicts, kind.fixed_batches, kind.minified_as
+    card.latent_of_labels = kind.predicts
     card.n_latent = _n_latent(weights, settings)
     card.layer = _text(setup.get("layer"))
     card.size_factor_key = _text(setup.get("size_factor_key"))

@@ -7,6 +7,13 @@ from html import escape
 from ..outcomes import Outcome
 from .html import GREY, folded, table
 
+# What is to be said of held-out cells by whether the model saw their labels; nothing if it learns from none.
+_ABOUT = {
+    "hidden": " The model did not see the labels of these cells.",
+    "seen": " The model has seen the labels of these cells, so this is optimistic: those of a query are right less often.",
+    "unseen": "",
+}
+
 
 def _of_references(references: list[dict]) -> dict[tuple[str, str], dict]:
     """How the labels of held-out reference cells agree with their own: (reference, column) -> what calibrate says."""
@@ -40,8 +47,7 @@ def calibration(mapped: list[Outcome], references: list[dict]) -> dict | None:
     found = _calibrated(mapped, references)
     if not found:
         return None
-    held = {reference["name"]: reference["held_out"]["by"] for reference in references}
-    sentences = [f"<li>{_at_threshold(name, key, of, held[name])}</li>" for (name, key), of in _of_references(references).items()]
+    sentences = [f"<li>{_at_threshold(name, key, of)}</li>" for (name, key), of in _of_references(references).items()]
     rows = [_calibration_row(name, key, labels, of) for labels, those in found.items() for (name, key), of in those.items()]
     columns = ("", "Column", "Labels", "Cells", "Right", "Unknown", "Right of the kept", "Right of the Unknown", "ECE")
     return {
@@ -56,9 +62,9 @@ def calibration(mapped: list[Outcome], references: list[dict]) -> dict | None:
     }
 
 
-def _at_threshold(name: str, key: str, of: dict, held_out_by: str) -> str:
+def _at_threshold(name: str, key: str, of: dict) -> str:
     """What the threshold does to the labels of the reference's own cells, in a sentence."""
-    whose = "the cells of other batches" if held_out_by == "batch" else "the other cells"
+    whose = "the cells of other batches" if of["by"] == "batch" else "the other cells"
     kept = _in_percent(1 - of["unknown_share"])
     if of["accuracy_kept"] is None:
         told = "none of them keeps its label: coarser labels, or a higher --unknown_threshold, would leave some."
@@ -72,6 +78,7 @@ def _at_threshold(name: str, key: str, of: dict, held_out_by: str) -> str:
     return (
         f"Of {of['n']:,} cells of <strong>{escape(name)}</strong> that got their label by <strong>{escape(key)}</strong> from "
         f"{whose}, {_in_percent(of['accuracy'])} got the right one. At the threshold of {of['threshold']:g}, {told}"
+        f"{_ABOUT[of['calibrated_on']]}"
     )
 
 

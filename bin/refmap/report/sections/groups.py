@@ -10,7 +10,7 @@ from ..outcomes import Outcome
 from .html import folded, many, table
 
 MOST_GROUPS = 20
-COLUMNS = ("group", "cells", "called", "score", "limit", "what sets it apart", "most like")
+COLUMNS = ("group", "what it was called, and what speaks against it", "genes that set it apart")
 
 
 def groups(mapped: list[Outcome]) -> dict | None:
@@ -33,17 +33,6 @@ def groups(mapped: list[Outcome]) -> dict | None:
 def _block(outcome: Outcome) -> str:
     found = pd.read_csv(outcome.folder / "groups.csv", dtype={"matched_label": str, "like_label": str}, keep_default_na=False)
     found = found[found["group"].str.startswith("novel_")]
-    rows = [
-        (
-            escape(row.group),
-            f"{row.n_cells:,}",
-            escape(row.matched_label),
-            f"{row.score:.2f}",
-            f"{row.threshold:.2f}",
-            escape(row.genes),
-            escape(row.like_label) or "none of its labels",
-        )
-        for row in found.head(MOST_GROUPS).itertuples()
-    ]
+    rows = [(escape(row.group), escape(row.about), escape(row.genes)) for row in found.head(MOST_GROUPS).itertuples()]
     more = f"<p>and {many(len(found) - len(rows), 'more group')}</p>" if len(found) > len(rows) else ""
     return f"<h4>{escape(outcome.name)}</h4>{folded(table(COLUMNS, rows), len(rows), 'group')}{more}"

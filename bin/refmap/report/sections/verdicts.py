@@ -86,7 +86,22 @@ def _verdict(outcome: Outcome) -> str:
     notes = dict.fromkeys(note for verdict in of.values() for note in verdict["missing"])
     missing = "".join(f"<br><small>Not measured: {lines(note)}</small>" for note in notes)
     clusters = _clusters(outcome.figure("explained").get("clusters") or {})
-    return f"<strong>{escape(outcome.name)}</strong> {badges}{link(outcome)}{told}{missing}{clusters}"
+    samples = _samples(outcome.figure("mapqc"))
+    return f"<strong>{escape(outcome.name)}</strong> {badges}{link(outcome)}{told}{samples}{missing}{clusters}"
+
+
+def _samples(of: dict) -> str:
+    """What mapQC says, where the row names samples: it is no reason of a light."""
+    if not of:
+        return ""
+    if of["value"] is None:
+        return f"<br><small>mapQC: {lines(of['note'])}</small>"
+    cases = f", and {100 * of['cases']:.1f} % of {of['n_cases']:,} others" if of["n_cases"] else ""
+    return (
+        f"<br><strong>mapQC</strong>: {100 * of['value']:.1f} % of {many(of['n_cells'], 'control cell')}{cases} lie farther from the "
+        f"reference than its {of['n_reference_samples']} samples usually do from each other (score above 2), by {of['n_passed']} of "
+        f"{of['n_neighborhoods']} neighbourhoods."
+    )
 
 
 def _clusters(clusters: dict[str, dict]) -> str:

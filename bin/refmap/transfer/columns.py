@@ -1,0 +1,73 @@
+"""The columns of obs that hold transferred labels, and what the record says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from .labels import UNKNOWN
+from .levels import Levels, best_labels, certain_with_finer
+from .ontology import CellOntology, term_column
+
+
+def write_labels(
+    obs: pd.DataFrame,
+    classes: Mapping[str, Sequence[str]],
+    best: Mapping[str, np.ndarray],
+    certain: Mapping[str, np.ndarray],
+    levels: Sequence[Levels],
+) -> dict:
+    """Write transferred labels to obs.
+
+    Of each column of labels ``<key>_transferred`` and, where any of its labels has a term, ``<key>_ontology_term_id`` (missing where
+    the label is `Unknown` or has none); of each annotation of several levels ``<annotation>_best`` and ``<annotation>_best_level``
+    (ordered from coarse to fine; missing where no level is certain). All are categorical, `Unknown` the last of the categories where
+    there is any.
+
+    Parameters
+    ----------
+    classes
+        Column -> all of its labels, in the order of the categories.
+    best
+        Column -> the label of each cell, object array of str, whatever its certainty.
+    certain
+        Column -> whether it is certain, bool. Others are `Unknown`, but for coarse labels whose finer label is certain.
+    levels
+        The annotations.
+
+    Returns
+    -------
+    What the record says: ``labels``, of each column ``counts`` (cells by label), ``unknown`` (share of cells) and ``terms`` (label ->
+    term); ``annotations``, of each the ``name``, ``levels`` (how many cells are certain at each and at no finer one) and ``unknown``;
+    and ``ontology``, the version of the Cell Ontology, None without it.
+    """
+    ontology, told, kept = CellOntology(), {}, dict(certain)
+    for chain in levels:
+        kept |= certain_with_finer(chain, best, kept)
+    for key, labels in best.items():
+        labels = np.where(kept[key], labels, UNKNOWN)
+        terms = ontology.terms(classes[key])
+        obs[f"{key}_transferred"] = pd.Categorical(labels, categories=_with_unknown(classes[key], labels))
+        if terms:
+            obs[f"{key}_ontology_term_id"] = term_column(labels, terms)
+        counts = {str(name): int(n) for name, n in pd.Series(labels).value_counts().items()}
+        told[key] = {"counts": counts, "unknown": float((labels == UNKNOWN).mean()), "terms": terms}
+    return {
+        "labels": told,
+        "annotations": [_write_best(obs, chain, best, kept) for chain in levels],
+        "ontology": ontology.version,
+    }
+
+
+def _write_best(obs: pd.DataFrame, levels: Levels, best: Mapping[str, np.ndarray], certain: Mapping[str, np.ndarray]) -> dict:
+    labels, level = best_labels(levels, best, certain)
+    obs[f"{levels.name}_best"] = pd.Categorical(labels, categories=_with_unknown(sorted(set(labels) - {UNKNOWN}), labels))
+    obs[f"{levels.name}_best_level"] = pd.Categorical(level, categories=levels.keys, ordered=True)
+    at = {key: int((level == key).sum()) for key in levels.keys}
+    return {"name": levels.name, "levels": at, "unknown": float(pd.isna(level).mean())}
+
+
+def _with_unknown(classes: Sequence[str], labels: np.ndarray) -> list[str]:
+    return [*classes, *([UNKNOWN] if UNKNOWN in labels and UNKNOWN not in classes else [])]
