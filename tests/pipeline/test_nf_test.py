@@ -43,7 +43,7 @@ def test_a_spec_gives_its_process_as_many_inputs_as_it_has(module):
     inputs = re.search(r"\n    input:\n(.*?)\n\n", (module / "main.nf").read_text(), flags=re.DOTALL)[1].splitlines()
     for name, test in specified((module / "tests/main.nf.test").read_text()).items():
         given = re.search(r"\n            process \{\n(.*?)\n            \}", test, flags=re.DOTALL)[1]
-        numbers = re.findall(r"^ +input\[(\d)\] =", given, flags=re.MULTILINE)
+        numbers = re.findall(r"^ +input\[(\d+)\] =", given, flags=re.MULTILINE)
         assert numbers == [str(number) for number in range(len(inputs))], name
 
 
