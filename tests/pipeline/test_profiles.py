@@ -206,7 +206,7 @@ def test_an_array_asks_once_for_what_small_mappings_need(run):
     assert "refmap/scvi:" in tasks["TRAIN_SURGERY"] and "refmap/core:" in tasks["ALIGN_GENES"]
 
 
-CORE = "process.'withName:CHECK_QUERY|ALIGN_GENES|TRANSFER_LABELS|EXPORT_EMBEDDING|QC_MAPPING'.array"
+CORE = "process.'withName:CHECK_QUERY|ALIGN_GENES|TRANSFER_LABELS|COMPARE_EXPRESSION|EXPORT_EMBEDDING|QC_MAPPING'.array"
 OTHERS = "process.'withName:TRAIN_SURGERY|UPDATE_HIERARCHY'.array"
 
 

@@ -359,7 +359,15 @@ def prepared(folder, keys=KEYS, **further):
     cells.folder.mkdir()
     obs = pd.DataFrame({key: pd.Categorical(values) for key, values in labels.items()}).set_axis([f"r{i}" for i in range(900)])
     write_zarr(ad.AnnData(obs=obs, obsm={"X_emb": latent, "X_umap": latent}), cells.cells)
-    told = {"reference": "a.h5ad", "source": "counts", "origin": None, "map": "own", "batch_key": None, "n_cells": 900}
+    told = {
+        "reference": "a.h5ad",
+        "source": "counts",
+        "origin": None,
+        "map": "own",
+        "batch_key": None,
+        "n_cells": 900,
+        "seen_labels": [],
+    }
     cells.record.write_text(json.dumps(told | {"keys": keys, "fault": None, "warnings": []} | further))
     return cells
 
