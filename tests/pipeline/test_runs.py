@@ -384,11 +384,13 @@ def test_resume_does_again_exactly_what_changed(project, tmp_path):
         assert run.status == 0, run.printed
         return {name for name, status in run.tasks().items() if status != "CACHED"} - {"VERDICT", "REPORT"}
 
-    steps = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "TRANSFER_LABELS", "EXPORT_EMBEDDING", "QC_MAPPING")
+    steps = ("CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "TRANSFER_LABELS", "COMPARE_EXPRESSION")
+    steps += ("EXPORT_EMBEDDING", "QC_MAPPING")
     cells = {f"{step}_REFERENCE (model)" for step in ("PREPARE", "EMBED", "CALIBRATE")}
 
     def stages(*ids, steps=steps):
-        return {f"{step} ({id})" for step in steps for id in ids}
+        """Those of some mappings, and what joins all of them."""
+        return {f"{step} ({id})" for step in steps for id in ids} | {"JOIN_MAPPINGS (model)"}
 
     first = done()
     assert first == {"CHECK_INPUT", "INSPECT_MODEL (model)", "TRY_MODEL (model)"} | cells | stages("d~a", "d~b")
