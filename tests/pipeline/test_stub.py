@@ -137,7 +137,7 @@ def test_mappings_onto_one_model_share_tasks_and_an_inspection_and_its_cells(tmp
     assert run.status == 0, run.printed
     assert run.counts() == {
         **{"CHECK_INPUT": 1, "INSPECT_MODEL": 2, "TRY_MODEL": 2, "PREPARE_REFERENCE": 2, "CALIBRATE_REFERENCE": 1},
-        **{"CHECK_QUERY": 4, "ALIGN_GENES": 4, "TRAIN_SURGERY": 3, "TRANSFER_LABELS": 3},
+        **{"CHECK_QUERY": 4, "ALIGN_GENES": 4, "TRAIN_SURGERY": 3, "TRANSFER_LABELS": 3, "COMPARE_EXPRESSION": 3},
         **{"EXPORT_EMBEDDING": 4, "QC_MAPPING": 4, "JOIN_MAPPINGS": 2, "REPORT": 1, "VERDICT": 1},
     }
     labelled = [name for name in run.tasks() if name.startswith("TRANSFER_LABELS")]
