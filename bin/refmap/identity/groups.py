@@ -9,6 +9,8 @@ from .cells import LabelledCells
 from .expression import group_means
 from .novel import Null, Scores, Threshold
 
+# What the names of groups above the limit begin with.
+NOVEL = "novel_"
 # Genes that a sentence names of either kind.
 NAMED_GENES = 3
 # Genes that a group is told by, and how like a label's profile what sets it apart must be, as a cosine.
@@ -35,7 +37,7 @@ def groups_table(
     above = np.bincount(clusters, weights=scores.cells > limit.value).astype(int)
     names = np.empty(len(order), dtype=object)
     names[order] = [
-        f"{'novel' if medians[cluster] > limit.value else 'cluster'}_{rank}" for rank, cluster in enumerate(order.tolist(), 1)
+        f"{NOVEL if medians[cluster] > limit.value else 'cluster_'}{rank}" for rank, cluster in enumerate(order.tolist(), 1)
     ]
     profiles = group_means(reference.values, reference.labels, len(reference.names)) * np.sqrt(weights)
     n_null = len(null.scores)

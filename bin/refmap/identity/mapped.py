@@ -15,11 +15,12 @@ from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from ..common.storage import read_zarr, write_zarr
 from ..transfer.columns import write_labels
-from ..transfer.labels import UNKNOWN, Transfer
+from ..transfer.labels import Transfer
 from ..transfer.levels import Levels, find_levels, transfer_columns
 from ..transfer.neighbors import Index, Neighbors
 from ..transfer.transfer import shared_dimensions
 from .compare import Comparison, View, compare
+from .groups import NOVEL
 from .learned import Learned
 from .measuring import learned_of, main_key, of_sample, on_panel
 from .pairing import Counted
@@ -47,12 +48,12 @@ class UnknownRule:
     certainty: float
     uncertainty: float
 
-    def labels(self, given: Transfer, certainty: np.ndarray) -> np.ndarray:
-        """The labels of cells, `Unknown` where the rule says so: object array of str."""
-        by_neighbors = given.labels(self.uncertainty)
+    def certain(self, given: Transfer, certainty: np.ndarray) -> np.ndarray:
+        """Which labels stay by the rule: bool, cells. `certainty` is NaN where it is not known."""
+        by_neighbors = given.uncertainty <= self.uncertainty
         if self.by == "uncertainty":
             return by_neighbors
-        return np.where(np.isnan(certainty), by_neighbors, np.where(certainty < self.certainty, UNKNOWN, given.best))
+        return np.where(np.isnan(certainty), by_neighbors, certainty >= self.certainty)
 
 
 def compare_mapping(
@@ -182,7 +183,7 @@ def _set_unknown(
         embedding.obs,
         {key: given.classes for key, given in transferred.items()},
         {key: given.best for key, given in transferred.items()},
-        {key: placed & (unknown.labels(given, certainties[key]) != UNKNOWN) for key, given in transferred.items()},
+        {key: placed & unknown.certain(given, certainties[key]) for key, given in transferred.items()},
         levels,
     )
     labels = {key: record["transfer"]["labels"][key] | of for key, of in told["labels"].items()}
@@ -236,7 +237,7 @@ def _add_groups(embedding: ad.AnnData, found: Comparison, nearest: np.ndarray, o
         return {"note": found.no_novel}
     embedding.obs[NOVEL_SCORE] = _spread(novel.scores.astype(np.float32), nearest)
     groups = _spread(novel.groups, nearest, None)
-    flagged = novel.table[novel.table["group"].str.startswith("novel_")]
+    flagged = novel.table[novel.table["group"].str.startswith(NOVEL)]
     groups = np.where(np.isin(groups.astype(str), flagged["group"]), groups, None)
     embedding.obs[NOVEL_GROUP] = pd.Categorical(groups, categories=list(flagged["group"]))
     novel.table.assign(genes=novel.table["genes"].map(" ".join)).to_csv(out.groups, index=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..query.elements import as_text
+from ..query.elements import as_text, is_number, with_missing
 
 
 class Columns:
@@ -17,11 +17,10 @@ class Columns:
 
     def add(self, name: str, rows: slice, values: pd.Series) -> None:
         """Put values, one for each of `rows`, into the column `name`. Text is held as codes of its categories."""
-        if _is_number(values):
+        if is_number(values):
             values = values.astype(np.float32)
         elif not isinstance(values.dtype, pd.CategoricalDtype):
-            names = as_text(values.reset_index(drop=True))
-            values = pd.Series(np.where(names == "", None, names), dtype="category")
+            values = with_missing(as_text(values.reset_index(drop=True))).astype("category")
         self._pieces.setdefault(name, []).append((rows, values.reset_index(drop=True)))
 
     def frame(self, names: pd.Index) -> pd.DataFrame:
@@ -29,14 +28,14 @@ class Columns:
         return pd.DataFrame({name: self._join(pieces) for name, pieces in self._pieces.items()}, index=names)
 
     def _join(self, pieces: list[tuple[slice, pd.Series]]) -> np.ndarray | pd.Categorical:
-        if all(_is_number(values) for _, values in pieces):
+        if all(is_number(values) for _, values in pieces):
             joined = np.full(self.n, np.nan, dtype=np.float32)
             for rows, values in pieces:
                 joined[rows] = values
             return joined
         # Numbers among text are text.
-        parts = [(rows, values.astype("category") if _is_number(values) else values) for rows, values in pieces]
-        named = [(rows, values.cat.rename_categories(_unique_text(values.cat.categories))) for rows, values in parts]
+        parts = [(rows, values.astype("category") if is_number(values) else values) for rows, values in pieces]
+        named = [(rows, values.cat.rename_categories(values.cat.categories.map(str))) for rows, values in parts]
         categories = pd.Index(sorted({name for _, values in named for name in values.cat.categories}), dtype=object)
         codes = np.full(self.n, -1, dtype=np.int32)
         for rows, values in named:
@@ -44,11 +43,3 @@ class Columns:
             given = values.cat.codes.to_numpy()
             codes[rows] = np.where(given < 0, -1, own[given]) if len(own) else -1
         return pd.Categorical.from_codes(codes, categories=categories)
-
-
-def _is_number(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
-
-
-def _unique_text(categories: pd.Index) -> list[str]:
-    return [str(name) for name in categories]

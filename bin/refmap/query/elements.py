@@ -85,6 +85,16 @@ def as_text(values: pd.Series) -> np.ndarray:
     return result
 
 
+def with_missing(names: np.ndarray) -> pd.Series:
+    """Text as :func:`as_text` gives it, None where it is empty: object."""
+    return pd.Series(np.where(names == "", None, names), dtype=object)
+
+
+def is_number(values: pd.Series) -> bool:
+    """Whether a column holds numbers: booleans are categories."""
+    return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+
+
 def read_whole(elem):
     """Read an element as anndata does, unless it claims more than its file can hold.
 

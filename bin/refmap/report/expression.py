@@ -41,6 +41,11 @@ class Expression:
         self._names = np.asarray(read_elem(root["var"]).index, dtype=object)
         self._placed = np.flatnonzero(placed)
 
+    @property
+    def matrix(self):
+        """All of these cells x the model's genes: what gives CSR for an array of rows, or that itself where others lie among them."""
+        return self._matrix if len(self._placed) == self._matrix.shape[0] else self._matrix[self._placed]
+
     @cached_property
     def are_counts(self) -> bool:
         return check_values(self._matrix.group["data"][:ENOUGH_VALUES], "counts") is None

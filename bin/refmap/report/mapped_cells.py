@@ -13,7 +13,8 @@ from ..common.errors import RefmapError
 from ..common.folders import ReferenceFolder
 from ..common.spelling import spell
 from ..common.storage import read_zarr
-from ..query.elements import as_text
+from ..identity.mapped import NOVEL_GROUP
+from ..query.elements import as_text, is_number, with_missing
 from ..query.query import Query
 from ..transfer.transfer import shared_dimensions
 
@@ -144,7 +145,7 @@ def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference
             values = source.obs_column(key)
         else:
             continue
-        cells.columns[key] = values if _is_number(values) else _as_known(values, embedded)
+        cells.columns[key] = values if is_number(values) else _as_known(values, embedded)
     truth = cells.columns.get(row["truth_key"], pd.Series(dtype=object))
     cells.labels = [made for made in (_predicted(embedded, truth), around and _transferred(embedded, truth, around)) if made]
     if around:
@@ -155,7 +156,7 @@ def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference
         cells.separation = embedded.obs["reference_separation"].reset_index(drop=True)
         transferred = next((labels.key for labels in cells.labels if labels.made == "transferred"), None)
         cells.second, cells.group = (
-            _text(embedded.obs[name]) if name in embedded.obs else None for name in (f"{transferred}_by_genes", "novel_group")
+            _text(embedded.obs[name]) if name in embedded.obs else None for name in (f"{transferred}_by_genes", NOVEL_GROUP)
         )
         if f"{transferred}_certainty" in embedded.obs:
             cells.certainty = embedded.obs[f"{transferred}_certainty"].reset_index(drop=True)
@@ -205,14 +206,10 @@ def _as_known(values: pd.Series, embedded: ad.AnnData) -> pd.Series:
     """The query's values as the labels that there are, in their spelling; missing ones as None."""
     kinds = [names for key, names in embedded.uns.items() if key.endswith(("_classes", "_transferred_labels"))]
     names = spell(as_text(values), dict.fromkeys(str(name) for names in kinds for name in names)).values
-    return pd.Series(np.where(names == "", None, names), dtype=object)
-
-
-def _is_number(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+    return with_missing(names)
 
 
 def _text(values: pd.Series) -> pd.Series:
     """Return values as str, missing ones as None."""
     names = as_text(values.reset_index(drop=True))
-    return pd.Series(np.where(names == "", None, names), dtype=object)
+    return with_missing(names)

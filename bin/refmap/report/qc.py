@@ -8,15 +8,12 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-import zarr
-from anndata.io import sparse_dataset
 
 from .. import trust
 from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from ..common.storage import read_zarr
 from ..mapping.decoded import Decoded
-from ..query.counts import check_values
 from ..query.obs_table import add_obs_table
 from ..query.query import Query
 from ..transfer.calibration import CertainLabels, calibrate
@@ -35,8 +32,6 @@ from .sankey import draw_sankey
 from .sections.training import read_history
 
 MISSING = "missing"
-# Values of the aligned matrix that tell whether it holds counts.
-ENOUGH_VALUES = 10_000
 
 
 def describe_mapping(
@@ -85,6 +80,7 @@ def describe_mapping(
     placed = np.isfinite(cells.latent).all(axis=1)
     if not placed.all():
         cells, embedded = cells.some(placed), embedded[placed].copy()
+    expression = Expression(prepared.aligned, placed)
     # A model without batches is mapped onto without a look at the query's.
     batches = cells.columns.get(row["batch_key"], pd.Series("all cells", index=range(len(cells.latent))))
 
@@ -100,7 +96,7 @@ def describe_mapping(
     if truth is not None:
         record["calibration"] = _calibrations(truth, embedded, placed, mapped, around, threshold, record)
     record["evaluation"] = evaluate(cells, row, batches, around, record["seed"])
-    record["trust"] = _judge(cells, batches, placed, prepared, mapped, alignment, around, record)
+    record["trust"] = _judge(cells, batches, placed, expression, mapped, alignment, around, record)
     if samples is not None:
         record["trust"]["figures"]["mapqc"] = compare_samples(cells, samples[placed], around, row, record["seed"])
     _write_clusters(record["trust"]["figures"]["explained"]["clusters"], output / "explained.csv")
@@ -114,7 +110,7 @@ def describe_mapping(
         plots.draw_composition(counts, f"{_name(row)}: {composition['key']}", output / "composition")
     if record["calibration"]:
         plots.draw_calibration(record["calibration"], f"{_name(row)}: labels against {row['truth_key']}", output / "calibration")
-    pictures.draw(cells, around, Expression(prepared.aligned, placed), row, _name(row), record["seed"], output)
+    pictures.draw(cells, around, expression, row, _name(row), record["seed"], output)
 
 
 def _score(cells: Cells, row: dict, output: Path) -> dict | None:
@@ -194,15 +190,13 @@ def _judge(
     cells: Cells,
     batches: pd.Series,
     placed: np.ndarray,
-    prepared: PreparedFolder,
+    expression: Expression,
     mapped: MappedFolder,
     alignment: dict,
     around: Reference | None,
     record: dict,
 ) -> dict:
     """Measure the mapping and judge it: see :mod:`refmap.trust`."""
-    expression = sparse_dataset(zarr.open_group(prepared.aligned, mode="r")["X"])
-    values = expression.group["data"][:ENOUGH_VALUES]
     predicted = next((labels.values for labels in cells.labels if labels.made == "predicted"), None)
     decoded = Decoded.read(mapped.decoded) if mapped.decoded.exists() else None
     if decoded:  # its cells by their places among those that have an embedding, as all of these here
@@ -210,8 +204,8 @@ def _judge(
     figures = trust.measure(
         trust.QueryCells(
             latent=cells.shared,
-            expression=expression if placed.all() else expression[np.flatnonzero(placed)],
-            normalized=check_values(values, "counts") is not None,
+            expression=expression.matrix,
+            normalized=not expression.are_counts,
             batches=batches,
             labels=cells.levels,
             predicted=predicted,

@@ -96,10 +96,16 @@ class Index:
         """Find the nearest reference cells of each cell but the cell itself, which is in row `itself` (int64, -1: in none)."""
         k = min(k, len(self) - 1)
         found = self.search(latent, k + 1)
-        left_out = found.indices == itself[:, None]
-        # The last goes of cells that are not there, and where more than k lie on one spot, so that a cell is not among its nearest.
-        left_out[~left_out.any(axis=1), -1] = True
-        return Neighbors(found.indices[~left_out].reshape(len(latent), k), found.distances[~left_out].reshape(len(latent), k))
+        return _without(itself, found.indices, found.distances)
+
+
+def _without(itself: np.ndarray, indices: np.ndarray, distances: np.ndarray) -> Neighbors:
+    """Of one neighbour more than is wanted leave each cell itself out: the row `itself` of those searched, -1 for none."""
+    left_out = indices == itself[:, None]
+    # The last goes of cells that are not there, and where more than k lie on one spot, so that a cell is not among its nearest.
+    left_out[~left_out.any(axis=1), -1] = True
+    shape = len(indices), indices.shape[1] - 1
+    return Neighbors(indices[~left_out].reshape(shape), distances[~left_out].reshape(shape))
 
 
 def nearest_among(latent: np.ndarray, k: int, seed: int) -> Neighbors:
@@ -125,9 +131,8 @@ def nearest_among(latent: np.ndarray, k: int, seed: int) -> Neighbors:
     for start in range(0, len(latent), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(latent)))
         squared, found = index.search(latent[rows], k + 1)
-        # Itself, or where more than k lie on one spot the last; where the lists held too few, the cell stands for what is missing.
-        left_out = found == rows[:, None]
-        left_out[~left_out.any(axis=1), -1] = True
-        indices[rows] = np.where(found < 0, rows[:, None], found)[~left_out].reshape(len(rows), k)
-        distances[rows] = np.sqrt(np.where(found < 0, 0, squared).clip(0))[~left_out].reshape(len(rows), k)
+        near = _without(rows, found, np.sqrt(squared.clip(0)))
+        # Where the lists held too few, the cell stands for what is missing.
+        indices[rows] = np.where(near.indices < 0, rows[:, None], near.indices)
+        distances[rows] = np.where(near.indices < 0, 0, near.distances)
     return Neighbors(indices, distances)

@@ -6,6 +6,7 @@ from html import escape
 
 import pandas as pd
 
+from ...identity.groups import NOVEL
 from ..outcomes import Outcome
 from .html import folded, many, table
 
@@ -32,7 +33,7 @@ def groups(mapped: list[Outcome]) -> dict | None:
 
 def _block(outcome: Outcome) -> str:
     found = pd.read_csv(outcome.folder / "groups.csv", dtype={"matched_label": str, "like_label": str}, keep_default_na=False)
-    found = found[found["group"].str.startswith("novel_")]
+    found = found[found["group"].str.startswith(NOVEL)]
     rows = [(escape(row.group), escape(row.about), escape(row.genes)) for row in found.head(MOST_GROUPS).itertuples()]
     more = f"<p>and {many(len(found) - len(rows), 'more group')}</p>" if len(found) > len(rows) else ""
     return f"<h4>{escape(outcome.name)}</h4>{folded(table(COLUMNS, rows), len(rows), 'group')}{more}"
