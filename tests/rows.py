@@ -69,3 +69,17 @@ REFERENCE = {
     "reference_hidden_labels": 0.2,
     "reference_options": None,
 }
+# What PREPARE_REFERENCE records of a reference's cells, whose labels the model did not learn from
+PREPARED = {
+    "reference": "atlas.h5ad",
+    "source": "counts",
+    "origin": None,
+    "fault": None,
+    "warnings": [],
+    "map": "computed",
+    "batch_key": None,
+    "keys": [],
+    "seen_labels": [],
+    "latent_names": None,
+    "input": "counts",
+}

@@ -21,6 +21,7 @@ from refmap.identity.measuring import main_key, measure_reference, on_panel
 from refmap.reference.sample import write_sample
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.transfer import transfer
+from rows import PREPARED
 
 BY_CERTAINTY, BY_UNCERTAINTY = UnknownRule("certainty", 0.8, 0.2), UnknownRule("uncertainty", 0.8, 0.2)
 COARSE = {"type 0": "low", "type 1": "low", "type 2": "high", "type 3": "high", "type 4": "high"}
@@ -44,16 +45,8 @@ def make_scale(folder, reference: Made, batch_key="donor", counts="counts") -> R
         cell_type=pd.Categorical(reference.types.astype(object)),
     )
     write_zarr(ad.AnnData(obs=obs), prepared.cells)
-    record = {
-        "reference": "atlas",
-        "source": "counts",
-        "origin": None,
-        "map": "computed",
-        "latent_names": None,
-        "input": counts,
-        "seen_labels": [],
-    }
-    prepared.record.write_text(json.dumps(record | {"keys": ["coarse", "cell_type"], "batch_key": batch_key}))
+    of_cells = {"input": counts, "keys": ["coarse", "cell_type"], "batch_key": batch_key}
+    prepared.record.write_text(json.dumps(PREPARED | of_cells))
     latent = reference.latent.copy()
     latent[5] = np.nan
     np.savez(folder / "latent.npz", X_emb=latent)

@@ -20,6 +20,7 @@ from refmap.transfer import neighbors
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.neighbors import nearest_among
 from refmap.transfer.transfer import transfer
+from rows import PREPARED
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
@@ -43,17 +44,7 @@ def make_reference(folder, n=200, key="cell_type"):
     obs = pd.DataFrame({key: pd.Categorical(labels), "donor": pd.Categorical(np.resize(["r1", "r2"], n))})
     obs.index = [f"c{i}" for i in range(n)]
     write_zarr(ad.AnnData(obs=obs, obsm={"X_emb": latent}), cells.cells)
-    record = {
-        "reference": "atlas.h5ad",
-        "source": "counts",
-        "origin": None,
-        "map": "computed",
-        "fault": None,
-        "keys": [key],
-        "seen_labels": [],
-        "latent_names": None,
-    }
-    cells.record.write_text(json.dumps(record | {"batch_key": "donor", "n_cells": n}))
+    cells.record.write_text(json.dumps(PREPARED | {"keys": [key], "batch_key": "donor", "n_cells": n}))
     calibrate_reference(cells, None, 0, 0.2, 20, reference)
     return reference, kind
 

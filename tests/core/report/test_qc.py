@@ -23,6 +23,7 @@ from refmap.sheet.fields import MAPQC_KEYS
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.transfer import transfer
 from refmap.trust import Samples, mapqc
+from rows import PREPARED
 from scipy import sparse
 
 ALIGNMENT = {"matched": 24, "n_model_genes": 30}
@@ -114,18 +115,7 @@ def add_reference(mapping, n=300, keys=("label",)):
         index=[f"r{i}" for i in range(n)],
     )
     write_zarr(ad.AnnData(obs=obs, obsm={"X_emb": latent}), cells.cells)
-    record = {
-        "reference": "atlas.h5ad",
-        "source": "counts",
-        "origin": None,
-        "map": "computed",
-        "fault": None,
-        "keys": list(keys),
-        "seen_labels": [],
-        "batch_key": "donor",
-        "n_cells": n,
-    }
-    cells.record.write_text(json.dumps(record))
+    cells.record.write_text(json.dumps(PREPARED | {"keys": list(keys), "batch_key": "donor", "n_cells": n}))
     calibrate_reference(cells, None, 0, 0.2, 20, reference)
     # What a mapping gives, and no more, lies in a folder of its own.
     mapped, labelled = MappedFolder(folder / "mapped"), MappedFolder(folder / "labelled")

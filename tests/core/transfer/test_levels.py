@@ -17,6 +17,7 @@ from refmap.transfer.labels import transfer_labels
 from refmap.transfer.levels import Levels, best_labels, certain_with_finer, find_levels, transfer_columns
 from refmap.transfer.neighbors import Neighbors
 from refmap.transfer.transfer import transfer
+from rows import PREPARED
 
 # An annotation of three levels, as of a lung; the finest level knows nothing of some types
 TREE = [
@@ -359,16 +360,8 @@ def prepared(folder, keys=KEYS, **further):
     cells.folder.mkdir()
     obs = pd.DataFrame({key: pd.Categorical(values) for key, values in labels.items()}).set_axis([f"r{i}" for i in range(900)])
     write_zarr(ad.AnnData(obs=obs, obsm={"X_emb": latent, "X_umap": latent}), cells.cells)
-    told = {
-        "reference": "a.h5ad",
-        "source": "counts",
-        "origin": None,
-        "map": "own",
-        "batch_key": None,
-        "n_cells": 900,
-        "seen_labels": [],
-    }
-    cells.record.write_text(json.dumps(told | {"keys": keys, "fault": None, "warnings": []} | further))
+    told = PREPARED | {"map": "own", "n_cells": 900, "keys": keys}
+    cells.record.write_text(json.dumps(told | further))
     return cells
 
 

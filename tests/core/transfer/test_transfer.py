@@ -19,6 +19,7 @@ from refmap.transfer.labels import Transfer, transfer_labels
 from refmap.transfer.neighbors import Index, Neighbors
 from refmap.transfer.novelty import distance_scores, p_values
 from refmap.transfer.transfer import place, shared_dimensions, transfer
+from rows import PREPARED
 from sklearn.neighbors import NearestNeighbors
 
 CENTRES = np.array([[0, 0, 0], [10, 0, 0], [0, 10, 0]], dtype=np.float32)
@@ -212,17 +213,8 @@ def test_labels_that_the_reference_lacks_are_counted_and_not_scored():
 def prepared(folder, latent, obs, keys, batch_key=None):
     folder.folder.mkdir(parents=True)
     write_zarr(ad.AnnData(obs=obs, obsm={"X_emb": latent}), folder.cells)
-    record = {
-        "reference": "atlas.h5ad",
-        "source": "obsm['X_emb']",
-        "origin": None,
-        "map": "computed",
-        "fault": None,
-        "warnings": [],
-        "keys": keys,
-        "seen_labels": ["type"],
-    }
-    folder.record.write_text(json.dumps(record | {"batch_key": batch_key, "n_cells": len(latent)}))
+    of_cells = {"source": "obsm['X_emb']", "keys": keys, "seen_labels": ["type"], "batch_key": batch_key, "n_cells": len(latent)}
+    folder.record.write_text(json.dumps(PREPARED | of_cells))
     return folder
 
 
