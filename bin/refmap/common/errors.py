@@ -15,8 +15,12 @@ class AskedFor(RefmapError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the known word most like `word`, or an empty string."""
-    by_lower = {str(name).lower(): name for name in known}
+    """Return `` Did you mean 'x'?`` for the known word most like `word`, how to part it if it is several, or an empty string."""
+    known = [str(name) for name in known]
+    several = [part.strip() for part in str(word).split(",")]
+    if len(several) > 1 and set(several) <= set(known):
+        return f" Part several by ';': '{';'.join(several)}'."
+    by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
     return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
 

@@ -162,6 +162,9 @@ def test_unknown_names_are_answered_with_the_nearest(adata, tmp_path):
             query.matrix("count")
         with pytest.raises(RefmapError, match="no obs column 'donr'.*Did you mean 'donor'?"):
             query.obs_column("donr")
+        first, second = list(query.obs_columns)[:2]
+        with pytest.raises(RefmapError, match=f"Part several by ';': '{first};{second}'"):
+            query.obs_column(f"{first}, {second}")
         with pytest.raises(RefmapError, match=r"no var column 'gene_ids' \(var_key\).*Did you mean 'gene_id'?"):
             query.gene_ids(var_key="gene_ids")
     with pytest.raises(RefmapError, match="no modality 'rn': set modality to one of 'rna'. Did you mean 'rna'?"):
