@@ -10,6 +10,8 @@ FEWEST_FOR_UMAP = N_NEIGHBORS + 1
 # UMAP's own for a minimal distance of 0.5 and a spread of 1, as scanpy draws it.
 MIN_DISTANCE, SPREAD = 0.5, 1.0
 N_EPOCHS = 200
+# Cells whose neighbours are weighed at once.
+BLOCK = 1 << 16
 
 Nearest = tuple[np.ndarray, np.ndarray]
 
@@ -49,7 +51,7 @@ def umap(latent: np.ndarray, seed: int, nearest: Nearest | None = None) -> np.nd
 
 
 def neighbor_weights(latent: np.ndarray, nearest: Nearest | None = None):
-    """Return UMAP's weights of the cells' nearest neighbours: symmetric COO float32, cells x cells.
+    """Return UMAP's weights of the cells' nearest neighbours: symmetric CSR float32, cells x cells.
 
     Algorithms 2 and 3 of arXiv:1802.03426: exp(-(d - rho) / sigma), where rho is the distance of the nearest neighbour
     that lies elsewhere, and sigma is such that the weights of a cell add up to log2 of the number of neighbours, itself
@@ -60,14 +62,22 @@ def neighbor_weights(latent: np.ndarray, nearest: Nearest | None = None):
 
     n, k = len(latent), N_NEIGHBORS - 1
     distance, neighbor = nearest or NearestNeighbors(n_neighbors=k).fit(latent).kneighbors()
+    # Where many neighbours are equally near no bandwidth fits: UMAP's floor, relative to the distances.
+    floor = 1e-3 * (distance.mean(dtype=np.float64) or 1)
+    weight = np.empty((n, k), dtype=np.float32)
+    for start in range(0, n, BLOCK):
+        rows = slice(start, start + BLOCK)
+        weight[rows] = _weights(distance[rows].astype(np.float64), floor)
+    one_way = csr_matrix((weight.ravel(), neighbor.ravel().astype(np.int32), np.arange(0, n * k + 1, k)), shape=(n, n))
+    other_way = one_way.T.tocsr()
+    return (one_way + other_way - one_way.multiply(other_way)).tocsr()
+
+
+def _weights(distance: np.ndarray, floor: float) -> np.ndarray:
+    """The weights of cells' nearest neighbours before they are joined, by their distances (cells x k)."""
     closest = np.where(distance > 0, distance, np.inf).min(axis=1, keepdims=True)
     beyond = np.maximum(distance - np.where(np.isfinite(closest), closest, 0), 0)
-    sigma = _bandwidth(beyond, np.log2(N_NEIGHBORS))
-    # Where many neighbours are equally near no bandwidth fits: UMAP's floor, relative to the distances.
-    sigma = np.maximum(sigma, 1e-3 * (distance.mean() or 1))
-    weight = np.exp(-beyond / sigma)
-    one_way = csr_matrix((weight.ravel(), neighbor.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
-    return (one_way + one_way.T - one_way.multiply(one_way.T)).tocoo().astype(np.float32)
+    return np.exp(-beyond / np.maximum(_bandwidth(beyond, np.log2(N_NEIGHBORS)), floor))
 
 
 def _bandwidth(beyond: np.ndarray, target: float) -> np.ndarray:

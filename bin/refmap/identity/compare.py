@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from .cells import LabelledCells
 from .certainty import label_sets
 from .expression import identity_weights
 from .gene_view import gene_votes
 from .groups import groups_table
 from .learned import Learned, learn
 from .novel import Null, Threshold, identity_scores, threshold
-from .pairing import Counted, Pair, pair
+from .pairing import Pair, Side
 
 # Fewer genes tell types apart by chance.
 FEWEST_GENES = 10
@@ -73,8 +74,8 @@ class Comparison:
 
 
 def compare(
-    reference: Counted,
-    query: Counted,
+    both: Pair,
+    labels: np.ndarray | pd.Series,
     seed: int,
     latent_labels: np.ndarray | None = None,
     learned: Learned | None = None,
@@ -84,10 +85,10 @@ def compare(
 
     Parameters
     ----------
-    reference
-        A sample of its cells with their labels: a few hundred of each label and batch say what all do.
-    query
-        All of its cells.
+    both
+        All of the query's cells beside a sample of the reference's: a few hundred of each label and batch say what all do.
+    labels
+        One of the reference's columns of labels: that of each cell of the sample, missing for none.
     latent_labels
         Object array of str, query cells: the labels whose certainty is asked for, such as the transferred ones; those that the
         reference does not know have none.
@@ -96,34 +97,28 @@ def compare(
         same of all of the reference's genes as of most of them.
     view_alone
         Whether to look for no groups that are unlike the reference: of several columns of labels one is enough for that.
-
-    Raises
-    ------
-    RefmapError
-        If both share no gene.
     """
-    both = pair(reference, query)
-    n_genes = len(both.genes)
-    weights = identity_weights(both.reference) if len(both.reference) else np.zeros(n_genes)
-    if reason := _no_view(both, weights):
+    reference, n_genes = both.reference.labelled(labels), len(both.genes)
+    weights = identity_weights(reference) if len(reference) else np.zeros(n_genes)
+    if reason := _no_view(reference, both, weights):
         return Comparison(n_genes, None, None, reason, None, reason)
-    learned = learned or learn(both.reference, weights, seed, not view_alone)
-    view = _view(both, weights, learned, seed, len(query.latent), latent_labels)
+    learned = learned or learn(reference, weights, seed, not view_alone)
+    view = _view(reference, both.query, weights, learned, seed, latent_labels)
     if view_alone:
         return Comparison(n_genes, learned, None, None, view, None)
-    novel, reason = _novel(both, weights, learned.null, seed, len(query.latent))
+    novel, reason = _novel(reference, both, weights, learned.null, seed)
     return Comparison(n_genes, learned, novel, reason, view, None)
 
 
-def _no_view(both: Pair, weights: np.ndarray) -> str | None:
+def _no_view(reference: LabelledCells, both: Pair, weights: np.ndarray) -> str | None:
     """Why nothing can be said of any cell, if so."""
-    names, n_genes = both.reference.names, len(both.genes)
+    names, n_genes = reference.names, len(both.genes)
     if n_genes < FEWEST_GENES:
         return (
             f"The query shares {n_genes} gene{'s' if n_genes > 1 else ''} with the reference's sample, and fewer than "
             f"{FEWEST_GENES} tell no types apart."
         )
-    if not len(both.query):
+    if not len(both.query.cells):
         return f"No cell of the query has counts in the {n_genes:,} genes that it shares with the reference, and a place in the latent space."
     if len(names) < 2:
         return f"The reference's cells have {f'one label, {names[0]!r}' if len(names) else 'no label'}, so no gene tells labels apart."
@@ -132,28 +127,31 @@ def _no_view(both: Pair, weights: np.ndarray) -> str | None:
     return None
 
 
-def _novel(both: Pair, weights: np.ndarray, null: Null, seed: int, n_cells: int) -> tuple[Novel | None, str | None]:
-    if len(both.query) < FEWEST_CELLS:
+def _novel(reference: LabelledCells, both: Pair, weights: np.ndarray, null: Null, seed: int) -> tuple[Novel | None, str | None]:
+    query = both.query
+    if len(query.cells) < FEWEST_CELLS:
         return None, (
-            f"{len(both.query)} cells of the query have counts in the shared genes, and fewer than {FEWEST_CELLS} have no clusters "
+            f"{len(query.cells)} cells of the query have counts in the shared genes, and fewer than {FEWEST_CELLS} have no clusters "
             "of their own."
         )
-    found = identity_scores(both.query, both.reference, weights, seed)
+    found = identity_scores(query.cells, reference, weights, seed)
     if found.clustering.n_clusters < 2:
         return (
             None,
             "The query's cells are one cluster, so what it differs by cannot be told from what sets the whole query apart.",
         )
     limit = threshold(found, null)
-    table, names = groups_table(found, limit, null, both.reference, weights, both.genes)
-    scores, groups = np.full(n_cells, np.nan), np.full(n_cells, None, dtype=object)
-    scores[both.rows], groups[both.rows] = found.cells, names
+    table, names = groups_table(found, limit, null, reference, weights, both.genes)
+    scores, groups = np.full(query.n_cells, np.nan), np.full(query.n_cells, None, dtype=object)
+    scores[query.rows], groups[query.rows] = found.cells, names
     return Novel(scores, groups, table, limit), None
 
 
-def _view(both: Pair, weights: np.ndarray, learned: Learned, seed: int, n_cells: int, latent_labels: np.ndarray | None) -> View:
-    names, rows = both.reference.names, both.rows
-    votes = gene_votes(both.query, both.reference, weights, seed)
+def _view(
+    reference: LabelledCells, query: Side, weights: np.ndarray, learned: Learned, seed: int, latent_labels: np.ndarray | None
+) -> View:
+    names, rows, n_cells = reference.names, query.rows, query.n_cells
+    votes = gene_votes(query.cells, reference, weights, seed)
     labels, share = np.full(n_cells, None, dtype=object), np.full(n_cells, np.nan)
     labels[rows], share[rows] = names[votes.argmax(axis=1)], votes.max(axis=1)
     certainty, of_latent = np.full(n_cells, np.nan), np.full(n_cells, np.nan)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import zarr
-from anndata.io import read_elem, sparse_dataset
+from anndata.io import read_elem
 
 from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from ..common.storage import read_zarr, write_zarr
+from ..query.query import Query
 from ..transfer.columns import write_labels
 from ..transfer.labels import Transfer
 from ..transfer.levels import Levels, find_levels, transfer_columns
@@ -23,7 +24,7 @@ from .compare import Comparison, View, compare
 from .groups import NOVEL
 from .learned import Learned
 from .measuring import learned_of, main_key, of_sample, on_panel
-from .pairing import Counted
+from .pairing import Counted, pair
 
 # Cells that are looked at; of more, the others have what was found of the nearest of these in the latent space.
 MOST_CELLS = 50_000
@@ -102,15 +103,18 @@ def compare_mapping(
     own = {key: cells.obs[key] for key in scale["keys"]}
     levels, certainties = find_levels(own), {}
     transferred = transfer_columns(own, neighbors, levels)
+    around = _of_found(of_sample(sample, scale["batch_key"]), sample)
+    # Log-normalised once, whatever the columns of labels
+    both = pair(around, query)
     for key, given in transferred.items():
-        around, learned = _of_found(of_sample(sample, key, scale["batch_key"]), sample), learned_of(scale, key)
-        of_panel = learned and on_panel(around, query.genes, learned, seed)
-        found = compare(around, query, seed, given.best[drawn], of_panel, view_alone=key != searched)
+        labels, learned = sample.obs[key], learned_of(scale, key)
+        of_panel = learned and on_panel(both.reference.labelled(labels), len(around.genes), learned, seed)
+        found = compare(both, labels, seed, given.best[drawn], of_panel, view_alone=key != searched)
         told["n_genes"] = found.n_genes
         certainties[key] = _add_view(embedding, key, found.view, nearest)
         told["views"][key] = _told_of_view(embedding, key, found, given, unknown, certainties[key])
         if key == searched:
-            told["panel"] = _told_of_panel(around, query.genes, learned, of_panel)
+            told["panel"] = _told_of_panel(found.n_genes, len(around.genes), learned, of_panel)
             told["novel"] = _add_groups(embedding, found, nearest, out)
     _set_unknown(embedding, record, transferred, unknown, certainties, placed, levels)
     record["expression"] = told
@@ -126,8 +130,9 @@ def _counted(
     rows = np.flatnonzero(placed)
     if len(rows) > MOST_CELLS:
         rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_CELLS])
-    matrix, var, obs = sparse_dataset(root["X"]), read_elem(root["var"]), read_elem(root["obs"])
-    counts = (matrix.to_memory() if len(rows) == matrix.shape[0] else matrix[rows])[:, var["found"].to_numpy()]
+    var, obs = read_elem(root["var"]), read_elem(root["obs"])
+    with Query(prepared.aligned, "the aligned query") as aligned:
+        counts = aligned.matrix("X").take(rows, np.flatnonzero(var["found"]))
     batches = obs[batch_key].astype(object).iloc[rows] if batch_key in obs else None
     return Counted(counts, var.index[var["found"]].to_numpy(dtype=object), latent[rows], batches), rows
 
@@ -135,7 +140,7 @@ def _counted(
 def _of_found(reference: Counted, sample: ad.AnnData) -> Counted:
     """The reference's sample on the genes that its cells had."""
     had = sample.var["found"].to_numpy() if "found" in sample.var else np.ones(sample.n_vars, dtype=bool)
-    return Counted(reference.counts[:, had], reference.genes[had], reference.latent, reference.batches, reference.labels)
+    return replace(reference, counts=reference.counts[:, had], genes=reference.genes[had])
 
 
 def _nearest(latent: np.ndarray, placed: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -214,7 +219,7 @@ def _told_of_view(
     }
 
 
-def _told_of_panel(around: Counted, genes: np.ndarray, learned: Learned | None, of_panel: Learned | None) -> dict:
+def _told_of_panel(n_genes: int, of: int, learned: Learned | None, of_panel: Learned | None) -> dict:
     """What the record says of how well labels are told by the query's genes: ``note`` (why that is not known), or its figures."""
     if not learned or not learned.certainty or not of_panel.certainty:
         lacking = of_panel or learned
@@ -223,8 +228,8 @@ def _told_of_panel(around: Counted, genes: np.ndarray, learned: Learned | None, 
         }
     return {
         "note": None,
-        "n_genes": len(np.intersect1d(around.genes, genes)),
-        "of": len(around.genes),
+        "n_genes": n_genes,
+        "of": of,
         "accuracy": of_panel.certainty.figures["accuracy"],
         "accuracy_of_all": learned.certainty.figures["accuracy"],
     }

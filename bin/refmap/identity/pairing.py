@@ -21,34 +21,59 @@ class Counted:
     genes      their names, unique
     latent     float, cells x latent dimensions; NaN for cells that have no place
     batches    the batch of each cell, missing for none; None if all are of one
-    labels     of a reference, the label of each cell, missing for none
     """
 
     counts: sparse.csr_matrix
     genes: np.ndarray
     latent: np.ndarray
     batches: np.ndarray | pd.Series | None = None
-    labels: np.ndarray | pd.Series | None = None
+
+    def on(self, columns: np.ndarray) -> Side:
+        """Log-normalise the cells over some genes (places, int); those without counts there or without a place are left out."""
+        counts = sparse.csr_matrix(self.counts)
+        if not np.array_equal(columns, np.arange(counts.shape[1])):
+            counts = counts[:, columns]
+        some = np.asarray(counts.sum(axis=1)).ravel() > 0
+        rows = np.flatnonzero(some & np.isfinite(np.asarray(self.latent)).all(axis=1))
+        values = log_normalize(counts if len(rows) == counts.shape[0] else counts[rows])
+        batches = codes_of(self.batches, len(self.latent))[rows]
+        return Side(Cells(values, np.asarray(self.latent)[rows].astype(np.float32), _compact(batches)), rows, len(self.latent))
+
+
+@dataclass(frozen=True)
+class Side:
+    """The cells of a query, or of a reference's sample, that can be looked at.
+
+    rows       int, their order among all
+    n_cells    how many all are
+    """
+
+    cells: Cells
+    rows: np.ndarray
+    n_cells: int
+
+    def labelled(self, labels: np.ndarray | pd.Series) -> LabelledCells:
+        """Return the cells that have a label. `labels` are those of all cells, missing for none."""
+        labels = pd.Series(np.asarray(labels, dtype=object)).iloc[self.rows]
+        known = np.flatnonzero(labels.notna())
+        names, codes = np.unique(labels.iloc[known].astype(str).to_numpy(dtype=object), return_inverse=True)
+        cells = self.cells
+        if len(known) == len(cells):
+            return LabelledCells(cells.values, cells.latent, cells.batches, codes, names)
+        return LabelledCells(cells.values[known], cells.latent[known], _compact(cells.batches[known]), codes, names)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Cells of both sides on the genes that they share.
+    """Cells of both sides on the genes that they share: object array of str."""
 
-    rows     int, the query's cells that have counts in these genes and a place: their order in `query`
-    genes    object array of str
-    """
-
-    reference: LabelledCells
-    query: Cells
-    rows: np.ndarray
+    reference: Side
+    query: Side
     genes: np.ndarray
 
 
 def pair(reference: Counted, query: Counted) -> Pair:
     """Put both sides on the genes that they share, log-normalised over these.
-
-    Reference cells without a label, and cells without counts in these genes or without a place in the latent space, are left out.
 
     Raises
     ------
@@ -63,37 +88,7 @@ def pair(reference: Counted, query: Counted) -> Pair:
             f"The query shares no gene with the reference's sample: it has {listed(of_query, 3)}, and the reference "
             f"{listed(of_reference, 3)}; give both the same kind of gene ids."
         )
-    rows, values = _prepared(query, places[shared])
-    batches = codes_of(query.batches, len(query.latent))[rows]
-    cells = Cells(values, _latent(query, rows), _compact(batches))
-    return Pair(_labelled(reference, shared), cells, rows, of_reference[shared].to_numpy())
-
-
-def paired_alone(reference: Counted) -> LabelledCells:
-    """The reference's side of a pair with a query that has all of its genes."""
-    return _labelled(reference, np.arange(len(reference.genes)))
-
-
-def _labelled(reference: Counted, columns: np.ndarray) -> LabelledCells:
-    labels = pd.Series(np.asarray(reference.labels, dtype=object))
-    known, values = _prepared(reference, columns, labels.notna().to_numpy())
-    names, codes = np.unique(labels.iloc[known].astype(str).to_numpy(dtype=object), return_inverse=True)
-    batches = codes_of(reference.batches, len(reference.latent))[known]
-    return LabelledCells(values, _latent(reference, known), _compact(batches), codes, names)
-
-
-def _prepared(side: Counted, columns: np.ndarray, wanted: np.ndarray | bool = True) -> tuple[np.ndarray, sparse.csr_matrix]:
-    """Rows of the cells that are wanted, have counts in some columns and a place; and their log-normalised values there."""
-    counts = sparse.csr_matrix(side.counts)
-    if not np.array_equal(columns, np.arange(counts.shape[1])):
-        counts = counts[:, columns]
-    some = np.asarray(counts.sum(axis=1)).ravel() > 0
-    rows = np.flatnonzero(some & np.isfinite(np.asarray(side.latent)).all(axis=1) & wanted)
-    return rows, log_normalize(counts if len(rows) == counts.shape[0] else counts[rows])
-
-
-def _latent(side: Counted, rows: np.ndarray) -> np.ndarray:
-    return np.asarray(side.latent)[rows].astype(np.float32)
+    return Pair(reference.on(shared), query.on(places[shared]), of_reference[shared].to_numpy())
 
 
 def _compact(codes: np.ndarray) -> np.ndarray:

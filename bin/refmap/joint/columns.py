@@ -19,7 +19,9 @@ class Columns:
         """Put values, one for each of `rows`, into the column `name`. Text is held as codes of its categories."""
         if is_number(values):
             values = values.astype(np.float32)
-        elif not isinstance(values.dtype, pd.CategoricalDtype):
+        elif isinstance(values.dtype, pd.CategoricalDtype):
+            values = values.cat.remove_unused_categories()
+        else:
             values = with_missing(as_text(values.reset_index(drop=True))).astype("category")
         self._pieces.setdefault(name, []).append((rows, values.reset_index(drop=True)))
 

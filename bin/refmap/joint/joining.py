@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import anndata as ad
@@ -46,12 +47,24 @@ class MappedQuery:
 
 @dataclass(frozen=True)
 class Part:
-    """Cells of one origin: names, latent (cells x dimensions), places in the map (cells x 2) and the columns that they have."""
+    """Cells of one origin: names, latent (cells x dimensions), places in the map (cells x 2) and the columns that they have.
+
+    Those that the model has no embedding of are not among them: `left_out` is their number.
+    """
 
     names: list[str]
     latent: np.ndarray
     place: np.ndarray
     columns: dict[str, pd.Series]
+    left_out: int
+
+    @classmethod
+    def of(cls, names: list[str], latent: np.ndarray, place: np.ndarray, columns: dict[str, pd.Series]) -> Part:
+        placed = np.isfinite(latent).all(axis=1)
+        if not placed.all():
+            names, latent, place = list(compress(names, placed)), latent[placed], place[placed]
+            columns = {name: values[placed] for name, values in columns.items()}
+        return cls(names, latent, place, columns, int((~placed).sum()))
 
 
 def join(
@@ -93,15 +106,15 @@ def join(
             "learned dimensions of their own share a space through the reference's cells alone, so name these in the sheet."
         )
     joint = _assemble(parts)
-    placed = np.isfinite(joint.obsm["X_emb"]).all(axis=1)
-    joint = joint[placed].copy()
+    left_out = sum(part.left_out for part in parts)
+    del parts
     lay_out(joint, reference is None, with_umap, seed)
     about = {
         "name": name,
         "model": model,
         "n_reference_cells": own,
         "n_query_cells": joint.n_obs - own,
-        "n_left_out": int((~placed).sum()),
+        "n_left_out": left_out,
         "mappings": [query.qc.name for query in queries],
     }
     joint.uns["refmap"] = {**about, "mappings": np.array(about["mappings"], dtype=object), "version": __version__}
@@ -125,7 +138,7 @@ def _reference_part(cells: ad.AnnData, scale: dict) -> Part:
     if scale["batch_key"]:
         columns[BATCH] = cells.obs[scale["batch_key"]]
     columns |= {name: cells.obs[key] for key, name in label_names(scale["keys"]).items()}
-    return Part([f"{name}-{REFERENCE}" for name in cells.obs_names], cells.obsm["X_emb"], cells.obsm["X_umap"], columns)
+    return Part.of([f"{name}-{REFERENCE}" for name in cells.obs_names], cells.obsm["X_emb"], cells.obsm["X_umap"], columns)
 
 
 def _query_part(query: MappedQuery, scale: dict | None) -> Part:
@@ -137,7 +150,7 @@ def _query_part(query: MappedQuery, scale: dict | None) -> Part:
     batch = _batch_column(query.qc / CELLS, record["parameters"]["batch_key"])
     if batch is not None:
         columns[BATCH] = batch
-    return Part(
+    return Part.of(
         [f"{name}-{query.qc.name}" for name in embedded.obs_names],
         latent[:, shared_dimensions(embedded, scale)] if scale else latent,
         embedded.obsm.get(PLACE, np.full((embedded.n_obs, 2), np.nan)),
@@ -184,7 +197,7 @@ def lay_out(joint: ad.AnnData, alone: bool, with_umap: bool, seed: int) -> None:
     if with_umap:
         joint.obsm["X_umap_joint"] = umap(latent, seed, nearest).astype(np.float32)
     joint.obsp["distances"] = _as_graph(near)
-    joint.obsp["connectivities"] = neighbor_weights(latent, nearest).tocsr()
+    joint.obsp["connectivities"] = neighbor_weights(latent, nearest)
     # What scanpy.pp.neighbors leaves, so that all that builds on it goes on from here.
     params = {"n_neighbors": N_NEIGHBORS, "method": "umap", "metric": "euclidean", "use_rep": "X_emb", "random_state": seed}
     joint.uns["neighbors"] = {"connectivities_key": "connectivities", "distances_key": "distances", "params": params}

@@ -17,6 +17,8 @@ from .elements import Source, check_claim, is_group, sparse_format
 # What is held at once: 8 M values are 32 MB as float32 and 100 MB as (value, row, column).
 BLOCK_VALUES = 1 << 23
 SPILL_VALUES = 1 << 20
+# Rows that are read at once where some are wanted.
+TAKEN_ROWS = 4096
 # What is read of a matrix to see whether it can be.
 TRIED = 1 << 16
 
@@ -100,6 +102,14 @@ class Matrix:
                 if piece is None:
                     return
             yield piece
+
+    def take(self, rows: np.ndarray, columns: np.ndarray | None = None) -> sparse.csr_matrix:
+        """Read some rows (ascending), and of them some columns, in one pass by blocks: CSR."""
+        parts = [sparse.csr_matrix((0, self.shape[1] if columns is None else len(columns)), dtype=self.dtype)]
+        for start, chunk in self.chunks(TAKEN_ROWS):
+            chunk = chunk[rows[slice(*np.searchsorted(rows, [start, start + chunk.shape[0]]))] - start]
+            parts.append(chunk if columns is None else chunk[:, columns])
+        return sparse.vstack(parts, format="csr")
 
     def sample(self, values: int = 10_000) -> np.ndarray:
         """Some of the first values, zeros perhaps among them: enough to see what kind of numbers these are."""

@@ -10,12 +10,10 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata.io import read_elem
-from scipy import sparse
 
 from ..common.cli import read_json
 from ..common.folders import ReferenceFolder
 from ..common.storage import read_zarr, write_zarr
-from ..query.align import CHUNK_ROWS
 from ..query.query import Query
 from .selection import sample_by_group
 
@@ -45,13 +43,11 @@ def write_sample(prepared: ReferenceFolder, latent: Path | None, scale: Referenc
     cells = read_zarr(scale.cells)
     columns = list(dict.fromkeys([*record["keys"], *filter(None, [record["batch_key"]])]))
     drawn = sample_by_group(_groups(cells.obs, columns), MOST_SAMPLED, seed, MOST_OF_EACH)
-    rows, parts = placed_rows(latent)[drawn], []
     with Query(prepared.aligned, "the aligned reference", called="reference") as query:
-        for start, chunk in query.matrix("X").chunks(CHUNK_ROWS):
-            parts.append(chunk[rows[(start <= rows) & (rows < start + chunk.shape[0])] - start])
+        counts = query.matrix("X").take(placed_rows(latent)[drawn])
     genes = read_elem(zarr.open_group(prepared.aligned, mode="r")["var"])
     some = cells[drawn]
-    write_zarr(ad.AnnData(sparse.vstack(parts, format="csr"), obs=some.obs, var=genes, obsm=dict(some.obsm)), scale.sample)
+    write_zarr(ad.AnnData(counts, obs=some.obs, var=genes, obsm=dict(some.obsm)), scale.sample)
 
 
 def placed_rows(latent: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,8 +28,9 @@ class Neighbors:
     indices: np.ndarray
     distances: np.ndarray
 
+    @cached_property
     def weights(self) -> np.ndarray:
-        """Return what each neighbour weighs: float64, cells x k, each row sums to 1.
+        """What each neighbour weighs: float64, cells x k, each row sums to 1.
 
         The kernel of scArches' label transfer: exp(-d s² / 4), where s is the standard deviation of a cell's distances
         (Lotfollahi et al. 2022, doi:10.1038/s41587-021-01001-7; Sikkema et al. 2023). The library divides by (2 / s)², which is

@@ -130,7 +130,7 @@ def place(neighbors: Neighbors, positions: np.ndarray) -> np.ndarray:
     near = Neighbors(neighbors.indices[:, :N_NEIGHBORS], neighbors.distances[:, :N_NEIGHBORS])
     at = positions[near.indices].astype(np.float64)
     placed = np.isfinite(at).all(axis=2)
-    weights = np.where(placed, near.weights(), 0)
+    weights = np.where(placed, near.weights, 0)
     total = weights.sum(axis=1, keepdims=True)
     result = np.divide(
         (np.nan_to_num(at) * weights[..., None]).sum(axis=1), total, out=np.full((len(at), 2), np.nan), where=total > 0

@@ -4,11 +4,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from refmap.identity.cells import Cells, LabelledCells
+from refmap.identity.compare import Comparison, compare
 from refmap.identity.expression import log_normalize
-from refmap.identity.pairing import Counted
+from refmap.identity.pairing import Counted, pair
 from scipy import sparse
 
 N_GENES = 120
+
+
+@dataclass(frozen=True)
+class Sampled(Counted):
+    """A reference's sample, with a column of its labels."""
+
+    labels: np.ndarray | None = None
+
+
+def look(reference: Sampled, query: Counted, *how, **options) -> Comparison:
+    """What :func:`refmap.identity.compare.compare` says of both."""
+    return compare(pair(reference, query), reference.labels, *how, **options)
 
 
 @dataclass
@@ -34,8 +47,11 @@ class Made:
     def cells(self) -> Cells:
         return Cells(log_normalize(self.counts), self.latent, self.batches)
 
-    def counted(self, labels: bool = False) -> Counted:
-        return Counted(self.counts, self.genes, self.latent, self.batches, self.types if labels else None)
+    def counted(self) -> Counted:
+        return Counted(self.counts, self.genes, self.latent, self.batches)
+
+    def sampled(self) -> Sampled:
+        return Sampled(self.counts, self.genes, self.latent, self.batches, self.types)
 
 
 def make(sizes: dict[str, int], n_batches: int, seed: int, shifted: float = 0.0, places: dict[str, str] | None = None) -> Made:

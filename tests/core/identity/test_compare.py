@@ -7,9 +7,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from made_cells import make
+from made_cells import Sampled, look, make
 from refmap.common.errors import RefmapError
-from refmap.identity.compare import compare
 from refmap.identity.expression import identity_weights, log_normalize
 from refmap.identity.gene_view import gene_votes
 from refmap.identity.learned import Learned, learn
@@ -22,12 +21,12 @@ from sklearn.metrics import roc_auc_score
 
 @pytest.fixture(scope="module")
 def given(reference, query):
-    return reference.counted(labels=True), query.counted()
+    return reference.sampled(), query.counted()
 
 
 @pytest.fixture(scope="module")
 def found(given, query):
-    return compare(*given, 0, latent_labels=np.where(query.types == "type 4", "Unknown", query.types).astype(object))
+    return look(*given, 0, latent_labels=np.where(query.types == "type 4", "Unknown", query.types).astype(object))
 
 
 def with_(counted: Counted, **changes) -> Counted:
@@ -59,17 +58,17 @@ def test_both_looks_are_those_of_their_parts(found, given, reference, query):
 
 
 def test_the_same_seed_gives_the_same(found, given):
-    again = compare(*given, 0)
+    again = look(*given, 0)
     pd.testing.assert_frame_equal(again.novel.table, found.novel.table)
     assert (again.novel.scores == found.novel.scores).all() and (again.view.share == found.view.share).all()
     assert np.isnan(again.view.latent_certainty).all()  # of which nothing was asked
 
 
 def test_what_the_reference_said_of_itself_is_taken_up(given, found, monkeypatch):
-    both = pair(*given)
-    known = learn(both.reference, identity_weights(both.reference), 0)
+    cells = pair(*given).reference.labelled(given[0].labels)
+    known = learn(cells, identity_weights(cells), 0)
     monkeypatch.setattr("refmap.identity.compare.learn", None)  # would fail if it were called
-    again = compare(*given, 0, learned=known)
+    again = look(*given, 0, learned=known)
     assert again.learned is known and again.novel.threshold == found.novel.threshold
     assert (again.view.certainty == found.view.certainty).all()
 
@@ -78,7 +77,7 @@ def test_what_was_learned_is_kept_in_json(given, found, monkeypatch):
     monkeypatch.setattr("refmap.identity.learned.MOST_KEPT", 101)
     kept = Learned.of_record(json.loads(json.dumps(found.learned.record())))
     assert len(kept.null.scores) == 101 and kept.null.n_batches == 3
-    again = compare(*given, 0, learned=kept)
+    again = look(*given, 0, learned=kept)
     assert again.novel.threshold.null == pytest.approx(found.novel.threshold.null, rel=1e-9)
     assert (again.novel.groups == found.novel.groups).all()
     np.testing.assert_array_equal(again.view.certainty, found.view.certainty)
@@ -89,7 +88,7 @@ def test_what_was_learned_is_kept_in_json(given, found, monkeypatch):
 
 
 def test_where_no_certainty_can_be_learned_votes_stand_alone(given):
-    few = compare(*given, 0, learned=Learned(Null(np.empty(0), 0), None, "Why."))
+    few = look(*given, 0, learned=Learned(Null(np.empty(0), 0), None, "Why."))
     assert few.learned.no_certainty == "Why." and np.isfinite(few.view.share).all()
     assert np.isnan(few.view.certainty).all() and not few.view.sets.any()
 
@@ -101,8 +100,10 @@ def test_genes_are_matched_by_name_and_normalised_over_those_that_both_have(give
     both = pair(reference, moved)
     kept = np.sort(order)
     assert both.genes.tolist() == [f"gene {i}" for i in kept]
-    np.testing.assert_allclose(both.query.values.toarray(), log_normalize(query.counts[:, kept]).toarray(), rtol=1e-6)
-    np.testing.assert_allclose(both.reference.values.toarray(), log_normalize(reference.counts[:, kept]).toarray(), rtol=1e-6)
+    np.testing.assert_allclose(both.query.cells.values.toarray(), log_normalize(query.counts[:, kept]).toarray(), rtol=1e-6)
+    np.testing.assert_allclose(
+        both.reference.cells.values.toarray(), log_normalize(reference.counts[:, kept]).toarray(), rtol=1e-6
+    )
 
 
 def test_no_shared_gene_is_an_error(given):
@@ -112,41 +113,41 @@ def test_no_shared_gene_is_an_error(given):
         "reference 'gene 0', 'gene 1', 'gene 2' and 117 more; give both the same kind of gene ids."
     )
     with pytest.raises(RefmapError, match=re.escape(wanted)):
-        compare(reference, with_(query, genes=np.array([f"other {i}" for i in range(120)], dtype=object)), 0)
+        look(reference, with_(query, genes=np.array([f"other {i}" for i in range(120)], dtype=object)), 0)
 
 
 def test_cells_without_counts_or_place_have_no_figures(given, found):
     reference, query = given
     counts, latent = query.counts.toarray(), query.latent.copy()
     counts[[3, 50]], latent[7] = 0, np.nan
-    again = compare(reference, with_(query, counts=sparse.csr_matrix(counts), latent=latent), 0, query.batches)
+    again = look(reference, with_(query, counts=sparse.csr_matrix(counts), latent=latent), 0, query.batches)
     gone = np.isin(np.arange(240), [3, 7, 50])
     assert (np.isnan(again.novel.scores) == gone).all() and (pd.isna(again.novel.groups) == gone).all()
     assert (pd.isna(again.view.labels) == gone).all() and (np.isnan(again.view.share) == gone).all()
     assert not again.view.sets[gone].any() and again.novel.table["n_cells"].sum() == 237
     assert (again.view.labels[~gone] == found.view.labels[~gone]).mean() > 0.98
     both = pair(reference, with_(query, counts=sparse.csr_matrix(counts), latent=latent))
-    assert (both.rows == np.flatnonzero(~gone)).all()
+    assert (both.query.rows == np.flatnonzero(~gone)).all()
 
 
 def test_reference_cells_without_a_label_are_left_out(given, reference):
     labels = np.where(np.arange(360) % 3 == 0, None, reference.types).astype(object)
-    both = pair(with_(given[0], labels=labels), given[1])
-    assert len(both.reference) == 240
-    assert (both.reference.names[both.reference.labels] == labels[np.arange(360) % 3 != 0]).all()
+    cells = pair(*given).reference.labelled(labels)
+    assert len(cells) == 240
+    assert (cells.names[cells.labels] == labels[np.arange(360) % 3 != 0]).all()
 
 
 def test_a_label_of_one_cell_is_borne(given, reference):
     labels = reference.types.astype(object).copy()
     labels[0] = "type 9"
-    found = compare(with_(given[0], labels=labels), given[1], 0)
+    found = look(with_(given[0], labels=labels), given[1], 0)
     assert "type 9" in found.view.names and found.view.sets.shape == (240, 5)
     assert np.isfinite(found.novel.scores).all() and np.isfinite(found.view.certainty).all()
     assert found.learned.certainty.figures["n"] == 359  # no other batch has the label
 
 
 def test_without_batches_the_null_is_the_median_alone(given):
-    found = compare(with_(given[0], batches=None), with_(given[1], batches=None), 0)
+    found = look(with_(given[0], batches=None), with_(given[1], batches=None), 0)
     assert found.novel.threshold.null is None and found.novel.threshold.value == found.novel.threshold.of_clusters
     assert found.learned.certainty.figures["by"] == "random cells"
     assert np.isfinite(found.view.certainty).all()
@@ -154,7 +155,7 @@ def test_without_batches_the_null_is_the_median_alone(given):
 
 def test_ten_cells_get_labels_and_no_clusters(given, query):
     rows = np.arange(10)
-    found = compare(given[0], query.take(rows).counted(), 0)
+    found = look(given[0], query.take(rows).counted(), 0)
     assert found.novel is None
     assert found.no_novel == (
         "10 cells of the query have counts in the shared genes, and fewer than 20 have no clusters of their own."
@@ -165,7 +166,7 @@ def test_ten_cells_get_labels_and_no_clusters(given, query):
 def test_cells_of_one_cluster_are_not_told_from_the_whole_query(given):
     alike = make({"type 1": 24}, 1, 3)
     same = with_(alike.counted(), counts=alike.counts[np.zeros(24, dtype=int)])
-    found = compare(given[0], same, 0)
+    found = look(given[0], same, 0)
     assert found.novel is None or np.abs(found.novel.scores).max() < 0.05
     assert set(found.view.labels) == {"type 1"}
 
@@ -197,7 +198,7 @@ ONE_LABEL = "The reference's cells have one label, 'type 0', so no gene tells la
     ids=["one label", "no label", "no counts", "few genes", "no variance"],
 )
 def test_where_nothing_can_be_said_one_sentence_says_why(given, change, reason):
-    found = compare(*change(*given), 0)
+    found = look(*change(*given), 0)
     assert (found.novel, found.view, found.learned) == (None, None, None)
     assert found.no_novel == found.no_view == reason
 
@@ -208,8 +209,8 @@ def test_genes_that_do_not_vary_change_nothing_but_the_totals(given):
     none = sparse.csr_matrix((360, 5), dtype=np.float32)
     genes = np.r_[reference.genes, [f"silent {i}" for i in range(5)]]
     wider = with_(reference, counts=sparse.hstack([reference.counts, none], format="csr"), genes=genes)
-    found = compare(wider, with_(query, counts=sparse.hstack([query.counts, none[:240]], format="csr"), genes=genes), 0)
-    plain = compare(reference, query, 0)
+    found = look(wider, with_(query, counts=sparse.hstack([query.counts, none[:240]], format="csr"), genes=genes), 0)
+    plain = look(reference, query, 0)
     assert found.n_genes == 125 and np.isfinite(found.novel.scores).all()
     assert (found.view.labels == plain.view.labels).mean() > 0.98
 
@@ -223,8 +224,8 @@ def test_real_cells_that_the_reference_lacks(pbmc, missing):
     values = log_normalize(pbmc.X).toarray()
     latent = PCA(10, random_state=0).fit(values[known]).transform(values)
     genes = pbmc.var_names.to_numpy()
-    reference = Counted(pbmc.X[known], genes, latent[known], labels=labels[known])
-    found = compare(reference, Counted(pbmc.X[~half], genes, latent[~half]), 0)
+    reference = Sampled(pbmc.X[known], genes, latent[known], labels=labels[known])
+    found = look(reference, Counted(pbmc.X[~half], genes, latent[~half]), 0)
     novel = pd.Series(found.novel.groups).str.startswith("novel_").to_numpy()
     left_out = labels[~half] == missing
     assert roc_auc_score(left_out, found.novel.scores) > 0.98

@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from made_cells import N_GENES, Made
+from made_cells import N_GENES, Made, look
 from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from refmap.common.storage import read_zarr, write_zarr
 from refmap.identity import mapped as step
-from refmap.identity.compare import compare
 from refmap.identity.learned import Learned
 from refmap.identity.mapped import UnknownRule, compare_mapping
 from refmap.identity.measuring import main_key, measure_reference, on_panel
@@ -101,8 +100,8 @@ def test_the_step_adds_what_the_looks_find(compared, labelled, scale, reference,
         added += [f"{key}_{name}" for name in ("by_genes", "by_genes_certainty", "label_set", "certainty")]
     assert set(obs) - set(before) == set(added) and compared.neighbors.exists()
     placed, seen = np.delete(np.arange(240), 3), np.delete(np.arange(360), 5)
-    found = compare(
-        reference.take(seen).counted(labels=True),
+    found = look(
+        reference.take(seen).sampled(),
         query.take(placed).counted(),
         0,
         before["cell_type_transferred"].astype(object).to_numpy()[placed],
@@ -195,13 +194,14 @@ def test_a_query_of_few_genes_is_no_surer_than_they_make_it(query, reference, sc
     compare_mapping(prepared, mapped, scale, BY_CERTAINTY, out)
     panel, view = record_of(out)["expression"]["panel"], record_of(out)["expression"]["views"]["cell_type"]
     assert (panel["n_genes"], panel["of"]) == (85, 120)
-    seen = reference.take(np.delete(np.arange(360), 5)).counted(labels=True)
+    seen = reference.take(np.delete(np.arange(360), 5))
     learned = Learned.of_record(record_of(scale)["expression"]["cell_type"])
-    again = on_panel(seen, seen.genes[found], learned, 0)
+    of_genes = [seen.counted().on(columns).labelled(seen.types) for columns in (np.flatnonzero(found), np.arange(1, N_GENES))]
+    again = on_panel(of_genes[0], N_GENES, learned, 0)
     assert panel["accuracy"] == pytest.approx(again.certainty.figures["accuracy"]) == view["held_out"]["accuracy"]
     assert panel["accuracy_of_all"] == learned.certainty.figures["accuracy"] > 0.95 > 1.2 * panel["accuracy"]
     assert view["mean_certainty"] < 0.8
-    assert on_panel(seen, seen.genes[1:], learned, 0) is learned  # nearly all
+    assert on_panel(of_genes[1], N_GENES, learned, 0) is learned  # nearly all
 
 
 def test_of_many_cells_some_are_looked_at_and_the_others_have_what_is_nearest(labelled, scale, query, tmp_path, monkeypatch):

@@ -110,7 +110,7 @@ def test_equally_far_neighbours_weigh_alike():
 
 
 def test_very_far_neighbours_still_weigh_something():
-    weights = Neighbors(np.arange(4)[None], np.array([[1e4, 2e4, 3e4, 4e4]])).weights()
+    weights = Neighbors(np.arange(4)[None], np.array([[1e4, 2e4, 3e4, 4e4]])).weights
     assert weights.sum() == pytest.approx(1) and weights[0, 0] == pytest.approx(1)
 
 

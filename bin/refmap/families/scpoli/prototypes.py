@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from ...common.layout import FEWEST_FOR_UMAP, neighbor_weights
 
@@ -83,11 +84,10 @@ def cluster_prototypes(latent: np.ndarray, resolution: float, seed: int) -> torc
     rng = np.random.default_rng(seed)
     if len(latent) > MOST_FOR_CLUSTERS:
         latent = latent[np.sort(rng.choice(len(latent), MOST_FOR_CLUSTERS, replace=False))]
-    weights = neighbor_weights(latent)
-    once = weights.row < weights.col
-    graph = igraph.Graph(len(latent), np.column_stack([weights.row[once], weights.col[once]]))
+    weights = sparse.triu(neighbor_weights(latent), 1)
+    graph = igraph.Graph(len(latent), np.column_stack([weights.row, weights.col]))
     random.seed(seed)  # igraph draws from it
-    found = graph.community_leiden("modularity", weights=weights.data[once].tolist(), resolution=resolution, n_iterations=-1)
+    found = graph.community_leiden("modularity", weights=weights.data.tolist(), resolution=resolution, n_iterations=-1)
     members = np.array(found.membership)
     order = pd.Series(members).value_counts(sort=True).index
     return torch.as_tensor(np.stack([latent[members == cluster].mean(axis=0) for cluster in order]))

@@ -119,7 +119,7 @@ def write_page(
     drawn = places[np.searchsorted(placed, rows)]
     packed = _pack_names([str(ids[row]) for row in rows], n_behind)
     columns = {
-        name: pd.Series(values).reset_index(drop=True).iloc[rows] for name, values in colorings.items() if name != datasets
+        name: pd.Series(values).iloc[rows].reset_index(drop=True) for name, values in colorings.items() if name != datasets
     }
     content = {
         "title": title,
@@ -169,15 +169,16 @@ def _hash(source: str) -> str:
 
 def _datasets(values, n: int, column: str | None, background: str | None) -> tuple[np.ndarray, list[str]]:
     """Return the number of the dataset of each cell, and their names: the background first, else as they come."""
-    given = pd.Series(["cells"] * n if values is None else values, dtype=object)
-    if given.isna().any():
-        raise ValueError(f"{int(given.isna().sum())} cells have no value in the column {column!r} of their datasets")
-    names = list(dict.fromkeys(given.map(str)))
+    codes, found = pd.factorize(pd.Series(np.repeat("cells", n) if values is None else values))
+    if (codes < 0).any():
+        raise ValueError(f"{int((codes < 0).sum())} cells have no value in the column {column!r} of their datasets")
+    called = [str(name) for name in found]
+    names = list(dict.fromkeys(called))
     if background is not None:
         if background not in names:
             raise ValueError(f"there is no dataset {background!r} for the background: there are {names}")
         names = [background, *(name for name in names if name != background)]
-    return pd.Index(names).get_indexer(given.map(str)), names
+    return pd.Index(names).get_indexer(called)[codes], names
 
 
 def _choose(placed: np.ndarray, behind: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, int]:
