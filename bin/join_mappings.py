@@ -7,6 +7,7 @@ import click
 from refmap.common.cli import INPUT, OUTPUT, command, read_json
 from refmap.common.folders import MappedFolder, ReferenceFolder
 from refmap.joint.joining import MappedQuery, join
+from refmap.query.matrix import return_freed_memory
 
 
 @command("JOIN_MAPPINGS")
@@ -20,6 +21,7 @@ from refmap.joint.joining import MappedQuery, join
 @click.option("--output", required=True, type=OUTPUT, help="Folder to make.")
 def main(name: str, model: Path, mapped: Path, qc: Path, reference: Path | None, umap: bool, seed: int, output: Path) -> None:
     """Write the latent, the labels and the trust of all cells in one latent space, and a page to look around in them."""
+    return_freed_memory()
     gave = {read_json(folder.record)["id"]: folder for folder in map(MappedFolder, mapped.glob("*/*"))}
     queries = [MappedQuery(gave[folder.name], folder) for folder in sorted(qc.iterdir())]
     join(name, model.read_text().strip(), ReferenceFolder(reference) if reference else None, queries, umap, seed, output)

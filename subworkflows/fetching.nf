@@ -9,7 +9,7 @@ include { keep ; kept } from '../modules/publishing'
 // Every distinct address asked what it leads to, and that fetched, unless the cache has it. Emits
 //   mappings  the records, with model and cells where they lie now, origin (JSON of where the model comes from, or why there is none),
 //             cells_origin (the same of the cells, a map) and unfetched (why there are no cells)
-//   atlas     a path
+//   atlas     [a path, where it comes from: a map, or null]
 workflow FETCH {
     take:
     mappings
@@ -55,10 +55,10 @@ workflow FETCH {
                 (cells ? [cells: cells.path ?: [], cells_origin: cells.subMap(cells.keySet() - 'path'), unfetched: cells.fault] : [:])
         }
     )
-    atlas = training.here.mix(
+    atlas = training.here.map { path -> [path, null] }.mix(
         training.remote.combine(known).map { address, found ->
             def result = found[[address, 'cells']]
-            result.fault ? error("--reference: ${result.fault}") : result.path
+            result.fault ? error("--reference: ${result.fault}") : [result.path, result.subMap(result.keySet() - 'path')]
         }
     )
 }

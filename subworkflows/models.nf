@@ -25,12 +25,12 @@ workflow MODELS {
     // What names no model is mapped onto the reference that the run trains, whose cells are known
     named = mappings
         .combine(trained.ifEmpty([]).map { path -> [path] })
-        .combine(atlas.ifEmpty([]).map { path -> [path] })
+        .combine(atlas.ifEmpty([[], null]).map { path, _origin -> [path] })
         .map { m, trained_here, its_cells -> m + (m.row.model ? [:] : [model: trained_here]) + (m.row.cells.trained ? [cells: its_cells] : [:]) }
         .map { m -> m + [model_name: m.row.model ?: trainedHere(), reference: asked(m.row.model ?: trainedHere(), m.row.cells + [origin: m.cells_origin])] }
     // It is described and measured whether a row is mapped onto it or not
-    own = trained.combine(atlas).combine(trainer).map { path, its_cells, about ->
-        def cells = parse(about.text).cells
+    own = trained.combine(atlas).combine(trainer).map { path, its_cells, origin, about ->
+        def cells = parse(about.text).cells + [origin: origin]
         [model_name: trainedHere(), reference: asked(trainedHere(), cells), model: path, cells: its_cells, cells_airr: cells.airr ? given('reference_airr', settings) : []]
     }
     all = named.mix(own)

@@ -21,7 +21,7 @@ workflow REFERENCE {
     training = toJson(settings.findAll { name, _value -> name.startsWith('reference') || name in ['family', 'seed'] }.sort())
 
     ALIGN_REFERENCE(
-        atlas.combine(trainer).map { path, _trainer ->
+        atlas.combine(trainer).map { path, _origin, _trainer ->
             [path, given('reference_airr', settings), given('reference_gmt', settings), given('reference_genes', settings), stamp(path)]
         },
         training,

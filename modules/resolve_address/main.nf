@@ -22,6 +22,6 @@ process RESOLVE_ADDRESS {
 
     stub:
     """
-    echo '{"address": "${address}", "key": "a_${what}", "fault": null}' > resolved.json
+    echo '{"address": "${address}", "key": "${address.md5()}_${what}", "fault": null}' > resolved.json
     """
 }

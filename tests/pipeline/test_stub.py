@@ -36,7 +36,7 @@ class StubRun(Run):
 
     def scripts(self, process: str) -> list[Path]:
         """What Nextflow wrote to start each task of a process."""
-        scripts = sorted(self.folder.glob("work/*/*/.command.run"))
+        scripts = sorted(self.folder.glob("work*/*/*/.command.run"))
         return [path for path in scripts if re.search(rf"### name: '(\w+:)*{process}\b", path.read_text())]
 
     def environment(self, process: str) -> str:
@@ -235,12 +235,20 @@ def test_nothing_is_trained_before_the_sheet_is_right(tmp_path):
 def test_what_an_address_leads_to_is_fetched_once_and_kept_for_another_run(tmp_path):
     (tmp_path / "query.h5ad").touch()
     head = "dataset,file_id,query,model,batch_key,reference"
-    rows = [f"lung,{name},query.h5ad,hf://lab/atlas,donor,{cells}\n" for name, cells in (("a", ""), ("b", "zenodo:7/cells.h5ad"))]
+    models = [("a", "hf://lab/atlas", ""), ("b", "hf://lab/atlas", "zenodo:7/cells.h5ad"), ("c", "", "")]
+    rows = [f"lung,{name},query.h5ad,{model},donor,{cells}\n" for name, model, cells in models]
     (tmp_path / "sheet.csv").write_text(f"{head}\n{''.join(rows)}")
+    # The last row is mapped onto a reference that is trained on an atlas which has an address too
+    trained = ["--reference", "https://atlas.example/cells.zip", *ATLAS[2:]]
     for number in range(2):
-        run = StubRun(tmp_path, "--input", "sheet.csv", "--cache", "kept", "-work-dir", f"work_{number}")
+        run = StubRun(tmp_path, "--input", "sheet.csv", *trained, "--cache", "kept", "-work-dir", f"work_{number}")
         assert run.status == 0, run.printed
         done = run.counts()
-        assert (done["RESOLVE_ADDRESS"], done.get("FETCH_MODEL", 0)) == (2, 2 if number == 0 else 0)
-        assert (done["INSPECT_MODEL"], done["EXPORT_EMBEDDING"]) == (1, 2)
-    assert len(list((tmp_path / "kept/models").iterdir())) == 2
+        assert (done["RESOLVE_ADDRESS"], done.get("FETCH_MODEL", 0)) == (3, 3 if number == 0 else 0)
+        assert (done["TRAIN_REFERENCE"], done["INSPECT_MODEL"], done["EXPORT_EMBEDDING"]) == (1, 2, 3)
+    kept = tmp_path / "kept/models"
+    assert run.scripts("ALIGN_REFERENCE")[0].with_name("atlas").resolve().is_relative_to(kept.resolve())
+    # Its cells are the same, whether a row asks for them or the model's folder
+    prepared = [path.with_name(".command.sh").read_text() for path in run.scripts("PREPARE_REFERENCE")]
+    assert sum("https://atlas.example/cells.zip" in text for text in prepared) == 2
+    assert len(list(kept.iterdir())) == 3

@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..common.errors import RefmapError, listed
 from ..models.places import is_archive, unpack
 from . import hub
 from .addresses import parse
 from .http import Unreachable, changed, download, hashes, token_for
 from .resolving import ZENODO_TOKEN, Resolved, zenodo_endpoint
+
+# What files of cells in an archive are called; a zarr that is a zip is read as it is.
+CELLS, ZARR_ZIP = (".h5ad", ".h5mu", ".loom", ".zarr"), ".zarr.zip"
 
 
 def fetch(resolved: Resolved, what: str, folder: Path, partial: Path | None = None) -> dict:
@@ -23,7 +27,7 @@ def fetch(resolved: Resolved, what: str, folder: Path, partial: Path | None = No
     resolved
         What there is.
     what
-        `model` or `cells`: an archive of a model is unpacked.
+        `model` or `cells`: an archive of a model is unpacked, and of one of cells that with the cells is taken.
     folder
         To be made.
     partial
@@ -44,8 +48,12 @@ def fetch(resolved: Resolved, what: str, folder: Path, partial: Path | None = No
         checksums = {name: sha256 for name, (_path, sha256) in found.items()}
         if len(found) == 1:
             ((name, (path, _sha256)),) = found.items()
-            if what == "model" and is_archive(path):
+            if is_archive(path) and what == "model":
                 unpack(path, resolved.address, folder / "model")
+            elif is_archive(path) and not name.endswith(ZARR_ZIP):
+                unpack(path, resolved.address, place / "unpacked")
+                cells = _cells_among(place / "unpacked", resolved.address)
+                shutil.move(cells, folder / cells.name)
             else:
                 shutil.move(path, folder / name)
         else:
@@ -58,6 +66,16 @@ def fetch(resolved: Resolved, what: str, folder: Path, partial: Path | None = No
         "licence": resolved.licence,
         "sha256": checksums,
     }
+
+
+def _cells_among(folder: Path, shown: str) -> Path:
+    """The one file, or zarr, with cells below a folder; what a Mac packs beside a file is none."""
+    named = [path for path in sorted(folder.rglob("*")) if path.suffix in CELLS and not path.name.startswith("._")]
+    found = [path for path in named if not any(parent in named for parent in path.parents)]
+    if len(found) != 1:
+        names = f" ({listed([path.relative_to(folder).as_posix() for path in found], 3)})" if found else ""
+        raise RefmapError(f"{shown} holds {len(found)} files of cells{names}: give an archive of one, {listed(CELLS)}.")
+    return found[0]
 
 
 @contextmanager

@@ -52,7 +52,9 @@ def calibrate_reference(
         with np.load(latent) as embedded:
             cells.obsm.update(embedded)
     # Those that the model has no embedding of are not among them.
-    cells = cells[~np.isnan(cells.obsm["X_emb"]).all(axis=1)].copy()
+    placed = ~np.isnan(cells.obsm["X_emb"]).all(axis=1)
+    if not placed.all():
+        cells = cells[placed].copy()
     embedding = cells.obsm["X_emb"]
     if not len(embedding) or not np.isfinite(embedding).all():
         raise RefmapError(

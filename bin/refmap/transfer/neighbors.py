@@ -12,7 +12,7 @@ NEIGHBORS = 50
 # Up to as many cells, the neighbours of each among all are found exactly: beyond, work that grows with their square is hours.
 MOST_EXACT = 50_000
 # Of an inverted file: cells that its lists are learned from, for each list, and the lists that are looked through.
-CELLS_PER_LIST, LISTS_SEARCHED = 64, 32
+CELLS_PER_LIST, LISTS_SEARCHED = 40, 16
 # Cells searched at once: their distances to the whole reference are never all in memory.
 BLOCK = 4096
 
@@ -113,7 +113,7 @@ def _without(itself: np.ndarray, indices: np.ndarray, distances: np.ndarray) -> 
 def nearest_among(latent: np.ndarray, k: int, seed: int) -> Neighbors:
     """Find the `k` nearest others of each cell among all of them (cells x dimensions): beyond MOST_EXACT cells by an inverted file.
 
-    Which misses a few percent of the neighbours (faiss' IVF, Douze et al. 2024), of cells whose true ones are hardly nearer: good
+    Which misses up to a few percent of the neighbours (faiss' IVF, Douze et al. 2024), where true ones are hardly nearer: good
     enough for a graph of neighbours, and not for labels.
     """
     if len(latent) <= MOST_EXACT:
@@ -121,7 +121,7 @@ def nearest_among(latent: np.ndarray, k: int, seed: int) -> Neighbors:
     import faiss
 
     latent = np.ascontiguousarray(latent, dtype=np.float32)
-    n_lists = int(4 * np.sqrt(len(latent)))
+    n_lists = int(2 * np.sqrt(len(latent)))
     quantizer = faiss.IndexFlatL2(latent.shape[1])
     index = faiss.IndexIVFFlat(quantizer, latent.shape[1], n_lists)
     learned = np.random.default_rng(seed).permutation(len(latent))[: CELLS_PER_LIST * n_lists]

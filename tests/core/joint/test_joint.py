@@ -214,12 +214,13 @@ def test_the_command_finds_each_mappings_folder_by_its_id(tmp_path):
 
 def test_columns_of_text_and_numbers_become_text_and_missing_values_stay_missing():
     columns = Columns(5)
-    columns.add("kind", slice(0, 2), pd.Series(pd.Categorical(["b", None])))
+    columns.add("kind", slice(0, 2), pd.Series(pd.Categorical(["b", None], categories=["a", "b"])))
     columns.add("kind", slice(3, 5), pd.Series([1.5, 2.5]))
     columns.add("share", slice(2, 3), pd.Series([0.25]))
     columns.add("flag", slice(0, 2), pd.Series([True, False]))
     frame = columns.frame(pd.Index(list("abcde")))
     assert frame["kind"].astype(object).where(frame["kind"].notna(), None).tolist() == ["b", None, None, "1.5", "2.5"]
+    assert list(frame["kind"].cat.categories) == ["1.5", "2.5", "b"]
     assert frame["share"].dtype == np.float32 and frame["share"].isna().tolist() == [True, True, False, True, True]
     assert frame["flag"].tolist()[:2] == ["True", "False"]
 

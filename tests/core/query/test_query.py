@@ -45,7 +45,7 @@ def store(adata, path, kind, matrix):
 
 @pytest.mark.parametrize("matrix", ["csr", "csc", "dense"])
 @pytest.mark.parametrize("kind", ["h5ad", "zarr2", "zarr3", "h5mu"])
-def test_every_storage_gives_the_same_chunks(adata, tmp_path, kind, matrix):
+def test_every_storage_gives_the_same_chunks(adata, tmp_path, monkeypatch, kind, matrix):
     # The name says nothing: a workflow stages every query as `query`.
     with Query(store(adata, tmp_path / "query", kind, matrix), "data/mine") as query:
         assert query.format == {"zarr2": "zarr", "zarr3": "zarr"}.get(kind, kind)
@@ -59,6 +59,11 @@ def test_every_storage_gives_the_same_chunks(adata, tmp_path, kind, matrix):
             chunks = list(query.matrix("X").chunks(rows))
             assert [start for start, _ in chunks] == list(range(0, 57, rows))
             assert (sparse.vstack([chunk for _, chunk in chunks]).toarray() == adata.X.toarray()).all()
+        monkeypatch.setattr(matrix_module, "TAKEN_ROWS", 10)
+        for taken in ([3, 9, 10, 41, 56], []):
+            taken = np.array(taken, dtype=np.int64)
+            assert (query.matrix("X").take(taken).toarray() == adata.X.toarray()[taken]).all()
+            assert (query.matrix("X").take(taken, np.array([4, 1])).toarray() == adata.X.toarray()[taken][:, [4, 1]]).all()
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr2"])

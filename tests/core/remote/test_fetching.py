@@ -121,6 +121,25 @@ def test_a_file_of_a_hub_that_is_not_what_its_checksum_says(services, tmp_path):
 # --- files ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("packed", [{"deep/a.h5ad": CELLS}, {"a.zarr/.zgroup": CELLS, "a.zarr/b.zarr/c": b"c"}])
+def test_of_an_archive_the_cells_are_taken(services, tmp_path, packed):
+    services.file("/a/atlas.zip", zipped(packed | {"README.md": b"# it", "__MACOSX/._a.h5ad": b"x"}))
+    content, origin = bring(f"{services.url}/a/atlas.zip", tmp_path / "f", "cells")
+    assert content.name == next(part for part in next(iter(packed)).split("/") if part.startswith("a."))
+    assert CELLS in (contents(content).values() if content.is_dir() else [content.read_bytes()])
+    assert list(origin["sha256"]) == ["atlas.zip"]
+
+
+def test_an_archive_without_one_file_of_cells_is_refused(services, tmp_path):
+    for files, found in [
+        ({}, "0 files of cells"),
+        ({"a.h5ad": b"", "b/c.h5ad": b""}, r"2 files of cells \('a.h5ad', 'b/c.h5ad'\)"),
+    ]:
+        services.file("/atlas.zip", zipped({"README.md": b"# it"} | files))
+        with pytest.raises(RefmapError, match=rf"atlas.zip holds {found}.*: give an archive of one, '.h5ad'"):
+            bring(f"{services.url}/atlas.zip", tmp_path / str(len(files)), "cells")
+
+
 def test_a_zip_with_the_model_somewhere_inside(services, tmp_path):
     services.file("/a/atlas.zip", zipped({f"deep/er/model/{name}": body for name, body in MODEL.items()}))
     content, origin = bring(f"{services.url}/a/atlas.zip", tmp_path / "f")

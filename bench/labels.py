@@ -1,0 +1,101 @@
+#!/usr/bin/env python
+"""Label transfer beside `scarches.utils.knn`: CPU seconds for the same cells, and whether neighbours and labels are the same.
+
+Places in 30 dimensions around those of 100 types in 20 batches (as bench/joint.py makes them), five columns of labels, k = 50, two
+threads. scArches is timed on some of the query's cells, as its time is in proportion to them. Run with the core environment, beside
+which the environment `scarches` has to be:
+
+    python bench/labels.py [--reference 500000] [--query 100000] [--tried 1000]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+
+import anndata as ad
+import click
+import numpy as np
+import pandas as pd
+from joint import Places, labels
+from overhead import ROOT, run
+
+KEYS = {f"level_{i}": width for i, width in enumerate((25, 10, 4, 2, 1), 1)}
+K = 50
+
+
+def make(n_reference: int, n_query: int) -> None:
+    """Write the latent and the labels of both sides to this folder."""
+    places = Places()
+    for name, n, seed in (("reference", n_reference, 0), ("query", n_query, 1)):
+        kind, _, latent = places.draw(n, np.random.default_rng(seed))
+        np.save(f"{name}.npy", latent)
+        if name == "reference":
+            np.savez("labels.npz", **{key: np.asarray(labels(kind, width), dtype=str) for key, width in KEYS.items()})
+
+
+def by_refmap(tried: int) -> dict:
+    """Neighbours and labels of the first cells; seconds of CPU for all of them."""
+    sys.path.insert(0, str(ROOT / "bin"))
+    from refmap.transfer.levels import find_levels, transfer_columns
+    from refmap.transfer.neighbors import Index
+
+    reference, query = np.load("reference.npy"), np.load("query.npy")
+    own = {key: pd.Series(values.astype(object)) for key, values in np.load("labels.npz").items()}
+    start = time.process_time()
+    near = Index(reference).search(query, K)
+    searched = time.process_time()
+    found = transfer_columns(own, near, find_levels(own))
+    best = {key: given.best[:tried].astype(str) for key, given in found.items()}
+    return {"indices": near.indices[:tried], "search": searched - start, "labels": time.process_time() - searched, **best}
+
+
+def by_scarches(tried: int) -> dict:
+    """The same of some cells by scArches, whose labels are text as in most files."""
+    from scarches.utils.knn import weighted_knn_trainer, weighted_knn_transfer
+
+    obs = pd.DataFrame({key: values.astype(object) for key, values in np.load("labels.npz").items()})
+    obs.index = obs.index.astype(str)
+    reference = ad.AnnData(obs=obs, obsm={"X_emb": np.load("reference.npy")})
+    query = ad.AnnData(obs=pd.DataFrame(index=map(str, range(tried))), obsm={"X_emb": np.load("query.npy")[:tried]})
+    start = time.process_time()
+    model = weighted_knn_trainer(reference, "X_emb", K)
+    indices = model.kneighbors(query.obsm["X_emb"], return_distance=False)
+    searched = time.process_time()
+    best, _ = weighted_knn_transfer(query, "X_emb", reference.obs, "level_", model)
+    whole = time.process_time() - searched
+    search = searched - start
+    return {"indices": indices, "search": search, "labels": whole - search, **{key: best[key].to_numpy(str) for key in KEYS}}
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--reference", default=500_000, help="Cells of the reference.")
+@click.option("--query", default=100_000, help="Cells of the query.")
+@click.option("--tried", default=1_000, help="Those of them that scArches is timed on.")
+@click.option("--run-one", hidden=True)
+def bench(reference: int, query: int, tried: int, run_one: str | None) -> None:
+    """Print what either takes, and how much of what they find is the same."""
+    if run_one:
+        np.savez(f"{run_one}.npz", **{"refmap": by_refmap, "scarches": by_scarches}[run_one](tried))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        make(reference, query)
+        for env, name in (("core", "refmap"), ("scarches", "scarches")):
+            run(env, f"../bench/labels.py --run-one {name} --tried {tried}")
+        own, other = (np.load(f"{name}.npz") for name in ("refmap", "scarches"))
+        os.chdir("/")
+    share = query / tried
+    for name, part in (("neighbours", "search"), ("labels", "labels")):
+        one, whole = float(own[part]), float(other[part]) * share
+        print(f"{name:<12}refmap {one:>8.1f} s, scArches {whole:>8.1f} s (from {tried:,} cells): {whole / one:.1f} times")
+    one, whole = (float(found["search"] + found["labels"]) for found in (own, other))
+    print(f"{'together':<12}refmap {one:>8.1f} s, scArches {whole * share:>8.1f} s: {whole * share / one:.1f} times")
+    same = np.mean([len(set(a) & set(b)) / K for a, b in zip(own["indices"], other["indices"], strict=True)])
+    print(f"the same neighbours: {same:.5f}; labels: {np.mean([(own[key] == other[key]).mean() for key in KEYS]):.5f}")
+
+
+if __name__ == "__main__":
+    bench()
