@@ -2,7 +2,8 @@
 """Time and memory that the joint atlas takes by its cells, beside what one does without refmap: concatenate, neighbours, write.
 
 Half of the cells are a reference's, the others those of 200 queries: places in 30 dimensions around those of 100 types in 20
-batches, two columns of labels, and all that label transfer and the genes say of each cell. Run with the core environment:
+batches, two columns of labels, and all that label transfer and the genes say of each cell. Run with the core environment,
+beside which the environment `scarches` has to be, whose scanpy is used:
 
     python bench/joint.py --cells 20000 --cells 200000 [--cells 2000000] [--plain 200000]
 """
@@ -134,11 +135,11 @@ def bench(cells: tuple[int, ...], most_plain: int, run_plain: Path | None) -> No
             make_queries(places, n // 2 // QUERIES, Path())
             Path("model.txt").write_text("model\n")
             joined = "join_mappings.py --name x --model model.txt --mapped mapped --qc qc --reference reference --seed 0 --output joint"
-            ways = {"refmap": joined}
+            ways = {"refmap": ("core", joined)}
             if n <= most_plain:
-                ways["scanpy"] = "../bench/joint.py --run-plain plain.h5ad"
-            for way, command in ways.items():
-                spent = run("core", command)
+                ways["scanpy"] = ("scarches", "../bench/joint.py --run-plain plain.h5ad")
+            for way, (env, command) in ways.items():
+                spent = run(env, command)
                 print(
                     f"{n:>9,} cells {way:<7}{spent.cpu:>8.0f} s of CPU{spent.wall:>8.0f} s{spent.peak / GB:>7.2f} GB", flush=True
                 )

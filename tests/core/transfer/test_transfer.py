@@ -12,6 +12,7 @@ from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, ReferenceFolder
 from refmap.common.storage import write_zarr
 from refmap.models.hidden import HIDDEN_COLUMN
+from refmap.transfer import neighbors
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.calibration import calibrate
 from refmap.transfer.held_out import hold_out
@@ -120,6 +121,26 @@ def test_neighbours_without_a_label_have_no_say():
     assert found.classes == ["A", "B"]
     assert found.probabilities.tolist() == [[0.5, 0.5], [0, 0]]
     assert found.best.tolist() == ["A", "Unknown"] and found.uncertainty.tolist() == [0.5, 1]
+
+
+def test_of_many_cells_the_nearest_are_found_without_looking_at_all(monkeypatch):
+    rng = np.random.default_rng(0)
+    types = 20 * rng.normal(size=(8, 5))
+    latent = (types[rng.integers(0, 8, 3000)] + rng.normal(size=(3000, 5))).astype(np.float32)
+    # Of one type there are fewer cells than neighbours, and one cell lies far from all.
+    latent[:7] = 500 + rng.normal(size=(7, 5))
+    query = np.r_[latent[:40] + np.float32(0.1), 10 * types[:1].astype(np.float32)]
+    expected = Index(latent).search(query, 12)
+    monkeypatch.setattr(neighbors, "FEWEST_IN_LISTS", 100)
+    monkeypatch.setattr(neighbors, "FEWEST_FOR_LISTS", 10)
+    looked, whole = [], neighbors.Lists._in
+    monkeypatch.setattr(
+        neighbors.Lists, "_in", lambda lists, wanted, *rest: looked.append(wanted >= 0) or whole(lists, wanted, *rest)
+    )
+    found = Index(latent).search(query, 12)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_allclose(found.distances, expected.distances)
+    assert looked[-1][7:40].sum(axis=1).mean() < int(np.sqrt(3000)) / 2
 
 
 def test_no_labels_at_all():
