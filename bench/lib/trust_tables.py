@@ -66,7 +66,8 @@ def with_all_types(run: Run) -> dict:
         "sets that hold it": np.mean([true in one for true, one in zip(run.truth, members)]),
         "labels in a set": np.mean([len(one) for one in members]),
         "novel groups": len(groups["groups"]) + groups["n_smaller"] if groups["value"] is not None else None,
-        "cells in them": run.cells["novel_group"].notna().mean(),
+        "states": groups.get("n_states"),
+        "cells in either": run.cells["novel_group"].notna().mean(),
         "labels": run.light("labels"),
         "embedding": run.light("embedding"),
     }

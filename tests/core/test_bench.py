@@ -33,7 +33,7 @@ def made_run(left_out: str | None, light: str = "green") -> Run:
         }
     )
     calibration = {"label_transferred": {"accuracy": 0.6, "ece": 0.3}, "label_by_genes": {"accuracy": 0.9, "ece": 0.02}}
-    figures = {"certain": {"value": 0.84}, "groups": {"value": 0.3, "groups": {"novel_2": {}}, "n_smaller": 1}}
+    figures = {"certain": {"value": 0.84}, "groups": {"value": 0.3, "groups": {"novel_2": {}}, "n_smaller": 1, "n_states": 0}}
     lights = {part: {"light": light, "reasons": [f"Of {part}."]} for part in ("labels", "embedding")}
     groups = pd.DataFrame({"group": ["novel_1", "novel_2", "cluster_3"]})
     return Run("made", left_out, 0, {"calibration": calibration, "trust": lights | {"figures": figures}}, cells, groups)
@@ -44,7 +44,12 @@ def test_a_query_whose_types_are_all_known_is_counted_cell_by_cell():
     assert [row[name] for name in ("cells", "right", "right by genes", "expected")] == [10, 0.6, 0.9, 0.84]
     # Sets: of six cells {a}, of the others {a, b}, {b}, none and {a}, which is b.
     assert row["sets that hold it"] == pytest.approx(8 / 10) and row["labels in a set"] == pytest.approx(10 / 10)
-    assert row["`Unknown`"] == 0.1 and row["novel groups"] == 2 and row["cells in them"] == pytest.approx(0.4)
+    assert (
+        row["`Unknown`"] == 0.1
+        and row["novel groups"] == 2
+        and row["states"] == 0
+        and row["cells in either"] == pytest.approx(0.4)
+    )
 
 
 def test_the_gene_views_f1_is_that_of_each_type():

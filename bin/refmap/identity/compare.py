@@ -30,12 +30,14 @@ class Novel:
     groups       object array of str, the group of each cell, None for cells that have none
     table        a row a group, the most unlike first (:func:`refmap.identity.groups.groups_table`)
     threshold    the score above which a cell, or a group by its median, is flagged
+    resemblance  how much of what tells the query's own clusters apart the reference cells matched to them have too, 0 to 1
     """
 
     scores: np.ndarray
     groups: np.ndarray
     table: pd.DataFrame
     threshold: Threshold
+    resemblance: float
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _novel(reference: LabelledCells, both: Pair, weights: np.ndarray, null: Null
     table, names = groups_table(found, limit, null, reference, weights, both.genes)
     scores, groups = np.full(query.n_cells, np.nan), np.full(query.n_cells, None, dtype=object)
     scores[query.rows], groups[query.rows] = found.cells, names
-    return Novel(scores, groups, table, limit), None
+    return Novel(scores, groups, table, limit, found.resemblance), None
 
 
 def _view(

@@ -101,11 +101,16 @@ class Matched:
 
         Rows x genes, in the precision of `average`.
         """
+        found, matched = self.sides(average, half)
+        found -= matched
+        return found
+
+    def sides(self, average: sparse.csr_matrix, half: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return both means apart, the query's first: rows x genes each."""
         matched = self.halves[half] if half is not None else (self.halves[0] + self.halves[1]) / 2
         found = (average @ self.query.values).toarray()
         found -= (average @ self.of_batch).toarray() @ self.shifts
-        found -= ((average @ matched) @ self.reference.values).toarray()
-        return found
+        return found, ((average @ matched) @ self.reference.values).toarray()
 
     def labels_of(self, clusters: np.ndarray) -> np.ndarray:
         """Return the label that most of the matched cells of each cluster have, the first of several: int, clusters."""

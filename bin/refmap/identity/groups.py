@@ -9,8 +9,14 @@ from .cells import LabelledCells
 from .expression import group_means
 from .novel import Null, Scores, Threshold
 
-# What the names of groups above the limit begin with.
+# What the names of groups above the limit begin with, and how they are read: as a type that the reference lacks, or as cells of
+# their label in another state.
 NOVEL = "novel_"
+TYPE, STATE = "type", "state"
+# A type is set apart by so much of what sets its label apart from the nearest other one, and so many times as much as the cells matched
+# to that label are that differ least, a tenth of them. Where all of these are in such groups, none may be of the label, and it is
+# enough to be apart by so much.
+LEAST_APART, TIMES_OWN, OWN, APART_ALONE = 0.3, 2.0, 0.1, 0.5
 # Genes that a sentence names of either kind.
 NAMED_GENES = 3
 # Genes that a group is told by, and how like a label's profile what sets it apart must be, as a cosine.
@@ -29,7 +35,9 @@ def groups_table(
     its cells), ``threshold``, ``null_quantile`` (the share of held-out reference cells that score less; NaN without any),
     ``genes`` (up to ten that set it apart, those that count most first, with + where the query has more and - where less) and
     ``like_label`` with ``like`` (the label of the reference whose difference from the matched one is most like what sets it
-    apart, and the cosine of both, if that is 0.5; None and NaN otherwise), and ``about``, a sentence. And the group of each cell (object array of str).
+    apart, and the cosine of both, if that is 0.5; None and NaN otherwise), ``apart`` and ``own_score``, by which groups above the
+    threshold are read, ``reading`` (:func:`read`; None below it), and ``about``, sentences. And the group of each cell (object array of
+    str).
     """
     medians, clusters = scores.medians, scores.clustering.clusters
     order = np.argsort(-medians, kind="stable")
@@ -40,10 +48,13 @@ def groups_table(
         f"{NOVEL if medians[cluster] > limit.value else 'cluster_'}{rank}" for rank, cluster in enumerate(order.tolist(), 1)
     ]
     profiles = group_means(reference.values, reference.labels, len(reference.names)) * np.sqrt(weights)
-    n_null = len(null.scores)
+    n_null, flagged = len(null.scores), medians > limit.value
+    far = far_apart(profiles)
     rows = []
     for cluster in order:
-        residual, label = scores.residuals[cluster], scores.matched[cluster]
+        residual, label, score = scores.residuals[cluster], scores.matched[cluster], float(medians[cluster])
+        alike = scores.matched == label
+        own, apart = float(np.quantile(scores.cells[alike[clusters]], OWN)), score * far[label]
         like, cosine = most_like(residual, profiles, label)
         rows.append(
             {
@@ -51,28 +62,69 @@ def groups_table(
                 "n_cells": int(sizes[cluster]),
                 "n_novel": int(above[cluster]),
                 "matched_label": reference.names[label],
-                "score": float(medians[cluster]),
+                "score": score,
                 "threshold": limit.value,
                 "null_quantile": float(np.searchsorted(null.scores, medians[cluster]) / n_null) if n_null else np.nan,
                 "genes": signed_genes(residual, genes),
                 "like_label": None if like is None else reference.names[like],
                 "like": cosine,
+                "apart": apart,
+                "own_score": own,
+                "reading": read(score, apart, own, flagged[alike].all()) if flagged[cluster] else None,
             }
         )
         rows[-1]["about"] = sentence(rows[-1])
     table = pd.DataFrame(rows)
     # Without which pandas would make NaN of None among text.
-    table["like_label"] = pd.Series([row["like_label"] for row in rows], dtype=object)
+    for name in ("like_label", "reading"):
+        table[name] = pd.Series([row[name] for row in rows], dtype=object)
     return table, names[clusters]
 
 
+def far_apart(profiles: np.ndarray) -> np.ndarray:
+    """Return the mean squared distance of two labels (profiles: labels x genes) by that of each to its nearest: float64, labels.
+
+    A score times it is in units of the latter. Infinite for a label that another has the profile of.
+    """
+    squares = ((profiles[:, None] - profiles) ** 2).sum(axis=2)
+    n = len(squares)
+    np.fill_diagonal(squares, np.inf)
+    nearest = squares.min(axis=1)
+    mean = squares[~np.eye(n, dtype=bool)].mean()
+    return np.divide(mean, nearest, out=np.full(n, np.inf), where=nearest > 0)
+
+
+def read(score: float, apart: float, own: float, alone: bool) -> str:
+    """Say what a group above the threshold is most likely: `type`, one that the reference lacks, or `state`, one of a known type's.
+
+    A condition or protocol acts on all cells of a type, if not alike, and by less than what sets types apart. Cells of a type that the
+    reference lacks lie beside those of the label that they were matched to, which differ from the reference little.
+
+    Parameters
+    ----------
+    apart
+        The score in units of the squared distance of the matched label to its nearest.
+    own
+        The score that a tenth of the cells matched to the label have at most.
+    alone
+        Whether all clusters that were matched to the label are above the threshold.
+    """
+    stands_out = score > TIMES_OWN * own
+    return TYPE if apart > LEAST_APART and (stands_out or (alone and apart > APART_ALONE)) else STATE
+
+
 def sentence(row: dict) -> str:
-    """Say of a row of the table what its cells were called, and what speaks against it."""
+    """Say of a row of the table what its cells were called, and what speaks against it; of a state, why it is taken for one."""
     more, less = ([gene[1:] for gene in row["genes"] if gene[0] == sign][:NAMED_GENES] for sign in "+-")
     genes = ", ".join([f"more of {' and '.join(more)}"] * bool(more) + [f"less of {' and '.join(less)}"] * bool(less))
     like = f"; most like {row['like_label']}" if row["like_label"] is not None else ""
     against = f"{row['score']:.2f} of what sets two of its labels apart, where {row['threshold']:.2f} is the limit"
-    return f"{row['n_cells']:,} cells matched to {row['matched_label']}, from which they differ by {against}{': ' * bool(genes)}{genes}{like}."
+    found = f"{row['n_cells']:,} cells matched to {row['matched_label']}, from which they differ by {against}{': ' * bool(genes)}{genes}{like}."
+    if row["reading"] != STATE:
+        return found
+    if row["apart"] <= LEAST_APART:
+        return f"{found} A type would differ by more: {row['matched_label']} differs from its nearest label {1 / row['apart']:.0f} times as much."
+    return f"{found} So do the other cells that were matched to {row['matched_label']}, as a condition or a protocol makes them."
 
 
 def signed_genes(residual: np.ndarray, genes: np.ndarray) -> list[str]:

@@ -28,7 +28,7 @@ from .pairing import Counted, pair
 
 # Cells that are looked at; of more, the others have what was found of the nearest of these in the latent space.
 MOST_CELLS = 50_000
-NOVEL_SCORE, NOVEL_GROUP = "novel_score", "novel_group"
+NOVEL_SCORE, NOVEL_GROUP, OWN_CLUSTER = "novel_score", "novel_group", "own_cluster"
 # Between the labels of a set, and what stands for one without any.
 SEPARATOR, EMPTY = " | ", "(none)"
 # Fewer cells of a label have no share of agreement.
@@ -62,8 +62,8 @@ def compare_mapping(
 ) -> None:
     """Write what a mapping gave with what the expression of its cells says of them: see :func:`refmap.identity.compare.compare`.
 
-    Adds to obs of the embedding ``novel_score`` (float32) and ``novel_group`` (categorical: ``novel_1``, …; missing for cells of no
-    such group), by the column of the reference's labels that has most of them; and for each column ``<key>_certainty`` (float32: how
+    Adds to obs of the embedding ``novel_score`` (float32), ``own_cluster`` (categorical: each cell's row in groups.csv) and
+    ``novel_group`` (categorical: the same where it is ``novel_1``, …; missing for all other cells), by the column of the reference's labels that has most of them; and for each column ``<key>_certainty`` (float32: how
     often such a transferred label is right), ``<key>_by_genes`` (categorical) with ``<key>_by_genes_certainty``, and
     ``<key>_label_set`` (categorical: labels joined by " | "). ``<key>_transferred`` is `Unknown` anew, by the rule, and what hangs on
     it is written anew (:func:`refmap.transfer.columns.write_labels`). To the folder ``groups.csv``, a row an own cluster of the query,
@@ -242,6 +242,7 @@ def _add_groups(embedding: ad.AnnData, found: Comparison, nearest: np.ndarray, o
         return {"note": found.no_novel}
     embedding.obs[NOVEL_SCORE] = _spread(novel.scores.astype(np.float32), nearest)
     groups = _spread(novel.groups, nearest, None)
+    embedding.obs[OWN_CLUSTER] = pd.Categorical(groups, categories=list(novel.table["group"]))
     flagged = novel.table[novel.table["group"].str.startswith(NOVEL)]
     groups = np.where(np.isin(groups.astype(str), flagged["group"]), groups, None)
     embedding.obs[NOVEL_GROUP] = pd.Categorical(groups, categories=list(flagged["group"]))
@@ -251,9 +252,10 @@ def _add_groups(embedding: ad.AnnData, found: Comparison, nearest: np.ndarray, o
         "threshold": novel.threshold.value,
         "null_quantile": novel.threshold.null,
         "twice_median": novel.threshold.of_clusters,
+        "resemblance": novel.resemblance,
         "n_clusters": len(novel.table),
         "groups": {
-            row.group: {"n_cells": int(n), "label": row.matched_label, "score": float(row.score)}
+            row.group: {"n_cells": int(n), "label": row.matched_label, "score": float(row.score), "reading": row.reading}
             for row, n in zip(flagged.itertuples(), pd.Series(groups).value_counts().reindex(flagged["group"], fill_value=0))
         },
     }

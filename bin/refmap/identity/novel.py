@@ -11,6 +11,7 @@ from ..transfer.neighbors import Index
 from .cells import Cells, LabelledCells, parts
 from .clusters import Clustering, own_clusterings
 from .differences import Matched, double_difference, spread_of_labels
+from .resemblance import resemblance
 from .shift import batch_shifts
 
 # Reference cells that a cell is matched to.
@@ -29,12 +30,14 @@ class Scores:
     clustering    the first of these, by genes on one scale
     matched       int, the reference's label that each of its clusters is matched to
     residuals     float64, clusters x genes: what sets each apart, times the root of the genes' weights
+    resemblance   how much of what tells these clusters apart the reference cells matched to them have too, 0 to 1
     """
 
     cells: np.ndarray
     clustering: Clustering
     matched: np.ndarray
     residuals: np.ndarray
+    resemblance: float
 
     @property
     def medians(self) -> np.ndarray:
@@ -59,7 +62,9 @@ def identity_scores(
     clusterings = clusterings or own_clusterings(query, shifts, seed)
     matched, spread = Matched(query, reference, neighbors, shifts), spread_of_labels(reference, weights)
     found = [double_difference(matched, clustering, weights, spread) for clustering in clusterings]
-    return Scores(np.mean([one.scores for one in found], axis=0), clusterings[0], found[0].matched, found[0].residuals)
+    scores = np.mean([one.scores for one in found], axis=0)
+    alike = resemblance(matched, clusterings[0], weights, seed)
+    return Scores(scores, clusterings[0], found[0].matched, found[0].residuals, alike)
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,8 @@ def held_out_scores(reference: LabelledCells, weights: np.ndarray, seed: int) ->
     """Score the reference's batches as if each were a query and the others its reference.
 
     The ten largest that hold 60 cells and leave 60. Cells whose label has fewer than 15 cells in the others are left out: they
-    cannot be matched to their like, and are as novel as anything can be. Halves of one batch are no such scale, as nothing sets them apart: of a reference of one batch nothing is
-    known.
+    cannot be matched to their like, and are as novel as anything can be. Halves of one batch are no such scale, as nothing sets them
+    apart: of a reference of one batch nothing is known.
     """
     scores = []
     for held in parts(reference.batches, FEWEST_HELD_OUT, MOST_HELD_OUT):

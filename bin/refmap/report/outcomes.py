@@ -100,6 +100,12 @@ class Outcome:
         return None if of.get("value") is None else len(of["groups"])
 
     @property
+    def unlike_groups(self) -> int:
+        """How many groups of its cells are unlike the reference, whatever they are read as."""
+        novel = (self.record.get("expression") or {}).get("novel") or {}
+        return len(novel.get("groups", {}))
+
+    @property
     def trust(self) -> dict:
         return self.record.get("trust") or {}
 

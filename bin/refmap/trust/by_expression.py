@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..identity.groups import TYPE
 from .figures import figure
 
 # Of a group that the light tells of.
@@ -47,21 +48,35 @@ def _level(view: Mapping) -> dict:
 
 
 def groups(told: Mapping | None, note: str | None) -> dict:
-    """Share of the cells in groups that differ from the reference beyond what the others' shift explains, of 20 cells or more.
+    """Share of the cells in groups that are read as types that the reference lacks, of 20 cells or more.
 
-    ``groups`` are these, ``n_smaller`` how many others there are; ``threshold`` is the score that they exceed.
+    ``groups`` are these, ``n_smaller`` how many smaller ones there are; ``n_states`` how many groups differ from the reference too, but
+    are read as a state of their type (:func:`refmap.identity.groups.read`); ``threshold`` is the score that all exceed.
     """
     found = told and told["novel"]
     if not found or found["note"]:
         return figure(note=note if not found else found["note"], groups={})
-    large = {name: group for name, group in found["groups"].items() if group["n_cells"] >= FEWEST_IN_GROUP}
+    types = {name: group for name, group in found["groups"].items() if group["reading"] == TYPE}
+    large = {name: group for name, group in types.items() if group["n_cells"] >= FEWEST_IN_GROUP}
     return figure(
         sum(group["n_cells"] for group in large.values()) / told["n_cells"],
         0.0,
         groups=large,
-        n_smaller=len(found["groups"]) - len(large),
+        n_smaller=len(types) - len(large),
+        n_states=len(found["groups"]) - len(types),
         threshold=found["threshold"],
     )
+
+
+def resemblance(told: Mapping | None, note: str | None) -> dict:
+    """How much of what tells the query's own clusters apart the reference cells that they were mapped to have too, 0 to 1.
+
+    See :func:`refmap.identity.resemblance.resemblance`.
+    """
+    found = told and told["novel"]
+    if not found or found["note"]:
+        return figure(note=note if not found else found["note"])
+    return figure(found["resemblance"], 1.0)
 
 
 def panel(told: Mapping | None, note: str | None) -> dict:

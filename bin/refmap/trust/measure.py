@@ -12,7 +12,7 @@ from scipy import sparse
 from ..mapping.decoded import Decoded
 from ..transfer.labels import UNKNOWN
 from ..transfer.regions import sample
-from .by_expression import NO_COUNTS, certain, groups, panel
+from .by_expression import NO_COUNTS, certain, groups, panel, resemblance
 from .explained import explained
 from .figures import NO_CELLS, figure, genes, hshare, novel, separation, unknown
 from .mixing import batch_mixing
@@ -89,8 +89,8 @@ def measure(
 
     Returns
     -------
-    ``certain``, ``groups``, ``panel``, ``genes``, ``hshare``, ``explained``, ``unknown``, ``novel``, ``separation``, ``presence``, ``mixing``, ``clusters``, ``batches``: each a figure,
-    ready for JSON, as :func:`refmap.trust.figures.figure` makes them. One without a meaning has no value, and a note that says why.
+    ``certain``, ``groups``, ``panel``, ``genes``, ``hshare``, ``resemblance``, ``explained``, ``unknown``, ``novel``, ``separation``,
+    ``presence``, ``mixing``, ``clusters``, ``batches``: each a figure, ready for JSON, as :func:`refmap.trust.figures.figure` makes them. One without a meaning has no value, and a note that says why.
     """
     _check(query)
     rows = sample(len(query.latent), MOST_CELLS, np.random.default_rng(seed))
@@ -123,6 +123,7 @@ def measure(
         "panel": panel(expression, nothing),
         "genes": genes(alignment),
         "hshare": hshare(query.hshare),
+        "resemblance": resemblance(expression, nothing),
         "explained": _explained(query, seed),
         **near,
         "clusters": no_values if values is None else cluster_preservation(values, query.latent[rows], batches, seed),

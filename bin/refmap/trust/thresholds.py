@@ -12,7 +12,7 @@ from ..common.errors import RefmapError, nearest
 THRESHOLDS = Path(__file__).with_name("thresholds.yml")
 # The figures that are judged, in the order in which their reasons are told.
 FIGURES = (
-    *("certain", "groups", "panel", "genes", "hshare", "explained", "novel", "unknown"),
+    *("certain", "groups", "panel", "genes", "hshare", "resemblance", "explained", "novel", "unknown"),
     *("mixing", "clusters", "batches"),
 )
 # What is judged, each by a light of its own.

@@ -125,8 +125,8 @@ def _groups(of: Mapping, limit: float) -> str:
     told = ", ".join(f"{name} ({group['n_cells']:,} cells, called {group['label']})" for name, group in shown)
     more = f" and {len(of['groups']) - len(shown)} more" if len(of["groups"]) > len(shown) else ""
     return (
-        f"{_percent(of['value'])} of the cells are in groups that differ from the reference beyond what sets the whole query apart: {told}"
-        f"{more}. The reference may lack their cell types, or a condition acts on these alone: see groups.csv."
+        f"{_percent(of['value'])} of the cells are in groups that differ from the reference beyond what sets the whole query apart, as types "
+        f"that it lacks do: {told}{more}. A condition that acts on these alone does the same: see groups.csv."
     )
 
 
@@ -149,6 +149,18 @@ def _hshare(of: Mapping, limit: float) -> str:
     return (
         f"The genes that the query has carry {_percent(of['value'])} of what the model's encoder tells cells apart by, where at least "
         f"{_percent(limit)} are wanted: cell types that the missing genes tell apart may be taken for each other."
+    )
+
+
+def _no_group(of: Mapping) -> str:
+    states = f", and {of['n_states']} of known types in another state" if of["n_states"] else ""
+    return f"no group of its own that the reference lacks{states}"
+
+
+def _resemblance(of: Mapping, limit: float) -> str:
+    return (
+        f"Of what tells the query's own clusters apart the reference cells that they were mapped to have {_percent(of['value'])}, where at "
+        f"least {_percent(limit)} are wanted: they are of another kind, or lie among cells that are not theirs."
     )
 
 
@@ -211,10 +223,13 @@ def _batches(of: Mapping, limit: float) -> str:
 
 JUDGED = {
     "certain": Judged(_certain, lambda of: f"{_percent(of['value'])} of the labels expected to be right"),
-    "groups": Judged(_groups, lambda of: "no group of its own that the reference lacks"),
+    "groups": Judged(_groups, _no_group),
     "panel": Judged(_panel, lambda of: f"{_percent(of['value'])} of the accuracy left by its genes"),
     "genes": Judged(_genes, lambda of: f"{_percent(of['value'])} of the model's genes found"),
     "hshare": Judged(_hshare, lambda of: f"{_percent(of['value'])} of the encoder's signal carried by the query's genes"),
+    "resemblance": Judged(
+        _resemblance, lambda of: f"{_percent(of['value'])} of what tells its clusters apart found in the reference's cells"
+    ),
     "explained": Judged(_explained, lambda of: f"{_percent(of['value'])} of what tells its clusters apart explained"),
     "novel": Judged(_novel, lambda of: f"{_percent(of['value'])} of the cells unlike the reference"),
     "unknown": Judged(

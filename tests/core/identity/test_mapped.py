@@ -95,7 +95,7 @@ def record_of(folder):
 
 def test_the_step_adds_what_the_looks_find(compared, labelled, scale, reference, query):
     obs, before = read_zarr(compared.embedding).obs, read_zarr(labelled[1].embedding).obs
-    added = ["novel_score", "novel_group"]
+    added = ["novel_score", "novel_group", "own_cluster"]
     for key in ("coarse", "cell_type"):
         added += [f"{key}_{name}" for name in ("by_genes", "by_genes_certainty", "label_set", "certainty")]
     assert set(obs) - set(before) == set(added) and compared.neighbors.exists()
@@ -123,7 +123,10 @@ def test_groups_are_looked_for_by_the_column_of_most_labels_and_named(compared, 
     assert set(obs["novel_group"].dropna()) == set(told["novel"]["groups"])
     counted = {name: of["n_cells"] for name, of in told["novel"]["groups"].items()}
     assert counted == obs["novel_group"].value_counts().to_dict() and sum(counted.values()) == 30
+    assert {of["reading"] for of in told["novel"]["groups"].values()} == {"type"} and told["novel"]["resemblance"] > 0.8
     table = pd.read_csv(compared.groups)
+    assert obs["own_cluster"].value_counts().to_dict() == table.set_index("group")["n_cells"].to_dict()
+    assert (obs["own_cluster"].astype(object)[lacking] == obs["novel_group"].astype(object)[lacking]).all()
     assert table["group"].tolist()[: len(counted)] == list(counted) and set(table["matched_label"][: len(counted)]) == {"type 0"}
     assert table["n_cells"].sum() == 239 and (np.diff(table["score"]) <= 0).all()
     # What tells type 0 it lacks; of its own ten genes no known type varies in any, so that these weigh nothing.

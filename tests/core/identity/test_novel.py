@@ -1,14 +1,16 @@
 """Which clusters are flagged, on what scale, and by which genes."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_cells import make
 from refmap.identity.cells import LabelledCells
 from refmap.identity.clusters import Clustering, own_clusterings
 from refmap.identity.differences import Matched, double_difference, spread_of_labels
 from refmap.identity.expression import identity_weights
-from refmap.identity.groups import groups_table, most_like, signed_genes
+from refmap.identity.groups import far_apart, groups_table, most_like, read, sentence, signed_genes
 from refmap.identity.novel import Null, Scores, held_out_scores, identity_scores, threshold
+from refmap.identity.resemblance import resemblance
 from refmap.identity.shift import batch_shifts
 from refmap.transfer.neighbors import Index
 
@@ -89,7 +91,7 @@ def scores_of(clusters: list[int], cells: list[float]) -> Scores:
     clusters = np.array(clusters)
     k = clusters.max() + 1
     return Scores(
-        np.array(cells), Clustering(clusters, np.arange(len(clusters))[:, None]), np.zeros(k, dtype=int), np.eye(k, 120)
+        np.array(cells), Clustering(clusters, np.arange(len(clusters))[:, None]), np.zeros(k, dtype=int), np.eye(k, 120), 1.0
     )
 
 
@@ -119,6 +121,9 @@ def test_groups_are_ranked_and_those_above_the_threshold_are_novel(query, labell
         "genes",
         "like_label",
         "like",
+        "apart",
+        "own_score",
+        "reading",
         "about",
     ]
     assert table["score"].is_monotonic_decreasing and table["n_cells"].sum() == 240
@@ -133,11 +138,14 @@ def test_groups_are_ranked_and_those_above_the_threshold_are_novel(query, labell
         assert row["n_cells"] == members.sum() and row["score"] == pytest.approx(np.median(scored.cells[members]))
         assert row["n_novel"] == (scored.cells[members] > limit.value).sum()
         assert row["null_quantile"] == pytest.approx((null.scores < row["score"]).mean())
+        assert (row["reading"] is None) == (row["score"] <= limit.value)
+        alike = np.isin(groups, table["group"][table["matched_label"] == row["matched_label"]])
+        assert row["own_score"] == pytest.approx(np.quantile(scored.cells[alike], 0.1))
         types = query.types[members]
         if not row["group"].startswith("novel"):
             assert (types == row["matched_label"]).mean() > 0.9
     first = table.iloc[0]
-    assert first["matched_label"] == "type 0"
+    assert first["matched_label"] == "type 0" and first["reading"] == "type"
     # It lacks the genes of the type that it was matched to, and no label of the reference is like it.
     assert len({f"-gene {i}" for i in range(10)} & set(first["genes"])) >= 7
     assert first["like_label"] is None and np.isnan(first["like"])
@@ -167,6 +175,65 @@ def test_without_a_null_there_is_no_quantile(scored, labelled, weights, query):
     null = Null(np.empty(0), 0)
     table, _ = groups_table(scored, threshold(scored, null), null, labelled, weights, query.genes)
     assert table["null_quantile"].isna().all()
+
+
+def test_how_far_labels_lie_is_told_by_the_nearest():
+    # Squared distances 1, 9 and 16 (labels at 0, 1 and 4 of a line): a mean of 26 / 3.
+    far = far_apart(np.array([[0.0, 2.0], [1.0, 2.0], [4.0, 2.0]]))
+    np.testing.assert_allclose(far, [26 / 3, 26 / 3, 26 / 27])
+    assert far_apart(np.array([[1.0], [1.0], [3.0]]))[0] == np.inf
+
+
+@pytest.mark.parametrize(
+    "score, apart, own, alone, reading",
+    [
+        (0.2, 0.31, 0.09, False, "type"),  # far, and beside others of its label that are as the reference's
+        (0.2, 0.31, 0.09, True, "type"),
+        (0.2, 0.29, 0.0, False, "state"),  # by less than types differ
+        (0.2, 0.4, 0.11, False, "state"),  # as the other cells do
+        (0.2, 0.4, 0.11, True, "state"),
+        (0.2, 0.51, 0.11, True, "type"),  # no cell of the label may be there
+        (0.2, 0.51, 0.11, False, "state"),
+        (0.2, 0.4, -0.01, False, "type"),
+    ],
+)
+def test_groups_are_read_as_types_or_states(score, apart, own, alone, reading):
+    assert read(score, apart, own, alone) == reading
+
+
+def test_a_state_is_told_why():
+    row = {"n_cells": 20, "matched_label": "B", "score": 0.2, "threshold": 0.1, "genes": ["+a"], "like_label": None}
+    row |= {"apart": 0.25, "reading": "state"}
+    assert sentence(row).endswith("more of a. A type would differ by more: B differs from its nearest label 4 times as much.")
+    assert sentence(row | {"apart": 0.4}).endswith(
+        "more of a. So do the other cells that were matched to B, as a condition or a protocol makes them."
+    )
+    assert sentence(row | {"reading": "type"}).endswith("more of a.")
+
+
+def test_what_tells_the_clusters_apart_is_found_in_the_matched_cells(query, labelled, weights, scored):
+    cells = query.cells()
+    neighbors = Index(labelled.latent).search(cells.latent, 15).indices
+    shifts = batch_shifts(cells, labelled, neighbors)
+    clustering = own_clusterings(cells, shifts, 0)[0]
+
+    def of(rows: np.ndarray) -> float:
+        return resemblance(Matched(cells, labelled, rows, shifts), clustering, weights, 0)
+
+    assert scored.resemblance == of(neighbors) and 0.8 < scored.resemblance <= 1
+    # By hand, but for the reliability, which makes it larger.
+    values, matched = cells.values.toarray() - shifts[cells.batches], labelled.values.toarray()[neighbors].mean(axis=1)
+    sides = [pd.DataFrame(side).groupby(clustering.clusters).mean().to_numpy()[clustering.clusters] for side in (values, matched)]
+    plain = np.corrcoef(*(((side - side.mean(axis=0)) * np.sqrt(weights)).ravel() for side in sides))[0, 1]
+    assert plain < scored.resemblance < plain * 1.2
+    # Cells that were mapped to any of the reference's are like none of them.
+    assert of(np.random.default_rng(0).integers(0, len(labelled), neighbors.shape)) < 0.3
+    assert (
+        resemblance(
+            Matched(cells, labelled, neighbors, shifts), Clustering(np.zeros(240, dtype=int), np.arange(240)[:, None]), weights, 0
+        )
+        == 0
+    )
 
 
 def test_genes_are_signed_and_those_that_count_nothing_are_left_out():

@@ -67,10 +67,10 @@ def row(dataset, file_id, **changes):
 SEPARATION = {"value": 1.5, "labels": {"<T>": {"value": 1.25, "n_cells": 900}, "B": {"value": 3.0, "n_cells": 200}}}
 
 
-GROUPS = """group,n_cells,n_novel,matched_label,score,threshold,null_quantile,genes,like_label,like,about
-novel_1,1200,1100,T <cell>,0.456,0.1,1.0,+IL7R -GNLY,NK & co,0.7,"1,200 cells matched to T <cell>."
-novel_2,30,30,B,0.3,0.1,0.99,+MS4A1,,,30 cells matched to B.
-cluster_3,500,0,B,0.01,0.1,0.5,+CD79A,,,500 cells matched to B.
+GROUPS = """group,n_cells,n_novel,matched_label,score,threshold,null_quantile,genes,like_label,like,apart,own_score,reading,about
+novel_1,1200,1100,T <cell>,0.456,0.1,1.0,+IL7R -GNLY,NK & co,0.7,0.8,0.01,type,"1,200 cells matched to T <cell>."
+novel_2,30,30,B,0.3,0.1,0.99,+MS4A1,,,0.2,0.1,state,30 cells matched to B.
+cluster_3,500,0,B,0.01,0.1,0.5,+CD79A,,,0.01,0.01,,500 cells matched to B.
 """
 
 
@@ -133,7 +133,8 @@ def write_qc(folder, row, matched=900, accuracy=0.875, epochs=40, more_warnings=
         record["calibration"] = {"label_predicted": few, "fine_transferred": few, "coarse_transferred": CALIBRATION}
         record["trust"] = verdict("amber", ["Some are new.", "Others are not."], novel=0.30004, separation=SEPARATION)
         record["evaluation"] = EVALUATION
-        record["trust"]["figures"]["groups"] = {"value": 0.1, "groups": {"novel_1": {}, "novel_2": {}}}
+        record["trust"]["figures"]["groups"] = {"value": 0.1, "groups": {"novel_1": {}}}
+        record["expression"] = {"novel": {"groups": {"novel_1": {}, "novel_2": {}}}}
         (folder / "groups.csv").write_text(GROUPS)
         (folder / "explore.html").write_text("<!doctype html>")
         (folder / "joint.png").write_bytes(PNG)
@@ -451,7 +452,7 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
         **{
             "labels": "amber",
             "embedding": "amber",
-            "groups": 2,
+            "groups": 1,
             "unknown": 12.5,
             "novel": 30.0,
             "transferred": 60.0,
@@ -476,8 +477,8 @@ def test_sections_hold_the_figures(outcomes, tmp_path):
     groups = sections["refmap_groups_mqc.json"]["data"]
     assert groups.startswith("<h4>lung/a</h4>") and groups.count("<h4>") == 1
     assert [re.findall("<td>(.*?)</td>", line) for line in re.findall("<tr>(<td>.*?)</tr>", groups)] == [
-        ["novel_1", "1,200 cells matched to T &lt;cell&gt;.", "+IL7R -GNLY"],
-        ["novel_2", "30 cells matched to B.", "+MS4A1"],
+        ["novel_1", "type", "1,200 cells matched to T &lt;cell&gt;.", "+IL7R -GNLY"],
+        ["novel_2", "state", "30 cells matched to B.", "+MS4A1"],
     ]
     joint = sections["refmap_joint_mqc.json"]["data"]
     assert 'href="../reference_mapping/joint/lung_2.html"' in joint

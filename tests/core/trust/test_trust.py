@@ -436,7 +436,7 @@ def test_a_good_mapping_is_green_and_a_shifted_one_red():
     figures = measure(*mapping(batches=2, explained=True), ALIGNMENT, 0)
     assert set(figures) == {*FIGURES, "presence", "separation"}
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
-    assert {name for name, figure in figures.items() if figure["value"] is None} == {"certain", "groups", "panel"}
+    assert {name for name, figure in figures.items() if figure["value"] is None} == {"certain", "groups", "panel", "resemblance"}
     verdict = judge(figures, LIMITS)["labels"]
     assert verdict.light == GREEN and len(verdict.missing) == 1, verdict
     assert verdict.reasons[0].startswith(
@@ -472,7 +472,7 @@ def test_without_reference_cells_nothing_but_genes_and_clusters_is_known():
     query, _ = mapping(n=300, labels={}, novelty=None, separation=None)
     figures = measure(query, None, ALIGNMENT, 0)
     assert {name for name, figure in figures.items() if figure["value"] is None} == {
-        *("certain", "groups", "panel"),
+        *("certain", "groups", "panel", "resemblance"),
         *("hshare", "explained", "unknown", "novel", "separation", "presence", "mixing", "batches"),
     }  # fmt: skip
     verdict = judge(figures, LIMITS)["embedding"]
@@ -512,7 +512,7 @@ def test_counts_that_are_not_at_hand_are_not_compared():
 def test_no_labels_one_batch_no_expression():
     figures = measure(*mapping(n=300, labels={}, expression=None), ALIGNMENT, 0)
     assert {name for name, figure in figures.items() if figure["value"] is None} == {
-        *("certain", "groups", "panel"),
+        *("certain", "groups", "panel", "resemblance"),
         *("hshare", "explained", "unknown", "clusters", "batches"),
     }  # fmt: skip
     verdict = judge(figures, LIMITS)["labels"]
@@ -591,10 +591,11 @@ def test_columns_of_other_cells_are_refused():
 
 FINE = {
     "certain": F.figure(0.9, 0.95, key="type", certain=0.85, ece=0.02, levels={}),
-    "groups": F.figure(0.0, 0.0, groups={}, n_smaller=0, threshold=0.1),
+    "groups": F.figure(0.0, 0.0, groups={}, n_smaller=0, n_states=0, threshold=0.1),
     "panel": F.figure(0.98, 1.0, n_genes=180, of=200, accuracy=0.93, accuracy_of_all=0.95),
     "genes": F.genes(ALIGNMENT),
     "hshare": F.hshare(0.9),
+    "resemblance": F.figure(0.85, 1.0),
     "explained": F.figure(0.9, 1.0, clusters={}),
     "novel": F.figure(0.0, 0.0, flagged=0.04, flagged_expected=0.05, n_cells=100),
     "unknown": F.unknown({"type": pd.Series(["a"] * 50)}, {"type": 2}, {"type": {"unknown_share": 0.1}}),
@@ -602,7 +603,10 @@ FINE = {
     "clusters": F.figure(0.9, 1.0),
     "batches": F.figure(0.5, 0.8, before=0.1, relative=0.625, n_batches=3),
 }
-GROUPS = {"novel_1": {"n_cells": 40, "label": "B", "score": 0.5}, "novel_2": {"n_cells": 30, "label": "T", "score": 0.7}}
+GROUPS = {
+    "novel_1": {"n_cells": 40, "label": "B", "score": 0.5, "reading": "type"},
+    "novel_2": {"n_cells": 30, "label": "T", "score": 0.7, "reading": "type"},
+}
 NOT_KNOWN = F.figure(note="It is not known.")
 SPOKEN = [(name, part) for name in FIGURES for part in LIMITS[name].of]
 
@@ -645,7 +649,12 @@ def test_each_figure_turns_its_lights_just_beyond_its_limits(name, part):
 @pytest.mark.parametrize("part", ["labels", "embedding"])
 def test_a_light_is_grey_without_all_that_is_needed_and_tells_what_is_missing(part):
     needed = [name for name in FIGURES if part in LIMITS[name].of and LIMITS[name].needed]
-    assert needed == {"labels": ["certain", "groups", "explained", "novel"], "embedding": ["explained", "novel", "mixing"]}[part]
+    assert (
+        needed
+        == {"labels": ["certain", "groups", "resemblance", "explained", "novel"], "embedding": ["explained", "novel", "mixing"]}[
+            part
+        ]
+    )
     verdict = judge(without(*needed), LIMITS)[part]
     assert verdict.light == GREY and verdict.reasons[0].count("It is not known.") == 1
     for name in needed:  # one of them is enough
@@ -703,7 +712,16 @@ TOLD = {
     "n_cells": 200,
     "views": {"fine": VIEW, "coarse": VIEW | {"mean_certainty": 0.95}, "one": {"note": "One label."}},
     "panel": {"note": None, "n_genes": 50, "of": 100, "accuracy": 0.6, "accuracy_of_all": 0.9},
-    "novel": {"note": None, "threshold": 0.1, "groups": GROUPS | {"novel_3": {"n_cells": 9, "label": "T", "score": 0.9}}},
+    "novel": {
+        "note": None,
+        "threshold": 0.1,
+        "resemblance": 0.9,
+        "groups": GROUPS
+        | {
+            "novel_3": {"n_cells": 9, "label": "T", "score": 0.9, "reading": "type"},
+            "novel_4": {"n_cells": 60, "label": "T", "score": 0.2, "reading": "state"},
+        },
+    },
 }
 
 
@@ -712,6 +730,8 @@ def test_the_labels_are_judged_by_the_column_that_is_surest_and_by_groups_of_eno
     assert figures["certain"]["key"] == "coarse" and figures["certain"]["value"] == 0.95 and figures["certain"]["ece"] == 0.02
     assert figures["certain"]["levels"]["one"]["note"] == "One label."
     assert figures["groups"]["value"] == 70 / 200 and figures["groups"]["n_smaller"] == 1
+    assert figures["groups"]["n_states"] == 1 and "novel_4" not in figures["groups"]["groups"]
+    assert figures["resemblance"]["value"] == 0.9
     assert figures["panel"]["value"] == pytest.approx(2 / 3, abs=1e-4)
     verdict = judge(figures, LIMITS)["labels"]
     assert verdict.light == AMBER and len(verdict.reasons) == 2
@@ -724,7 +744,12 @@ def test_what_the_expression_does_not_tell_is_said():
     uncounted = measure(query, reference, ALIGNMENT, 0)
     nothing = {"n_cells": 5, "views": {}, "panel": {"note": "No panel."}, "novel": {"note": "No groups."}}
     lacking = measure(query, reference, ALIGNMENT, 0, nothing)
-    for name, note in [("certain", "No labels were transferred to the query."), ("groups", "No groups."), ("panel", "No panel.")]:
+    for name, note in [
+        ("certain", "No labels were transferred to the query."),
+        ("groups", "No groups."),
+        ("resemblance", "No groups."),
+        ("panel", "No panel."),
+    ]:
         assert alone[name]["note"] == F.NO_CELLS and uncounted[name]["note"].startswith("There are no counts of the reference's")
         assert lacking[name]["value"] is None and lacking[name]["note"] == note
 
