@@ -13,10 +13,10 @@ from .novel import Null, Scores, Threshold
 # their label in another state.
 NOVEL = "novel_"
 TYPE, STATE = "type", "state"
-# A type is set apart by so much of what sets its label apart from the nearest other one, and so many times as much as the cells matched
-# to that label are that differ least, a tenth of them. Where all of these are in such groups, none may be of the label, and it is
-# enough to be apart by so much.
-LEAST_APART, TIMES_OWN, OWN, APART_ALONE = 0.3, 2.0, 0.1, 0.5
+# A type is set apart by so much of what sets its label apart from the nearest other one, and by so many times as much as the tenth of
+# the cells matched to that label that differ least: by less where it stands out the more. Where all of these cells are in such groups,
+# none may be of the label, and it is enough to be apart by so much.
+APART_AND_TIMES, APART_ALONE, OWN = ((0.3, 2.0), (0.1, 4.0)), 0.5, 0.1
 # Genes that a sentence names of either kind.
 NAMED_GENES = 3
 # Genes that a group is told by, and how like a label's profile what sets it apart must be, as a cosine.
@@ -109,8 +109,8 @@ def read(score: float, apart: float, own: float, alone: bool) -> str:
     alone
         Whether all clusters that were matched to the label are above the threshold.
     """
-    stands_out = score > TIMES_OWN * own
-    return TYPE if apart > LEAST_APART and (stands_out or (alone and apart > APART_ALONE)) else STATE
+    stands_out = any(apart > least and score > times * own for least, times in APART_AND_TIMES)
+    return TYPE if stands_out or (alone and apart > APART_ALONE) else STATE
 
 
 def sentence(row: dict) -> str:
@@ -122,7 +122,7 @@ def sentence(row: dict) -> str:
     found = f"{row['n_cells']:,} cells matched to {row['matched_label']}, from which they differ by {against}{': ' * bool(genes)}{genes}{like}."
     if row["reading"] != STATE:
         return found
-    if row["apart"] <= LEAST_APART:
+    if row["score"] > APART_AND_TIMES[0][1] * row["own_score"]:
         return f"{found} A type would differ by more: {row['matched_label']} differs from its nearest label {1 / row['apart']:.0f} times as much."
     return f"{found} So do the other cells that were matched to {row['matched_label']}, as a condition or a protocol makes them."
 

@@ -14,7 +14,7 @@ LEAST_RELIABLE = 0.05
 
 
 def resemblance(matched: Matched, clustering: Clustering, weights: np.ndarray, seed: int) -> float:
-    """Correlate the clusters' mean expression with that of the reference cells matched to them: 0 to 1; 0 of a single cluster.
+    """Correlate the clusters' mean expression with that of the reference cells matched to them: 0 to 1, of two clusters or more.
 
     Both less their mean over the clusters, over genes and clusters, genes times the root of their weight and clusters of their
     cells; by the root of the reliability of the query's side, which two halves of each cluster's cells give (Spearman 1904,
