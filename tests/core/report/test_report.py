@@ -249,7 +249,7 @@ def test_index_has_a_line_a_mapping(report):
                 "12.34",
                 "0.875",
             ],
-            *["0.6", "0.1", "0.125", "0.3", "2", "amber", "amber", "Some are new. | Others are not. | It lies apart."],
+            *["0.6", "0.1", "0.125", "0.3", "1", "amber", "amber", "Some are new. | Others are not. | It lies apart."],
             "a <i>mild</i> one",
             "reference_mapping/dataset~lung/file_id~a.zarr",
             "reference_mapping/model/dataset~lung/file_id~a",
