@@ -45,7 +45,7 @@ workflow MAP {
         MODELS.out.trained.map { path -> publish(path, 'reference_model') },
         MAPPING.out.trained.map { m -> publish(m.updated, "reference_mapping/model/dataset~${m.dataset}/file_id~${m.file_id}") },
         MAPPING.out.exported.map { m -> publish(m.exported, "reference_mapping/dataset~${m.dataset}/file_id~${m.file_id}.zarr") },
-        MAPPING.out.copied.map { m -> publish(m.h5ad, "reference_mapping/dataset~${m.dataset}/file_id~${m.file_id}.h5ad") },
+        MAPPING.out.exported.filter { m -> m.h5ad }.map { m -> publish(m.h5ad, "reference_mapping/dataset~${m.dataset}/file_id~${m.file_id}.h5ad") },
         MAPPING.out.judged.map { m -> publish(m.qc, "reference_mapping/qc/dataset~${m.dataset}/file_id~${m.file_id}") },
         JOINT.out.files.transpose().map { _name, path -> publish(path, "reference_mapping/joint/${path.name}") },
     )

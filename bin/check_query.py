@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import click
-from refmap.common.cli import INPUT, OUTPUT, command, read_json, within, write_json
+from refmap.common.cli import INPUT, JSON, OUTPUT, command, read_json, within, write_json
 from refmap.query.checks import check, stopped
 
 
 @command("CHECK_QUERY")
-@click.option("--row", type=INPUT, required=True, help="The mapping, as JSON.")
+@click.option("--row", type=JSON, required=True, help="The mapping, as JSON or a file of it.")
 @click.option(
     "--query", type=click.Path(path_type=Path), help="The query, of any format that is read. Not given if it does not exist."
 )
@@ -21,7 +21,7 @@ from refmap.query.checks import check, stopped
 @click.option("--obs-table", type=INPUT, help="Columns of the query's cells: CSV, TSV or Parquet.")
 @click.option("--output", type=OUTPUT, required=True, help="Write the plan, with all faults and warnings, to this JSON file.")
 def check_query(
-    row: Path,
+    row: dict,
     query: Path | None,
     card: Path,
     id_table: Path | None,
@@ -31,7 +31,6 @@ def check_query(
     output: Path,
 ) -> None:
     """Find all faults of a mapping that can be told from the query's metadata, and name its batches. Of the matrix a block is read."""
-    row = read_json(row)
 
     def look() -> None:
         write_json(output, check(query, row, read_json(card), id_table, gmt, airr, obs_table))

@@ -3,50 +3,57 @@
 include { TRANSFER_LABELS    } from '../modules/transfer_labels'
 include { COMPARE_EXPRESSION } from '../modules/compare_expression'
 
-include { put } from '../modules/functions'
+include { asTask ; goingOn ; settled } from '../modules/bundles'
 
-// Takes records with prepared and mapped, and [reference, the scale that its cells set, [] where they could not be embedded]. Emits
-//   mappings  the records with what was found in mapped, and with scale; those without reference cells as they are, with scale []
+// Takes bundles of records with prepared and mapped, and [reference, the scale that its cells set, [] where they could not be embedded].
+// Emits
+//   bundles   the records with what was found in mapped, and with scale; those without reference cells as they are, with scale []
+//   ended     what became of bundles in each step
 //   passed    [id, a step that it passed]
-//   faults    a file each
 workflow LABELS {
     take:
-    mappings
+    trained
     references
     settings
     code
 
     main:
-    known = mappings.branch { m ->
-        near: m.reference_cells.source
+    // The mappings of a bundle have one reference
+    known = trained.branch { all ->
+        near: all[0].reference_cells.source
         alone: true
     }
-    scaled = put(known.near, 'scale', references, 'reference').branch { m ->
-        near: m.scale
-        alone: !m.row.cells.reference
-    }
+    scaled = known.near
+        .map { all -> [all[0].reference, all] }
+        .combine(references, by: 0)
+        .map { _reference, all, scale -> all.collect { m -> m + [scale: scale] } }
+        .branch { all ->
+            near: all[0].scale
+            alone: !all[0].row.cells.reference
+        }
     TRANSFER_LABELS(
-        scaled.near.map { m -> [m.id, m.size, m.plan, m.mapped, m.scale] },
+        scaled.near.map { all -> asTask(all) { m -> m.subMap(['plan', 'mapped']) } + [all[0].scale] },
         settings.subMap(['unknown_threshold', 'transfer_probabilities']),
         code,
     )
+    transferred = settled(scaled.near, TRANSFER_LABELS.out, [mapped: ''])
 
     // What the cells' expression says of them, where that of the reference's is known too
-    transferred = put(scaled.near, 'mapped', TRANSFER_LABELS.out.mapped).branch { m ->
-        counted: m.scale.resolve('sample.zarr').exists()
+    labels = goingOn(transferred).branch { all ->
+        counted: all[0].scale.resolve('sample.zarr').exists()
         alone: true
     }
     COMPARE_EXPRESSION(
-        transferred.counted.map { m -> [m.id, m.size, m.plan, m.prepared, m.mapped, m.scale] },
+        labels.counted.map { all -> asTask(all) { m -> m.subMap(['plan', 'prepared', 'mapped']) } + [all[0].scale] },
         settings.subMap(['unknown_by', 'unknown_certainty', 'unknown_threshold']),
         code,
     )
-    labelled = put(transferred.counted, 'mapped', COMPARE_EXPRESSION.out.mapped)
-        .mix(transferred.alone, scaled.alone, known.alone.map { m -> m + [scale: []] })
+    compared = settled(labels.counted, COMPARE_EXPRESSION.out, [mapped: ''])
+    labelled = goingOn(compared).mix(labels.alone, scaled.alone, known.alone.map { all -> all.collect { m -> m + [scale: []] } })
 
     emit:
-    mappings = labelled
-    passed = transferred.counted.mix(transferred.alone).map { m -> [m.id, 'TRANSFER_LABELS'] }
-        .mix(labelled.map { m -> [m.id, 'COMPARE_EXPRESSION'] })
-    faults = TRANSFER_LABELS.out.fault.mix(COMPARE_EXPRESSION.out.fault)
+    bundles = labelled
+    ended = transferred.mix(compared)
+    passed = transferred.flatMap { of -> of.done.collect { m -> [m.id, 'TRANSFER_LABELS'] } }
+        .mix(labelled.flatMap { all -> all.collect { m -> [m.id, 'COMPARE_EXPRESSION'] } })
 }

@@ -1,25 +1,31 @@
-// All that surgery needs of a query: its counts under the model's genes, in their order, its columns under the model's names
+// All that surgery needs of queries: their counts under the model's genes, in their order, their columns under the model's names
+
+include { titleOf } from '../bundles'
+
 process ALIGN_GENES {
-    tag "${id}"
+    tag "${titleOf(ids)}"
 
     input:
-    tuple val(id), val(size), path(plan), path(query, stageAs: 'query'), path(obs_table, stageAs: 'obs_table'), path(id_table, stageAs: 'id_table'), path(gmt, stageAs: 'gmt'), path(airr, stageAs: 'airr'), path(card)
+    tuple val(ids), val(size), val(mappings), path(inputs, stageAs: 'inputs/?'), path(card)
     val code
 
     output:
-    tuple val(id), path("${id}"), emit: prepared, optional: true
-    path "${id}.fault.json", emit: fault, optional: true
+    tuple val(ids), path('prepared/*', arity: '0..*'), path('*.fault.json', arity: '0..*')
 
     script:
     """
-    align_genes.py --plan ${plan} --query query ${id_table ? '--id-table id_table' : ''} ${gmt ? '--gmt gmt' : ''} ${airr ? '--airr airr' : ''} \\
-        ${obs_table ? '--obs-table obs_table' : ''} --card ${card} --output ${id} --fault ${id}.fault.json
+    cat > mappings.json <<'END_OF_MAPPINGS'
+    ${mappings}
+    END_OF_MAPPINGS
+
+    align_genes.py --each mappings.json --card ${card} --output 'prepared/{}' --fault '{}.fault.json'
     """
 
     stub:
     """
-    mkdir -p ${id}/aligned.zarr
-    cp ${plan} ${id}/plan.json
-    echo '{}' > ${id}/alignment.json
+    for id in ${ids.join(' ')}; do
+        mkdir -p prepared/\$id/aligned.zarr
+        echo '{}' | tee prepared/\$id/plan.json > prepared/\$id/alignment.json
+    done
     """
 }

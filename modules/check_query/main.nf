@@ -1,30 +1,31 @@
 // Everything that the sheet, the model's card and the query's metadata tell: faults and warnings, before any training
+
+include { titleOf } from '../bundles'
+
 process CHECK_QUERY {
-    tag "${id}"
+    tag "${titleOf(ids)}"
 
     input:
-    tuple val(id), val(row), path(query, stageAs: 'query'), path(obs_table, stageAs: 'obs_table'), path(id_table, stageAs: 'id_table'), path(gmt, stageAs: 'gmt'), path(airr, stageAs: 'airr'), val(stamp), path(card)
+    tuple val(ids), val(size), val(mappings), path(inputs, stageAs: 'inputs/?'), val(stamps), path(card)
     val code
 
     output:
-    tuple val(id), path("${id}.plan.json"), emit: plan
+    tuple val(ids), path('plans/*', arity: '0..*')
 
     script:
     """
-    cat > row.json <<'END_OF_ROW'
-    ${row}
-    END_OF_ROW
+    cat > mappings.json <<'END_OF_MAPPINGS'
+    ${mappings}
+    END_OF_MAPPINGS
 
-    check_query.py --row row.json ${query ? '--query query' : ''} ${id_table ? '--id-table id_table' : ''} \\
-        ${gmt ? '--gmt gmt' : ''} ${airr ? '--airr airr' : ''} ${obs_table ? '--obs-table obs_table' : ''} --card ${card} --output ${id}.plan.json
+    check_query.py --each mappings.json --card ${card} --output 'plans/{}.plan.json'
     """
 
     stub:
     """
-    cat > row.json <<'END_OF_ROW'
-    ${row}
-    END_OF_ROW
-
-    echo "{\\"row\\": \$(cat row.json), \\"faults\\": [], \\"warnings\\": []}" > ${id}.plan.json
+    for id in ${ids.join(' ')}; do
+        mkdir -p plans
+        echo '{"faults": [], "warnings": []}' > plans/\$id.plan.json
+    done
     """
 }

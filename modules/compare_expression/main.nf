@@ -1,28 +1,37 @@
-// What the expression of a query's cells says beside their place in the latent space: groups that the reference lacks, a second label,
+// What the expression of queries' cells says beside their place in the latent space: groups that the reference lacks, a second label,
 // and how certain labels are
+
+include { titleOf } from '../bundles'
+
 process COMPARE_EXPRESSION {
-    tag "${id}"
+    tag "${titleOf(ids)}"
     label 'process_medium'
 
     input:
-    tuple val(id), val(size), path(plan), path(prepared, stageAs: 'prepared'), path(mapped, stageAs: 'mapped'), path(reference, stageAs: 'reference')
+    tuple val(ids), val(size), val(mappings), path(inputs, stageAs: 'inputs/?'), path(reference, stageAs: 'reference')
     val settings
     val code
 
     output:
-    tuple val(id), path('compared'), emit: mapped, optional: true
-    path "${id}.fault.json", emit: fault, optional: true
+    tuple val(ids), path('mapped/*', arity: '0..*'), path('*.fault.json', arity: '0..*')
 
     script:
     """
-    compare_expression.py --plan ${plan} --prepared prepared --mapped mapped --reference reference --unknown-by ${settings.unknown_by} \\
-        --certainty ${settings.unknown_certainty} --threshold ${settings.unknown_threshold} --output compared --fault ${id}.fault.json
+    cat > mappings.json <<'END_OF_MAPPINGS'
+    ${mappings}
+    END_OF_MAPPINGS
+
+    compare_expression.py --each mappings.json --reference reference --unknown-by ${settings.unknown_by} \\
+        --certainty ${settings.unknown_certainty} --threshold ${settings.unknown_threshold} \\
+        --output 'mapped/{}' --fault '{}.fault.json'
     """
 
     stub:
     """
-    mkdir -p compared/embedding.zarr compared/results
-    touch compared/history.csv
-    echo '{}' > compared/mapping.json
+    for id in ${ids.join(' ')}; do
+        mkdir -p mapped/\$id/embedding.zarr mapped/\$id/results
+        touch mapped/\$id/history.csv
+        echo '{}' > mapped/\$id/mapping.json
+    done
     """
 }

@@ -1,28 +1,33 @@
-// The query as it came, with its embedding and what the model predicts
+// Queries as they came, with their embeddings and what the model predicts
+
+include { titleOf } from '../bundles'
+
 process EXPORT_EMBEDDING {
-    tag "${id}"
+    tag "${titleOf(ids)}"
 
     input:
-    tuple val(id), val(size), path(plan), path(query, stageAs: 'query'), path(obs_table, stageAs: 'obs_table'), path(mapped, stageAs: 'mapped')
+    tuple val(ids), val(size), val(mappings), path(inputs, stageAs: 'inputs/?')
     val settings
     val code
 
     output:
-    tuple val(id), path("${id}.zarr"), emit: query, optional: true
-    tuple val(id), path("${id}.h5ad"), emit: h5ad, optional: true
-    path "${id}.fault.json", emit: fault, optional: true
+    tuple val(ids), path('exported/*.zarr', arity: '0..*'), path('exported/*.h5ad', arity: '0..*'), path('*.fault.json', arity: '0..*')
 
     script:
     """
-    export_embedding.py --plan ${plan} --query query --embedding mapped/embedding.zarr ${obs_table ? '--obs-table obs_table' : ''} \\
-        --output ${id}.zarr ${wantsH5ad(settings) ? "--h5ad ${id}.h5ad" : ''} --fault ${id}.fault.json
+    cat > mappings.json <<'END_OF_MAPPINGS'
+    ${mappings}
+    END_OF_MAPPINGS
+
+    export_embedding.py --each mappings.json --output 'exported/{}.zarr' ${wantsH5ad(settings) ? "--h5ad 'exported/{}.h5ad'" : ''} --fault '{}.fault.json'
     """
 
     stub:
     """
-    mkdir ${id}.zarr
-    touch ${id}.zarr/.zgroup
-    ${wantsH5ad(settings) ? "touch ${id}.h5ad" : ''}
+    for id in ${ids.join(' ')}; do
+        mkdir -p exported/\$id.zarr
+        touch exported/\$id.zarr/.zgroup ${wantsH5ad(settings) ? "exported/\$id.h5ad" : ''}
+    done
     """
 }
 

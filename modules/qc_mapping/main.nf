@@ -1,25 +1,33 @@
-// What the report shows of one mapping: its figures, its pictures, its accuracy where the truth is known
+// What the report shows of mappings: their figures, their pictures, their accuracy where the truth is known
+
+include { titleOf } from '../bundles'
+
 process QC_MAPPING {
-    tag "${id}"
+    tag "${titleOf(ids)}"
 
     input:
-    tuple val(id), val(size), path(plan), path(query, stageAs: 'query'), path(obs_table, stageAs: 'obs_table'), path(prepared, stageAs: 'prepared'), path(mapped, stageAs: 'mapped'), path(reference, stageAs: 'reference')
+    tuple val(ids), val(size), val(mappings), path(inputs, stageAs: 'inputs/?'), path(reference, stageAs: 'reference')
     val settings
     val code
 
     output:
-    tuple val(id), path("${id}"), emit: qc, optional: true
-    path "${id}.fault.json", emit: fault, optional: true
+    tuple val(ids), path('qc/*', arity: '0..*'), path('*.fault.json', arity: '0..*')
 
     script:
     """
-    qc_mapping.py --plan ${plan} --query query --prepared prepared --mapped mapped ${reference ? '--reference reference' : ''} \\
-        ${obs_table ? '--obs-table obs_table' : ''} --threshold ${settings.unknown_threshold} --output ${id} --fault ${id}.fault.json
+    cat > mappings.json <<'END_OF_MAPPINGS'
+    ${mappings}
+    END_OF_MAPPINGS
+
+    qc_mapping.py --each mappings.json ${reference ? '--reference reference' : ''} --threshold ${settings.unknown_threshold} \\
+        --output 'qc/{}' --fault '{}.fault.json'
     """
 
     stub:
     """
-    mkdir ${id}
-    touch ${id}/mapping.json
+    for id in ${ids.join(' ')}; do
+        mkdir -p qc/\$id
+        touch qc/\$id/mapping.json
+    done
     """
 }

@@ -1,35 +1,35 @@
-// Architecture surgery, of one query or of several small ones: the updated models, the embeddings and the models' own predictions
+// Architecture surgery: the updated models, the embeddings and the models' own predictions
+
+include { titleOf } from '../bundles'
+
 process TRAIN_SURGERY {
-    tag "${ids.size() == 1 ? ids[0] : "${ids[0]} and ${ids.size() - 1} more"}"
+    tag "${titleOf(ids)}"
     label 'process_gpu'
     ext env: { env }
 
     input:
-    tuple val(ids), val(env), val(size), val(training), path(queries, stageAs: 'queries/*'), path(model, stageAs: 'model/*'), path(card)
+    tuple val(ids), val(size), val(mappings), path(inputs, stageAs: 'inputs/?'), val(env), path(model, stageAs: 'model/*'), path(card)
     val code
 
     output:
-    path 'mapped/*', emit: mapped, optional: true
-    path 'models/*', emit: model, optional: true
-    path '*.fault.json', emit: fault, optional: true
+    tuple val(ids), path('mapped/*', arity: '0..*'), path('models/*', arity: '0..*'), path('*.fault.json', arity: '0..*')
 
     script:
     """
-    cat > training.json <<'END_OF_TRAINING'
-    ${training}
-    END_OF_TRAINING
+    cat > mappings.json <<'END_OF_MAPPINGS'
+    ${mappings}
+    END_OF_MAPPINGS
 
-    train_surgery.py --queries queries --training training.json --model ${model} --card ${card} \\
-        --output mapped --models models --faults .
+    train_surgery.py --each mappings.json --model ${model} --card ${card} \\
+        --output 'mapped/{}' --updated-model 'models/{}' --fault '{}.fault.json'
     """
 
     stub:
     """
-    for query in queries/*; do
-        name=\$(basename \$query)
-        mkdir -p mapped/\$name/embedding.zarr mapped/\$name/results models/\$name
-        touch mapped/\$name/history.csv models/\$name/model.pt
-        echo '{}' > mapped/\$name/mapping.json
+    for id in ${ids.join(' ')}; do
+        mkdir -p mapped/\$id/embedding.zarr mapped/\$id/results models/\$id
+        touch mapped/\$id/history.csv models/\$id/model.pt
+        echo '{}' > mapped/\$id/mapping.json
     done
     """
 }

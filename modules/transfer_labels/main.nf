@@ -1,28 +1,36 @@
-// Labels from the reference's cells around those of the query, and how far to trust them
+// Labels from the reference's cells around those of queries, and how far to trust them
+
+include { titleOf } from '../bundles'
+
 process TRANSFER_LABELS {
-    tag "${id}"
+    tag "${titleOf(ids)}"
     label 'process_medium'
 
     input:
-    tuple val(id), val(size), path(plan), path(mapped, stageAs: 'mapped'), path(reference, stageAs: 'reference')
+    tuple val(ids), val(size), val(mappings), path(inputs, stageAs: 'inputs/?'), path(reference, stageAs: 'reference')
     val settings
     val code
 
     output:
-    tuple val(id), path('labelled'), emit: mapped, optional: true
-    path "${id}.fault.json", emit: fault, optional: true
+    tuple val(ids), path('mapped/*', arity: '0..*'), path('*.fault.json', arity: '0..*')
 
     script:
     """
-    transfer_labels.py --plan ${plan} --mapped mapped --reference reference \\
+    cat > mappings.json <<'END_OF_MAPPINGS'
+    ${mappings}
+    END_OF_MAPPINGS
+
+    transfer_labels.py --each mappings.json --reference reference \\
         --threshold ${settings.unknown_threshold} ${settings.transfer_probabilities ? '--probabilities' : ''} \\
-        --output labelled --fault ${id}.fault.json
+        --output 'mapped/{}' --fault '{}.fault.json'
     """
 
     stub:
     """
-    mkdir -p labelled/embedding.zarr labelled/results
-    touch labelled/history.csv
-    echo '{}' > labelled/mapping.json
+    for id in ${ids.join(' ')}; do
+        mkdir -p mapped/\$id/embedding.zarr mapped/\$id/results
+        touch mapped/\$id/history.csv
+        echo '{}' > mapped/\$id/mapping.json
+    done
     """
 }

@@ -1,28 +1,35 @@
-// A mapped query in the hierarchy of its reference: its cells predicted, its labels placed in the tree
+// Mapped queries in the hierarchy of their reference: their cells predicted, their labels placed in the tree
+
+include { titleOf } from '../bundles'
+
 process UPDATE_HIERARCHY {
-    tag "${id}"
+    tag "${titleOf(ids)}"
     label 'process_medium'
     ext env: 'scarches'
 
     input:
-    tuple val(id), val(size), path(prepared, stageAs: 'prepared'), path(model, stageAs: 'model/*'), path(card), path(mapped, stageAs: 'mapped'), path(updated, stageAs: 'updated')
+    tuple val(ids), val(size), val(mappings), path(inputs, stageAs: 'inputs/?'), path(model, stageAs: 'model/*'), path(card)
     val code
 
     output:
-    tuple val(id), path('placed'), emit: mapped, optional: true
-    tuple val(id), path("${id}"), emit: model, optional: true
-    path "${id}.fault.json", emit: fault, optional: true
+    tuple val(ids), path('mapped/*', arity: '0..*'), path('models/*', arity: '0..*'), path('*.fault.json', arity: '0..*')
 
     script:
     """
-    update_hierarchy.py --plan prepared/plan.json --aligned prepared/aligned.zarr --card ${card} --model ${model} --mapped mapped \\
-        --updated-model updated --output placed --output-model ${id} --fault ${id}.fault.json
+    cat > mappings.json <<'END_OF_MAPPINGS'
+    ${mappings}
+    END_OF_MAPPINGS
+
+    update_hierarchy.py --each mappings.json --model ${model} --card ${card} \\
+        --output 'mapped/{}' --output-model 'models/{}' --fault '{}.fault.json'
     """
 
     stub:
     """
-    mkdir -p placed/embedding.zarr placed/results ${id}/hierarchy
-    touch ${id}/model.pt ${id}/hierarchy/hierarchy.json placed/history.csv placed/results/tree.json
-    echo '{}' > placed/mapping.json
+    for id in ${ids.join(' ')}; do
+        mkdir -p mapped/\$id/embedding.zarr mapped/\$id/results models/\$id/hierarchy
+        touch models/\$id/model.pt models/\$id/hierarchy/hierarchy.json mapped/\$id/history.csv mapped/\$id/results/tree.json
+        echo '{}' > mapped/\$id/mapping.json
+    done
     """
 }

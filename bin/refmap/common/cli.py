@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import multiprocessing
 import resource
@@ -11,7 +12,7 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,6 +25,20 @@ INPUT = click.Path(exists=True, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
 # How every command shows its help.
 STYLE = {"context_settings": {"show_default": True, "help_option_names": ["-h", "--help"]}}
+
+
+class JsonObject(click.ParamType):
+    """A JSON object: the text itself, or the file that holds it."""
+
+    name = "json"
+
+    def convert(self, value, param, context):
+        if isinstance(value, dict):
+            return value
+        return json.loads(value if value.startswith("{") else Path(value).read_text())
+
+
+JSON = JsonObject()
 
 
 def read_json(path: Path) -> dict:
@@ -45,11 +60,13 @@ def remove(path: Path) -> None:
 def attempt(stage: str, outputs: dict[str, Path], fault: Path | None, row: dict, work: Callable[..., object]) -> None:
     """Call `work` with a path to write each of the `outputs` to, all of which then appear whole or not at all.
 
-    They take the place of what an earlier attempt left there: a workflow that lost its head runs a task again in the folder
+    The folders that they lie in are made where they are not there. They take the place of what an earlier attempt left there: a workflow that lost its head runs a task again in the folder
     where the first may still be running. A :class:`RefmapError` is told as :func:`command` says.
     """
     try:
         with ExitStack() as scratch:
+            for path in outputs.values():
+                path.parent.mkdir(parents=True, exist_ok=True)
             folders = {
                 parent: Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix=".", dir=parent)))
                 for parent in {path.parent for path in outputs.values()}
@@ -104,7 +121,42 @@ def within(seconds: int, work: Callable[[], object]) -> bool:
     return status == 0
 
 
-def command(stage: str) -> Callable:
+class MappingCommand(click.Command):
+    """A command for one mapping, which ``--each FILE`` as its first words calls for several: see :func:`command`."""
+
+    libraries: Callable[[dict], Iterable[str]]
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        if args[:1] == ["--each"] and len(args) > 1:
+            self.call_each(read_json(Path(args[1])), args[2:])
+            context.exit()
+        return super().parse_args(context, args)
+
+    def call_each(self, mappings: dict[str, dict], shared: list[str]) -> None:
+        calls = {
+            name: [*_words(options), *(word.replace("{}", name) for word in shared)] for name, options in mappings.items()
+        }
+        if len(calls) == 1:
+            self.main(*calls.values())
+        for library in self.libraries(self.make_context(self.name, [*next(iter(calls.values()))]).params):
+            importlib.import_module(library)
+        for name, words in calls.items():
+            print(f"== {name}", flush=True)
+            if status := set_apart(functools.partial(self.main, words)):
+                print(f"{name} ended with status {status}, without a result", file=sys.stderr)
+
+
+def _words(options: dict) -> list[str]:
+    """Options as they would stand on a command line; what is null or false is not given."""
+    words = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if value is True else [json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words
+
+
+def command(stage: str, libraries: Callable[[dict], Iterable[str]] = lambda options: ()) -> Callable:
     """Make a click command whose :class:`RefmapError` stops one mapping and not the run.
 
     With ``--fault PATH`` the sentence goes into that JSON file (``dataset``, ``file_id``, ``stage``, ``message``) and the
@@ -114,12 +166,20 @@ def command(stage: str) -> Callable:
     so, and never a fault.
 
     What the options declared as `OUTPUT` name appears whole, at the end, or not at all.
+
+    Several mappings are one call: ``--each FILE``, a JSON object of their names with the options that each has for itself,
+    then the options that all have, in which ``{}`` stands for the name. Each is done in a process of its own, which holds the
+    modules that `libraries` names by the options of the first, beside those that the command imports: one that is killed
+    hurts no other, and leaves neither a result nor a fault. The exit status is 0 then, and that of the one where there is one.
     """
 
     def decorate(function: Callable) -> click.Command:
         @click.option("--fault", type=OUTPUT, help="Write what is wrong with the input to this file and exit with 0.")
+        @click.option("--each", type=INPUT, help="First of all: the mappings, JSON of options by name; {} is then a mapping's name.")
         @functools.wraps(function)
-        def run(fault: Path | None, **options):
+        def run(fault: Path | None, each: Path | None, **options):
+            if each:
+                raise click.UsageError("--each stands before all other options.")
             # A log is read while its task runs
             sys.stdout.reconfigure(line_buffering=True)
             outputs = {
@@ -130,6 +190,8 @@ def command(stage: str) -> Callable:
             row = read_json(options["plan"])["row"] if options.get("plan") else {}
             attempt(stage, outputs, fault, row, functools.partial(function, **options))
 
-        return click.command(**STYLE)(run)
+        made = click.command(cls=MappingCommand, **STYLE)(run)
+        made.libraries = libraries
+        return made
 
     return decorate

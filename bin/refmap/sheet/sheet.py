@@ -7,6 +7,7 @@ collected before anything is raised.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -65,16 +66,17 @@ def read_sheet(path: str | Path, defaults: dict[str, Any], reference: bool = Fal
 
 
 def bundled(rows: list[dict], most: int) -> list[dict]:
-    """Give each row the number of its ``bundle``: up to `most` rows in a row of the sheet that have one model.
+    """Give each row the number of its ``bundle``: up to `most` rows in a row of the sheet that have one model and the same cells.
 
     The bundles hang on the sheet alone, so that a row that is mended or added leaves those of the others as they were.
     """
-    seen: Counter[str | None] = Counter()
-    numbers: dict[tuple[str | None, int], int] = {}
+    seen: Counter[str] = Counter()
+    numbers: dict[tuple[str, int], int] = {}
     result = []
     for row in rows:
-        bundle = (row["model"], seen[row["model"]] // most)
-        seen[row["model"]] += 1
+        onto = json.dumps([row["model"], row["cells"]], sort_keys=True)
+        bundle = (onto, seen[onto] // most)
+        seen[onto] += 1
         result.append(row | {"bundle": numbers.setdefault(bundle, len(numbers))})
     return result
 

@@ -1,0 +1,93 @@
+// The steps of mappings that can be done, from the alignment to the figures
+
+include { ALIGN_GENES      } from '../modules/align_genes'
+include { TRAIN_SURGERY    } from '../modules/train_surgery'
+include { UPDATE_HIERARCHY } from '../modules/update_hierarchy'
+include { EXPORT_EMBEDDING } from '../modules/export_embedding'
+include { QC_MAPPING       } from '../modules/qc_mapping'
+
+include { LABELS } from './labels'
+
+include { asTask ; goingOn ; leftAlone ; settled } from '../modules/bundles'
+include { alignedSize                            } from '../modules/functions'
+
+// Takes bundles of records with plan and size. Emits records, as far as they came
+//   trained   with prepared, mapped, updated
+//   exported  with exported, and h5ad where it is asked for
+//   judged    with qc
+// and of what was found on the way
+//   left      those that were killed beside others in a task, each as a bundle
+//   passed    [id, a step that it passed]
+//   faults    a file each
+workflow STEPS {
+    take:
+    bundles
+    references
+    settings
+    code
+
+    main:
+    ALIGN_GENES(
+        bundles.map { all -> asTask(all) { m -> m.subMap(['plan', 'query', 'obs_table', 'id_table', 'gmt', 'airr']) } + [all[0].card] },
+        code,
+    )
+    aligned = settled(bundles, ALIGN_GENES.out, [prepared: ''])
+
+    // How much is trained on is known of the aligned queries alone
+    prepared = goingOn(aligned).map { all -> all.collect { m -> m + [size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train?.max_epochs)] } }
+    TRAIN_SURGERY(
+        prepared.map { all -> asTask(all) { m -> m.subMap(['plan', 'prepared']) + [training: ofTraining(m.row)] } + [all[0].env, all[0].model, all[0].card] },
+        code,
+    )
+    surgery = settled(prepared, TRAIN_SURGERY.out, [mapped: '', updated: ''])
+
+    // The labels' hierarchy, where there is one, takes the query in; the model is not done before that
+    models = goingOn(surgery).branch { all ->
+        hierarchical: all[0].hierarchical
+        done: true
+    }
+    UPDATE_HIERARCHY(
+        models.hierarchical.map { all -> asTask(all) { m -> m.subMap(['plan', 'prepared', 'mapped']) + [updated_model: m.updated] } + [all[0].model, all[0].card] },
+        code,
+    )
+    placed = settled(models.hierarchical, UPDATE_HIERARCHY.out, [mapped: '', updated: ''])
+    trained = models.done.mix(goingOn(placed))
+
+    // Labels from the reference's cells, where there are any
+    LABELS(trained, references, settings, code)
+    labelled = LABELS.out.bundles
+
+    EXPORT_EMBEDDING(
+        labelled.map { all -> asTask(all) { m -> m.subMap(['plan', 'query', 'obs_table', 'mapped']) } },
+        settings.subMap(['output_format']),
+        code,
+    )
+    QC_MAPPING(
+        labelled.map { all -> asTask(all) { m -> m.subMap(['plan', 'query', 'obs_table', 'prepared', 'mapped']) } + [all[0].scale] },
+        settings.subMap(['unknown_threshold']),
+        code,
+    )
+    exported = settled(labelled, EXPORT_EMBEDDING.out, [exported: '.zarr', h5ad: '.h5ad'])
+    judged = settled(labelled, QC_MAPPING.out, [qc: ''])
+    ended = aligned.mix(surgery, placed, LABELS.out.ended, exported, judged)
+
+    emit:
+    trained = trained.flatMap()
+    exported = goingOn(exported).flatMap()
+    judged = goingOn(judged).flatMap()
+    left = leftAlone(ended)
+    passed = passing(aligned, 'ALIGN_GENES').mix(
+        passing(surgery, 'TRAIN_SURGERY'), passing(placed, 'UPDATE_HIERARCHY'), LABELS.out.passed, passing(exported, 'EXPORT_EMBEDDING'),
+    )
+    faults = ended.flatMap { step -> step.faults }
+}
+
+// What surgery alone needs of a row
+def ofTraining(row) {
+    return row.subMap(['train', 'seed', 'freeze_dropout', 'strategy'])
+}
+
+// [id, the step], of all that passed it
+def passing(bundles, step) {
+    return bundles.flatMap { of -> of.done.collect { m -> [m.id, step] } }
+}
