@@ -17,7 +17,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bin"))
 
-NAME = "bench~query"  # of the mapping
 REFERENCE = {
     "reference": "atlas.h5ad",
     "family": "scanvi",
@@ -105,30 +104,27 @@ def prepare(query: str, **columns: str) -> None:
         f"check_input.py --sheet sheet.csv --parameters params.json --schema '{ROOT}/nextflow_schema.json' --output row.json",
     )
     row = json.loads(Path("row.json").read_text())
-    Path("training.json").write_text(
-        json.dumps({NAME: {key: row[key] for key in ("train", "seed", "freeze_dropout", "strategy")}})
-    )
+    Path("training.json").write_text(json.dumps({key: row[key] for key in ("train", "seed", "freeze_dropout", "strategy")}))
     run("core", "inspect_model.py --model model --card card.json")
-    Path("queries").mkdir(exist_ok=True)
 
 
 def mapping_steps(query: str, env: str) -> dict[str, tuple[str, str]]:
     """The steps of a mapping that was prepared, onto a model of the environment `env`: their environments and commands."""
     return {
         "CHECK_QUERY": ("core", f"check_query.py --row row.json --query {query} --card card.json --output plan.json"),
-        "ALIGN_GENES": ("core", f"align_genes.py --plan plan.json --query {query} --card card.json --output queries/{NAME}"),
+        "ALIGN_GENES": ("core", f"align_genes.py --plan plan.json --query {query} --card card.json --output prepared"),
         "TRAIN_SURGERY": (
             env,
-            "train_surgery.py --queries queries --training training.json --model model --card card.json"
-            " --output mapped --models models --faults .",
+            "train_surgery.py --plan plan.json --prepared prepared --training training.json --model model --card card.json"
+            " --output mapped --updated-model updated_model",
         ),
         "EXPORT_EMBEDDING": (
             "core",
-            f"export_embedding.py --plan plan.json --query {query} --embedding mapped/{NAME}/embedding.zarr --output out.zarr",
+            f"export_embedding.py --plan plan.json --query {query} --mapped mapped --output out.zarr",
         ),
         "QC_MAPPING": (
             "core",
-            f"qc_mapping.py --plan plan.json --query {query} --prepared queries/{NAME} --mapped mapped/{NAME} --threshold 0.2 --output qc",
+            f"qc_mapping.py --plan plan.json --query {query} --prepared prepared --mapped mapped --threshold 0.2 --output qc",
         ),
     }
 

@@ -19,7 +19,7 @@ import click
 import numpy as np
 import pandas as pd
 from align import make_query
-from overhead import NAME, REFERENCE, ROOT, mapping_steps, prepare, reference_steps, run
+from overhead import REFERENCE, ROOT, mapping_steps, prepare, reference_steps, run
 from scipy.optimize import nnls
 
 GB = 1 << 30
@@ -81,7 +81,7 @@ def stored(matrix: Path, epochs: int) -> dict:
     """The size of an aligned matrix and of its training, as the pipeline takes it."""
     cells, genes = json.loads((matrix / ".zattrs").read_text())["shape"]
     (values,) = json.loads((matrix / "data" / ".zarray").read_text())["shape"]
-    return {"cells": cells, "genes": genes, "values": values, "passes": cells * (epochs + 2), "mappings": 1}
+    return {"cells": cells, "genes": genes, "values": values, "all_passes": cells * (epochs + 2), "all_cells": cells, "mappings": 1}
 
 
 def measure(family: str, data: Data, steps: dict[str, tuple[str, str]], size_of) -> list[dict]:
@@ -118,19 +118,20 @@ def measure_mapping(family: str, data: Data) -> list[dict]:
         del steps["QC_MAPPING"]  # it looks at a sample of the aligned matrix, and does not draw more cells
     if family == "treearches":
         command = (
-            f"update_hierarchy.py --plan queries/{NAME}/plan.json --aligned queries/{NAME}/aligned.zarr --card card.json"
-            f" --model model --mapped mapped/{NAME} --updated-model models/{NAME} --output placed --output-model placed_model"
+            "update_hierarchy.py --plan prepared/plan.json --prepared prepared --card card.json"
+            " --model model --mapped mapped --updated-model updated_model --output placed --output-model placed_model"
         )
         steps["UPDATE_HIERARCHY"] = ("scarches", command)
 
     def size_of(step: str) -> dict:
         if step in ("TRAIN_SURGERY", "UPDATE_HIERARCHY"):
-            return stored(Path(f"queries/{NAME}/aligned.zarr/X"), EPOCHS)
+            return stored(Path("prepared/aligned.zarr/X"), EPOCHS)
         found = json.loads(Path("plan.json").read_text())["query"]
-        return {"cells": found["n_cells"], "genes": found["n_genes"], "values": found["n_values"]}
+        cells = found["n_cells"]
+        return {"cells": cells, "all_cells": cells, "genes": found["n_genes"], "values": found["n_values"], "mappings": 1}
 
     rows = measure(family, data, steps, size_of)
-    for name in (query, "queries", "mapped", "models", "placed", "placed_model", "out.zarr", "qc"):
+    for name in (query, "prepared", "mapped", "updated_model", "placed", "placed_model", "out.zarr", "qc"):
         path = Path(name)
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return rows
@@ -160,7 +161,7 @@ def fitted(table: pd.DataFrame, measured: str, keys: list[str]) -> dict[str, flo
 def print_fits(table: pd.DataFrame) -> None:
     for step, rows in table.groupby("step", sort=False):
         memory = fitted(rows, "peak", ["cells", "values"])
-        time = fitted(rows, "cpu", ["passes" if rows["passes"].notna().all() else "cells", "values"])
+        time = fitted(rows, "cpu", ["all_passes" if rows["all_passes"].notna().all() else "cells", "values"])
         work, per = list(time.items())[1]
         print(
             f"{step:<17}{memory['least'] / GB:.2f} GB + {memory['cells']:,.0f} B a cell + {memory['values']:.1f} B a value; "

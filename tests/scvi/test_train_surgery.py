@@ -44,16 +44,17 @@ def run(scvi_model, query, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run_command(settings: dict[str, dict], meddling: str):
-        training = {}
+        each = {}
         for number, (name, train) in enumerate(settings.items()):
             row = ROW | {"dataset": "lung", "file_id": name, "train": train}
             card, _ = prepare(query[number * 20 :].copy(), scvi_model, tmp_path / f"queries/lung~{name}", row)
             (tmp_path / f"queries/lung~{name}.h5ad").unlink()
-            training[f"lung~{name}"] = training_of(row)
-        Path("training.json").write_text(json.dumps(training))
+            folder = f"queries/lung~{name}"
+            each[f"lung~{name}"] = {"plan": f"{folder}/plan.json", "prepared": folder, "training": training_of(row)}
+        Path("each.json").write_text(json.dumps(each))
         Path("card.json").write_text(json.dumps(card))
-        options = {"queries": "queries", "training": "training.json", "model": str(scvi_model), "card": "card.json"}
-        options |= {"output": "mapped", "models": "models", "faults": "."}
+        options = {"each": "each.json", "model": str(scvi_model), "card": "card.json"}
+        options |= {"output": "mapped/{}", "updated-model": "models/{}", "fault": "{}.fault.json"}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         # In a process of its own: one that has computed with threads, as this one has, cannot be forked.
         code = f"import os, signal, train_surgery\n{meddling}\ntrain_surgery.train_surgery()"

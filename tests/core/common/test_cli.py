@@ -1,7 +1,9 @@
 """What every command of `bin/` does with its outputs and with faults."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,7 +13,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from refmap.common.cli import OUTPUT, command, write_json
+from refmap.common.cli import JSON, OUTPUT, command, write_json
 from refmap.common.errors import RefmapError
 from refmap.common.exhaustion import NO_MEMORY, NO_SPACE
 
@@ -32,6 +34,7 @@ FAILURES = {
     "reader": read_too_much,
     "disk": lambda: Path("/dev/full").write_text("anything"),
     "crash": lambda: 1 / 0,
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
 
 
@@ -63,7 +66,7 @@ def run(tmp_path, monkeypatch):
 
 
 def left(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != "plan.json")
+    return sorted(path.name for path in folder.iterdir() if path.name != "plan.json" and not path.name.startswith("."))
 
 
 def test_outputs_take_the_place_of_those_of_an_earlier_attempt(run, tmp_path):
@@ -132,6 +135,42 @@ def test_two_attempts_in_one_folder_do_not_meet(run, tmp_path, monkeypatch):
 def test_an_output_that_is_not_written_leaves_no_old_one(run, tmp_path):
     write_json(tmp_path / "table.json", "old")
     assert run("--unwritten").exit_code == 0 and left(tmp_path) == []
+
+
+def each(tmp_path: Path, mappings: dict[str, dict], *shared: str) -> subprocess.CompletedProcess:
+    """Call the command for several mappings, each with its plan, in a process that has not computed with threads."""
+    for name in mappings:
+        write_json(tmp_path / f"{name}.plan", {"row": {"dataset": "lung", "file_id": name}})
+    write_json(tmp_path / "each.json", {name: {"plan": f"{name}.plan"} | own for name, own in mappings.items()})
+    words = ["--each", "each.json", "--table", "tables/{}.json", "--folder", "folders/{}", "--fault", "{}.fault", *shared]
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from test_cli import work; work()"
+    return subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, text=True, capture_output=True, timeout=100)
+
+
+def test_a_mapping_is_hurt_by_no_other_of_its_call(tmp_path):
+    own = {"a": {}, "odd": {"fail": "fault"}, "killed": {"fail": "killed"}, "crashed": {"fail": "crash"}, "z": {"unwritten": None}}
+    done = each(tmp_path, own)
+    assert done.returncode == 0, done.stderr
+    assert [left(tmp_path / folder) for folder in ("tables", "folders")] == [["a.json", "z.json"], ["a", "z"]]
+    assert json.loads((tmp_path / "odd.fault").read_text())["file_id"] == "odd"
+    assert [path.name for path in tmp_path.glob("*.fault")] == ["odd.fault"]
+    assert "killed ended with status -9" in done.stderr and "crashed ended with status 1" in done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("==")] == [f"== {name}" for name in own]
+
+
+def test_one_mapping_alone_ends_as_its_process_does(tmp_path):
+    done = each(tmp_path, {"a": {}}, "--fail", "memory")
+    assert done.returncode == NO_MEMORY and "less memory than it needs" in done.stderr
+    assert each(tmp_path, {"a": {"unwritten": True}}).returncode == 0 and left(tmp_path / "tables") == []
+
+
+def test_mappings_are_named_before_all_else(run, tmp_path):
+    assert "--each stands before all other options" in run("--each", "plan.json").output
+
+
+def test_an_object_is_given_as_text_or_as_a_file(tmp_path):
+    write_json(tmp_path / "row.json", {"a": [1, None]})
+    assert JSON.convert('{"a": [1, null]}', None, None) == JSON.convert(str(tmp_path / "row.json"), None, None) == {"a": [1, None]}
 
 
 def test_a_line_is_in_the_log_as_soon_as_it_is_said():

@@ -1,6 +1,7 @@
 """The output holds the query as it was, to the dtype, and what its mapping gave."""
 
 import json
+import shutil
 
 import anndata
 import h5py
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from export_embedding import export_embedding
 from refmap.common import h5ad
 from refmap.common.errors import RefmapError
+from refmap.common.folders import MappedFolder
 from refmap.mapping import export as export_module
 from refmap.mapping.export import export
 from refmap.query.contents import Contents
@@ -338,9 +340,11 @@ def test_cells_must_be_those_of_the_embedding(adata, embedding, tmp_path):
 def test_command(adata, embedding, tmp_path):
     adata.write_h5ad(tmp_path / "query")
     (tmp_path / "plan").write_text(json.dumps({"row": make_row()}))
+    mapped = MappedFolder(tmp_path / "mapped")
+    shutil.copytree(embedding, mapped.embedding)
     result = CliRunner().invoke(
         export_embedding,
-        ["--plan", str(tmp_path / "plan"), "--query", str(tmp_path / "query"), "--embedding", str(embedding),
+        ["--plan", str(tmp_path / "plan"), "--query", str(tmp_path / "query"), "--mapped", str(mapped.folder),
          "--output", str(tmp_path / "file_id~donor_1.zarr")],
         catch_exceptions=False,
     )  # fmt: skip
