@@ -44,7 +44,7 @@ workflow {
 """
 
 
-# The steps of three mappings that the tests look at, as the pipeline has them
+# Two steps of three mappings, as the pipeline has them: together they are small ones, and alone by themselves
 STEPS = """
 process ALIGN_GENES {
     input:
@@ -67,14 +67,27 @@ process TRAIN_SURGERY {
     script:
     "true"
 }
+
+workflow STEPS {
+    take:
+    mappings
+
+    main:
+    ALIGN_GENES(mappings)
+    TRAIN_SURGERY(ALIGN_GENES.out)
+}
 """
 MAPPINGS = """
-include { ALIGN_GENES ; TRAIN_SURGERY ; TRAIN_SURGERY as TRAIN_ALONE } from './steps.nf'
+include { STEPS as TOGETHER ; STEPS as ALONE } from './steps.nf'
+
+workflow MAPPING {
+    size = [cells: 500, values: 10000, mappings: 1, all_cells: 500, all_passes: 1000]
+    TOGETHER(channel.of(1, 2, 3).map { id -> [id, size] })
+    ALONE(channel.of(4).map { id -> [id, size] })
+}
 
 workflow {
-    ALIGN_GENES(channel.of(1, 2, 3).map { id -> [id, [cells: 500, values: 10000, mappings: 1, passes: 1000]] })
-    TRAIN_SURGERY(ALIGN_GENES.out)
-    TRAIN_ALONE(ALIGN_GENES.out)
+    MAPPING()
 }
 """
 
@@ -113,7 +126,7 @@ def run(tmp_path):
         assert ran.returncode == 0, ran.stdout + ran.stderr
         scripts = [path.read_text() for path in tmp_path.glob("work/*/*/.command.run")]
         return {
-            re.search(r"### name: '(\w+)", script).group(1) + " in an array" * ("### array:" in script): script
+            re.search(r"### name: '(?:MAPPING:)?([\w:]+)", script).group(1) + " in an array" * ("### array:" in script): script
             for script in scripts
         }
 
@@ -192,22 +205,27 @@ def test_slurm_without_options(run):
 def test_an_array_asks_once_for_what_small_mappings_need(run):
     tasks = run("slurm,gpu,docker", "--slurm_gpu_queue", "gpus", "--job_array", "2", "--mappings_per_task", "3",
                 "--max_small_cells", "20000", "--max_epochs", "8", stand_ins=SCHEDULER | {"docker": ""}, pipeline=MAPPINGS)  # fmt: skip
-    assert {name for name in tasks if name.endswith("in an array")} == {"ALIGN_GENES in an array", "TRAIN_SURGERY in an array"}
-    # 1 GB and 20,000 times 2 KB, 1 h and 20 s
-    assert {"--array 0-1", "--mem 1063M", "-t 01:00:20"} <= set(options(tasks["ALIGN_GENES in an array"]))
+    assert {name for name in tasks if name.endswith("in an array")} == {
+        "TOGETHER:ALIGN_GENES in an array", "TOGETHER:TRAIN_SURGERY in an array",
+    }  # fmt: skip
+    # 1 GB and 20,000 times 2 KB; 1 h, three times 1 min and 20 s
+    assert {"--array 0-1", "--mem 1063M", "-t 01:04:00"} <= set(options(tasks["TOGETHER:ALIGN_GENES in an array"]))
     # 6 GB on a GPU, 20,000 times 1 KB and 2,000 values of 48 B each; 1 h, three times 1 min and 10 times 20,000 ms
-    training = options(tasks["TRAIN_SURGERY in an array"])
+    training = options(tasks["TOGETHER:TRAIN_SURGERY in an array"])
     assert {"--array 0-1", "--mem 7994M", "-t 01:13:00", "-p gpus", "--gres=gpu:1", "-c 2"} <= set(training)
     # What is submitted by itself knows its own size: 6 GB, 500 times 1 KB and 10,000 values of 48 B; 1 h, 1 min and 1 s
-    assert {"--mem 6144M", "-t 01:01:01"} <= set(options(tasks["TRAIN_ALONE"]))
+    assert {"--mem 6144M", "-t 01:01:01"} <= set(options(tasks["ALONE:TRAIN_SURGERY"]))
     for name, script in tasks.items():
         # An array is in no container, each of its tasks is in its own
         assert ("docker run" in script) != name.endswith("in an array"), name
-    assert "refmap/scvi:" in tasks["TRAIN_SURGERY"] and "refmap/core:" in tasks["ALIGN_GENES"]
+    assert "refmap/scvi:" in tasks["TOGETHER:TRAIN_SURGERY"] and "refmap/core:" in tasks["TOGETHER:ALIGN_GENES"]
 
 
-CORE = "process.'withName:CHECK_QUERY|ALIGN_GENES|TRANSFER_LABELS|COMPARE_EXPRESSION|EXPORT_EMBEDDING|QC_MAPPING'.array"
-OTHERS = "process.'withName:TRAIN_SURGERY|UPDATE_HIERARCHY'.array"
+CORE = (
+    "process.'withName:.*:(CHECK_QUERY|TOGETHER:.*"
+    "(ALIGN_GENES|TRANSFER_LABELS|COMPARE_EXPRESSION|EXPORT_EMBEDDING|QC_MAPPING))'.array"
+)
+OTHERS = "process.'withName:.*:TOGETHER:(TRAIN_SURGERY|UPDATE_HIERARCHY)'.array"
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,10 @@ REFERENCE = {"cells": 60_000, "values": 30_000_000}
 CONFIG = """
 process {
     withName: 'CHECK_QUERY' {
-        afterScript = { "cp '%(folder)s/${id}.json' '${id}.plan.json'" }
+        afterScript = { ids.collect { id -> "cp '%(folder)s/${id}.json' 'plans/${id}.plan.json'" }.join('; ') }
     }
     withName: 'ALIGN_GENES' {
-        afterScript = { "cp -r '%(folder)s/${id}/.' '${id}/aligned.zarr'" }
+        afterScript = { ids.collect { id -> "cp -r '%(folder)s/${id}/.' 'prepared/${id}/aligned.zarr'" }.join('; ') }
     }
     withName: 'PREPARE_REFERENCE' {
         afterScript = "cp -r '%(folder)s/reference/.' reference/aligned.zarr"
@@ -81,17 +81,18 @@ def asked(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize(("task", "queries"), [(SHARED, (SMALL, OTHER_SMALL)), (LARGE, (LARGE,))])
 @pytest.mark.parametrize(("step", "least"), [("ALIGN_GENES", GB), ("EXPORT_EMBEDDING", GB), ("QC_MAPPING", 3 * GB)])
-def test_steps_that_read_a_query_ask_by_its_cells(asked, step, least, query):
-    cells = QUERIES[query]["cells"]
-    assert asked[f"{step} ({query})", 1] == (1, least + 2 * KB * cells, HOUR + cells)
+def test_steps_that_read_queries_ask_by_their_cells(asked, step, least, task, queries):
+    """For the memory of the largest, and the time of all."""
+    cells = [QUERIES[query]["cells"] for query in queries]
+    assert asked[f"{step} ({task})", 1] == (1, least + 2 * KB * max(cells), HOUR + len(cells) * 60_000 + sum(cells))
 
 
 def test_training_asks_by_the_values_of_the_aligned_query_and_by_what_it_will_see(asked):
     size = QUERIES[LARGE]
     memory = 3 * GB + KB * size["cells"] + 48 * size["aligned"]
-    assert asked[f"TRAIN_ALONE ({LARGE})", 1] == (2, memory, HOUR + 60_000 + size["cells"] * (EPOCHS + 2))
+    assert asked[f"TRAIN_SURGERY ({LARGE})", 1] == (2, memory, HOUR + 60_000 + size["cells"] * (EPOCHS + 2))
 
 
 def test_the_embedding_of_a_reference_asks_by_its_own_cells(asked):
@@ -114,7 +115,7 @@ def test_a_second_attempt_asks_for_twice_as_much(asked):
 
 def test_nothing_asks_for_more_than_the_run_may(asked):
     # Twice 12.7 GB; the time is well below its limit twice over, so that only one of the two is cut
-    assert asked[f"TRAIN_ALONE ({LARGE})", 2][1] == 24 * GB
+    assert asked[f"TRAIN_SURGERY ({LARGE})", 2][1] == 24 * GB
     assert all(memory <= 24 * GB and time <= 36 * HOUR for _, memory, time in asked.values())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runs import Run
 
-# Surgery of three mappings in one task, of which the first is killed and the second has a fault; a model with a hierarchy
+# Three mappings a task; of those of surgery the first is killed and the second has a fault; a model with a hierarchy
 CONFIG = """
 process {
     withName: TRAIN_SURGERY {
@@ -53,7 +53,7 @@ class StubRun(Run):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory) -> StubRun:
-    """The demo, with a hierarchy, and with all of its mappings in one task of surgery."""
+    """The demo, with a hierarchy, and with all of its mappings in one task of each step."""
     folder = tmp_path_factory.mktemp("together")
     (folder / "stubs.config").write_text(CONFIG)
     return StubRun(folder, "-c", "stubs.config", "-profile", "test", "--family", "treearches", "--mappings_per_task", "3")
@@ -64,18 +64,12 @@ def test_what_a_shared_task_left_undone_is_done_alone_but_for_a_fault(together):
     assert together.counts() == {
         **{"MAKE_DEMO": 1, "CHECK_INPUT": 1, "ALIGN_REFERENCE": 1, "TRAIN_REFERENCE": 1, "LEARN_HIERARCHY": 1},
         **{"INSPECT_MODEL": 1, "TRY_MODEL": 1, "PREPARE_REFERENCE": 1, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 1},
-        **{"SAVE_REFERENCE": 1, "CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 1, "TRAIN_ALONE": 1, "UPDATE_HIERARCHY": 2},
-        **{
-            "TRANSFER_LABELS": 2,
-            "COMPARE_EXPRESSION": 2,
-            "EXPORT_EMBEDDING": 2,
-            "QC_MAPPING": 2,
-            "JOIN_MAPPINGS": 1,
-            "REPORT": 1,
-            "VERDICT": 1,
-        },
+        **{"SAVE_REFERENCE": 1, "CHECK_QUERY": 1, "JOIN_MAPPINGS": 1, "REPORT": 1, "VERDICT": 1},
+        # The steps of the one that was killed are done once more, from the first
+        **dict.fromkeys(["ALIGN_GENES", "TRAIN_SURGERY", "UPDATE_HIERARCHY", "TRANSFER_LABELS", "COMPARE_EXPRESSION"], 2),
+        **dict.fromkeys(["EXPORT_EMBEDDING", "QC_MAPPING"], 2),
     }
-    assert {"TRAIN_SURGERY (clinic~patient_1 and 2 more)", "TRAIN_ALONE (pbmc~donor_1)"} <= set(together.tasks())
+    assert {"TRAIN_SURGERY (clinic~patient_1 and 2 more)", "TRAIN_SURGERY (pbmc~donor_1)"} <= set(together.tasks())
     assert together.published() == [
         "multiqc/multiqc_report.html",
         "reference_mapping/dataset~clinic/file_id~patient_1.zarr",
@@ -110,7 +104,7 @@ def test_the_report_is_given_what_became_of_every_mapping(together):
 
 def test_each_process_runs_in_its_environment(together):
     environments = {process: together.environment(process) for process in together.counts() if process != "VERDICT"}
-    by_the_model = dict.fromkeys(["TRAIN_REFERENCE", "TRY_MODEL", "EMBED_REFERENCE", "TRAIN_SURGERY", "TRAIN_ALONE"], "scvi")
+    by_the_model = dict.fromkeys(["TRAIN_REFERENCE", "TRY_MODEL", "EMBED_REFERENCE", "TRAIN_SURGERY"], "scvi")
     hierarchical = {"LEARN_HIERARCHY": "scarches", "UPDATE_HIERARCHY": "scarches"}
     assert environments == dict.fromkeys(environments, "core") | by_the_model | hierarchical
 
@@ -137,11 +131,11 @@ def test_mappings_onto_one_model_share_tasks_and_an_inspection_and_its_cells(tmp
     assert run.status == 0, run.printed
     assert run.counts() == {
         **{"CHECK_INPUT": 1, "INSPECT_MODEL": 2, "TRY_MODEL": 2, "PREPARE_REFERENCE": 2, "CALIBRATE_REFERENCE": 1},
-        **{"CHECK_QUERY": 4, "ALIGN_GENES": 4, "TRAIN_SURGERY": 3, "TRANSFER_LABELS": 3, "COMPARE_EXPRESSION": 3},
-        **{"EXPORT_EMBEDDING": 4, "QC_MAPPING": 4, "JOIN_MAPPINGS": 2, "REPORT": 1, "VERDICT": 1},
+        **{"CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 3, "TRANSFER_LABELS": 2, "COMPARE_EXPRESSION": 2},
+        **{"EXPORT_EMBEDDING": 3, "QC_MAPPING": 3, "JOIN_MAPPINGS": 2, "REPORT": 1, "VERDICT": 1},
     }
     labelled = [name for name in run.tasks() if name.startswith("TRANSFER_LABELS")]
-    assert sorted(labelled) == ["TRANSFER_LABELS (lung~a)", "TRANSFER_LABELS (lung~c)", "TRANSFER_LABELS (lung~d)"]
+    assert sorted(labelled) == ["TRANSFER_LABELS (lung~a and 1 more)", "TRANSFER_LABELS (lung~d)"]
     trained = [name for name in run.tasks() if name.startswith("TRAIN_SURGERY")]
     assert sorted(trained) == ["TRAIN_SURGERY (lung~a and 1 more)", "TRAIN_SURGERY (lung~b)", "TRAIN_SURGERY (lung~d)"]
     # Cards all have one name, and are not put one over another
@@ -179,6 +173,26 @@ def test_cells_are_embedded_once_whichever_of_their_labels_are_wanted(tmp_path):
         for name in ("PREPARE_REFERENCE", "EMBED_REFERENCE", "CALIBRATE_REFERENCE", "TRANSFER_LABELS")
     }
     assert counts == {"PREPARE_REFERENCE": 3, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 3, "TRANSFER_LABELS": 3}
+
+
+def test_what_is_killed_beside_others_in_any_step_is_done_alone(tmp_path):
+    (tmp_path / "query.h5ad").touch()
+    (tmp_path / "model").mkdir()
+    lost = {"CHECK_QUERY": "plans/d~a*", "ALIGN_GENES": "prepared/d~b", "TRANSFER_LABELS": "mapped/d~c", "QC_MAPPING": "qc/d~d"}
+    steps = "\n".join(
+        f"    withName: {step} {{ afterScript = {{ ids.size() > 1 ? 'rm -r {path}' : '' }} }}" for step, path in lost.items()
+    )
+    (tmp_path / "killed.config").write_text(f"process {{\n{steps}\n}}\n")
+    rows = [f"d,{name},query.h5ad,model,donor\n" for name in "abcdef"]
+    (tmp_path / "sheet.csv").write_text("dataset,file_id,query,model,batch_key\n" + "".join(rows))
+    run = StubRun(tmp_path, "-c", "killed.config", "--input", "sheet.csv", "--mappings_per_task", "6")
+    assert run.status == 0, run.printed
+    alone = {name for name in run.tasks() if name.startswith("QC_MAPPING")}
+    assert alone == {"QC_MAPPING (d~a and 3 more)", "QC_MAPPING (d~b)", "QC_MAPPING (d~c)", "QC_MAPPING (d~d)"}
+    assert "CHECK_ALONE (d~a)" in run.tasks()
+    assert [name for name in run.published() if "/qc/" in name] == [
+        f"reference_mapping/qc/dataset~d/file_id~{name}/mapping.json" for name in "abcdef"
+    ]
 
 
 ATLAS = ("--reference", "atlas.h5ad", "--reference_batch_key", "donor", "--reference_labels_key", "cell type's $HOME")
