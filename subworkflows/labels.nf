@@ -36,7 +36,7 @@ workflow LABELS {
         settings.subMap(['unknown_threshold', 'transfer_probabilities']),
         code,
     )
-    transferred = settled(scaled.near, TRANSFER_LABELS.out, [mapped: ''])
+    transferred = settled(scaled.near, TRANSFER_LABELS.out.results, [mapped: ''])
 
     // What the cells' expression says of them, where that of the reference's is known too
     labels = goingOn(transferred).branch { all ->
@@ -48,7 +48,7 @@ workflow LABELS {
         settings.subMap(['unknown_by', 'unknown_certainty', 'unknown_threshold']),
         code,
     )
-    compared = settled(labels.counted, COMPARE_EXPRESSION.out, [mapped: ''])
+    compared = settled(labels.counted, COMPARE_EXPRESSION.out.results, [mapped: ''])
     labelled = goingOn(compared).mix(labels.alone, scaled.alone, known.alone.map { all -> all.collect { m -> m + [scale: []] } })
 
     emit:

@@ -26,10 +26,10 @@ workflow MAPPING {
     main:
     asked = mappings.toList().flatMap { all -> bundled(all) }
     CHECK_QUERY(asked.map { all -> toCheck(all) }, code)
-    looked = settled(asked, CHECK_QUERY.out, [plan: '.plan.json'])
+    looked = settled(asked, CHECK_QUERY.out.results, [plan: '.plan.json'])
     unseen = leftAlone(looked)
     CHECK_ALONE(unseen.map { all -> toCheck(all) }, code)
-    checked = goingOn(looked.mix(settled(unseen, CHECK_ALONE.out, [plan: '.plan.json']))).flatMap().map { m ->
+    checked = goingOn(looked.mix(settled(unseen, CHECK_ALONE.out.results, [plan: '.plan.json']))).flatMap().map { m ->
         def plan = parse(m.plan.text)
         m + [size: querySize(plan), faults: faults(plan, m.row)]
     }

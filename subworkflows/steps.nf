@@ -27,19 +27,13 @@ workflow STEPS {
     code
 
     main:
-    ALIGN_GENES(
-        bundles.map { all -> asTask(all) { m -> m.subMap(['plan', 'query', 'obs_table', 'id_table', 'gmt', 'airr']) } + [all[0].card] },
-        code,
-    )
-    aligned = settled(bundles, ALIGN_GENES.out, [prepared: ''])
+    ALIGN_GENES(bundles.map { all -> toAlign(all) }, code)
+    aligned = settled(bundles, ALIGN_GENES.out.results, [prepared: ''])
 
     // How much is trained on is known of the aligned queries alone
     prepared = goingOn(aligned).map { all -> all.collect { m -> m + [size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train?.max_epochs)] } }
-    TRAIN_SURGERY(
-        prepared.map { all -> asTask(all) { m -> m.subMap(['plan', 'prepared']) + [training: ofTraining(m.row)] } + [all[0].env, all[0].model, all[0].card] },
-        code,
-    )
-    surgery = settled(prepared, TRAIN_SURGERY.out, [mapped: '', updated: ''])
+    TRAIN_SURGERY(prepared.map { all -> toTrain(all) }, code)
+    surgery = settled(prepared, TRAIN_SURGERY.out.results, [mapped: '', updated: ''])
 
     // The labels' hierarchy, where there is one, takes the query in; the model is not done before that
     models = goingOn(surgery).branch { all ->
@@ -50,7 +44,7 @@ workflow STEPS {
         models.hierarchical.map { all -> asTask(all) { m -> m.subMap(['plan', 'prepared', 'mapped']) + [updated_model: m.updated] } + [all[0].model, all[0].card] },
         code,
     )
-    placed = settled(models.hierarchical, UPDATE_HIERARCHY.out, [mapped: '', updated: ''])
+    placed = settled(models.hierarchical, UPDATE_HIERARCHY.out.results, [mapped: '', updated: ''])
     trained = models.done.mix(goingOn(placed))
 
     // Labels from the reference's cells, where there are any
@@ -67,8 +61,8 @@ workflow STEPS {
         settings.subMap(['unknown_threshold']),
         code,
     )
-    exported = settled(labelled, EXPORT_EMBEDDING.out, [exported: '.zarr', h5ad: '.h5ad'])
-    judged = settled(labelled, QC_MAPPING.out, [qc: ''])
+    exported = settled(labelled, EXPORT_EMBEDDING.out.results, [exported: '.zarr', h5ad: '.h5ad'])
+    judged = settled(labelled, QC_MAPPING.out.results, [qc: ''])
     ended = aligned.mix(surgery, placed, LABELS.out.ended, exported, judged)
 
     emit:
@@ -80,6 +74,16 @@ workflow STEPS {
         passing(surgery, 'TRAIN_SURGERY'), passing(placed, 'UPDATE_HIERARCHY'), LABELS.out.passed, passing(exported, 'EXPORT_EMBEDDING'),
     )
     faults = ended.flatMap { step -> step.faults }
+}
+
+// What ALIGN_GENES takes
+def toAlign(all) {
+    return asTask(all) { m -> m.subMap(['plan', 'query', 'obs_table', 'id_table', 'gmt', 'airr']) } + [all[0].card]
+}
+
+// What TRAIN_SURGERY takes
+def toTrain(all) {
+    return asTask(all) { m -> m.subMap(['plan', 'prepared']) + [training: ofTraining(m.row)] } + [all[0].env, all[0].model, all[0].card]
 }
 
 // What surgery alone needs of a row

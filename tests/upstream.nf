@@ -4,16 +4,18 @@
 
 include { SHEET               } from '../subworkflows/sheet'
 include { REFERENCE           } from '../subworkflows/reference'
-include { SURGERY             } from '../subworkflows/surgery'
 
 include { INSPECT_MODEL       } from '../modules/inspect_model'
 include { PREPARE_REFERENCE   } from '../modules/prepare_reference'
 include { CALIBRATE_REFERENCE } from '../modules/calibrate_reference'
 include { CHECK_QUERY         } from '../modules/check_query'
 include { ALIGN_GENES         } from '../modules/align_genes'
+include { TRAIN_SURGERY       } from '../modules/train_surgery'
 include { TRANSFER_LABELS     } from '../modules/transfer_labels'
 
-include { bundled ; together ; withoutTraining         } from '../subworkflows/surgery'
+include { toCheck                               } from '../subworkflows/mapping'
+include { toAlign ; toTrain                     } from '../subworkflows/steps'
+include { asTask ; goingOn ; settled            } from '../modules/bundles'
 include { alignedSize ; parse ; put ; querySize ; toJson } from '../modules/functions'
 include { parameters                                   } from '../modules/parameters'
 
@@ -194,13 +196,11 @@ workflow PLANNED {
 
     main:
     INSPECTED(family)
-    CHECK_QUERY(
-        INSPECTED.out.mappings.map { m -> [m.id, toJson(withoutTraining(m.row).sort()), m.query, m.obs_table, m.id_table, m.gmt, m.airr, '', m.card] },
-        'code',
-    )
+    asked = INSPECTED.out.mappings.map { m -> [m + [reference_cells: [:]]] }
+    CHECK_QUERY(asked.map { all -> toCheck(all) }, 'code')
 
     emit:
-    mappings = put(INSPECTED.out.mappings, 'plan', CHECK_QUERY.out.plan).map { m -> m + [size: querySize(parse(m.plan.text))] }
+    mappings = goingOn(settled(asked, CHECK_QUERY.out.results, [plan: '.plan.json'])).flatMap().map { m -> m + [size: querySize(parse(m.plan.text))] }
 }
 
 // Those of these ids with prepared
@@ -211,11 +211,12 @@ workflow PREPARED {
 
     main:
     PLANNED(family)
-    asked = PLANNED.out.mappings.filter { m -> m.id in ids }
-    ALIGN_GENES(asked.map { m -> [m.id, m.size, m.plan, m.query, m.obs_table, m.id_table, m.gmt, m.airr, m.card] }, 'code')
+    asked = PLANNED.out.mappings.filter { m -> m.id in ids }.map { m -> [m] }
+    ALIGN_GENES(asked.map { all -> toAlign(all) }, 'code')
 
     emit:
-    mappings = put(asked, 'prepared', ALIGN_GENES.out.prepared)
+    mappings = goingOn(settled(asked, ALIGN_GENES.out.results, [prepared: ''])).flatMap()
+        .map { m -> m + [size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train.max_epochs)] }
 }
 
 // The same as what one task of surgery takes
@@ -228,10 +229,7 @@ workflow BUNDLED {
     PREPARED(family, ids)
 
     emit:
-    bundle = PREPARED.out.mappings
-        .map { m -> m + [aligned_size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train.max_epochs)] }
-        .toList()
-        .map { all -> together(all) }
+    bundle = PREPARED.out.mappings.toList().map { all -> toTrain(all) }
 }
 
 // The same with mapped; where a family is named, with updated
@@ -243,8 +241,9 @@ workflow MAPPED {
     main:
     PREPARED(family, ids)
     if (family) {
-        SURGERY(PREPARED.out.mappings.flatMap { m -> bundled([m]) }, 'code')
-        mappings = SURGERY.out.mappings
+        prepared = PREPARED.out.mappings.map { m -> [m] }
+        TRAIN_SURGERY(prepared.map { all -> toTrain(all) }, 'code')
+        mappings = goingOn(settled(prepared, TRAIN_SURGERY.out.results, [mapped: '', updated: ''])).flatMap()
     } else {
         MAKE_MAPPED(PREPARED.out.mappings.map { m -> [m.id, m.prepared, m.card] })
         mappings = put(PREPARED.out.mappings, 'mapped', MAKE_MAPPED.out)
@@ -278,8 +277,9 @@ workflow LABELLED {
 
     main:
     NEAR(id)
-    TRANSFER_LABELS(NEAR.out.mappings.map { m -> [m.id, m.size, m.plan, m.mapped, m.scale] }, settingsOf(null), 'code')
+    near = NEAR.out.mappings.map { m -> [m] }
+    TRANSFER_LABELS(near.map { all -> asTask(all) { m -> m.subMap(['plan', 'mapped']) } + [all[0].scale] }, settingsOf(null), 'code')
 
     emit:
-    mappings = put(NEAR.out.mappings, 'labelled', TRANSFER_LABELS.out.mapped)
+    mappings = goingOn(settled(near, TRANSFER_LABELS.out.results, [labelled: ''])).flatMap()
 }

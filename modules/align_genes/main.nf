@@ -10,7 +10,7 @@ process ALIGN_GENES {
     val code
 
     output:
-    tuple val(ids), path('prepared/*', arity: '0..*'), path('*.fault.json', arity: '0..*')
+    tuple val(ids), path('prepared/*', arity: '0..*'), path('*.fault.json', arity: '0..*'), emit: results
 
     script:
     """

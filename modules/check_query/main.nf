@@ -10,7 +10,7 @@ process CHECK_QUERY {
     val code
 
     output:
-    tuple val(ids), path('plans/*', arity: '0..*')
+    tuple val(ids), path('plans/*', arity: '0..*'), emit: results
 
     script:
     """

@@ -13,7 +13,7 @@ process COMPARE_EXPRESSION {
     val code
 
     output:
-    tuple val(ids), path('mapped/*', arity: '0..*'), path('*.fault.json', arity: '0..*')
+    tuple val(ids), path('mapped/*', arity: '0..*'), path('*.fault.json', arity: '0..*'), emit: results
 
     script:
     """

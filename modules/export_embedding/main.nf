@@ -11,7 +11,7 @@ process EXPORT_EMBEDDING {
     val code
 
     output:
-    tuple val(ids), path('exported/*.zarr', arity: '0..*'), path('exported/*.h5ad', arity: '0..*'), path('*.fault.json', arity: '0..*')
+    tuple val(ids), path('exported/*.zarr', arity: '0..*'), path('exported/*.h5ad', arity: '0..*'), path('*.fault.json', arity: '0..*'), emit: results
 
     script:
     """

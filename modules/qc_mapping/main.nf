@@ -11,7 +11,7 @@ process QC_MAPPING {
     val code
 
     output:
-    tuple val(ids), path('qc/*', arity: '0..*'), path('*.fault.json', arity: '0..*')
+    tuple val(ids), path('qc/*', arity: '0..*'), path('*.fault.json', arity: '0..*'), emit: results
 
     script:
     """

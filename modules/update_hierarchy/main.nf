@@ -12,7 +12,7 @@ process UPDATE_HIERARCHY {
     val code
 
     output:
-    tuple val(ids), path('mapped/*', arity: '0..*'), path('models/*', arity: '0..*'), path('*.fault.json', arity: '0..*')
+    tuple val(ids), path('mapped/*', arity: '0..*'), path('models/*', arity: '0..*'), path('*.fault.json', arity: '0..*'), emit: results
 
     script:
     """
