@@ -81,7 +81,14 @@ def stored(matrix: Path, epochs: int) -> dict:
     """The size of an aligned matrix and of its training, as the pipeline takes it."""
     cells, genes = json.loads((matrix / ".zattrs").read_text())["shape"]
     (values,) = json.loads((matrix / "data" / ".zarray").read_text())["shape"]
-    return {"cells": cells, "genes": genes, "values": values, "all_passes": cells * (epochs + 2), "all_cells": cells, "mappings": 1}
+    return {
+        "cells": cells,
+        "genes": genes,
+        "values": values,
+        "all_passes": cells * (epochs + 2),
+        "all_cells": cells,
+        "mappings": 1,
+    }
 
 
 def measure(family: str, data: Data, steps: dict[str, tuple[str, str]], size_of) -> list[dict]:

@@ -8,8 +8,11 @@ from refmap.common.cli import INPUT, OUTPUT, command, read_json
 from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from refmap.report.qc import describe_mapping
 
+# Imported where they are used: what several mappings in a task are drawn and laid out by is imported once.
+LIBRARIES = ("matplotlib.pyplot", "PIL.Image", "sklearn.neighbors", "umap.umap_")
 
-@command("QC_MAPPING")
+
+@command("QC_MAPPING", libraries=lambda options: LIBRARIES)
 @click.option("--plan", required=True, type=INPUT, help="The mapping's plan (JSON).")
 @click.option("--query", required=True, type=INPUT, help="The query as it came.")
 @click.option("--prepared", required=True, type=INPUT, help="The query ready for its model: a folder.")

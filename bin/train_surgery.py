@@ -23,9 +23,7 @@ from refmap.mapping.mapping import map_query
 @click.option("--card", type=INPUT, required=True, help="The model's card.")
 @click.option("--output", type=OUTPUT, required=True, help="Write what the mapping gives to this folder.")
 @click.option("--updated-model", type=OUTPUT, required=True, help="Write the updated model to this folder.")
-def train_surgery(
-    plan: Path, prepared: Path, training: dict, model: Path, card: Path, output: Path, updated_model: Path
-) -> None:
+def train_surgery(plan: Path, prepared: Path, training: dict, model: Path, card: Path, output: Path, updated_model: Path) -> None:
     """Grow the reference by the query's new batches, train these and nothing else, and embed the query."""
     map_query(PreparedFolder(prepared), training, read_json(card), model, MappedFolder(output), updated_model)
 

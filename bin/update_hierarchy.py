@@ -23,7 +23,14 @@ def update_hierarchy(
 ) -> None:
     """Predict the query's cells by the hierarchy, and add the query's labels to it."""
     update(
-        read_json(plan), read_json(card), model, PreparedFolder(prepared).aligned, MappedFolder(mapped), updated_model, MappedFolder(output), output_model
+        read_json(plan),
+        read_json(card),
+        model,
+        PreparedFolder(prepared).aligned,
+        MappedFolder(mapped),
+        updated_model,
+        MappedFolder(output),
+        output_model,
     )
 
 

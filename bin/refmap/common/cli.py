@@ -133,9 +133,7 @@ class MappingCommand(click.Command):
         return super().parse_args(context, args)
 
     def call_each(self, mappings: dict[str, dict], shared: list[str]) -> None:
-        calls = {
-            name: [*_words(options), *(word.replace("{}", name) for word in shared)] for name, options in mappings.items()
-        }
+        calls = {name: [*_words(options), *(word.replace("{}", name) for word in shared)] for name, options in mappings.items()}
         if len(calls) == 1:
             self.main(*calls.values())
         for library in self.libraries(self.make_context(self.name, [*next(iter(calls.values()))]).params):
@@ -175,7 +173,9 @@ def command(stage: str, libraries: Callable[[dict], Iterable[str]] = lambda opti
 
     def decorate(function: Callable) -> click.Command:
         @click.option("--fault", type=OUTPUT, help="Write what is wrong with the input to this file and exit with 0.")
-        @click.option("--each", type=INPUT, help="First of all: the mappings, JSON of options by name; {} is then a mapping's name.")
+        @click.option(
+            "--each", type=INPUT, help="First of all: the mappings, JSON of options by name; {} is then a mapping's name."
+        )
         @functools.wraps(function)
         def run(fault: Path | None, each: Path | None, **options):
             if each:

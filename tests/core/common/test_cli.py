@@ -148,7 +148,13 @@ def each(tmp_path: Path, mappings: dict[str, dict], *shared: str) -> subprocess.
 
 
 def test_a_mapping_is_hurt_by_no_other_of_its_call(tmp_path):
-    own = {"a": {}, "odd": {"fail": "fault"}, "killed": {"fail": "killed"}, "crashed": {"fail": "crash"}, "z": {"unwritten": None}}
+    own = {
+        "a": {},
+        "odd": {"fail": "fault"},
+        "killed": {"fail": "killed"},
+        "crashed": {"fail": "crash"},
+        "z": {"unwritten": None},
+    }
     done = each(tmp_path, own)
     assert done.returncode == 0, done.stderr
     assert [left(tmp_path / folder) for folder in ("tables", "folders")] == [["a.json", "z.json"], ["a", "z"]]
@@ -170,7 +176,9 @@ def test_mappings_are_named_before_all_else(run, tmp_path):
 
 def test_an_object_is_given_as_text_or_as_a_file(tmp_path):
     write_json(tmp_path / "row.json", {"a": [1, None]})
-    assert JSON.convert('{"a": [1, null]}', None, None) == JSON.convert(str(tmp_path / "row.json"), None, None) == {"a": [1, None]}
+    assert (
+        JSON.convert('{"a": [1, null]}', None, None) == JSON.convert(str(tmp_path / "row.json"), None, None) == {"a": [1, None]}
+    )
 
 
 def test_a_line_is_in_the_log_as_soon_as_it_is_said():
