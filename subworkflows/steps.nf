@@ -61,17 +61,17 @@ workflow STEPS {
         settings.subMap(['unknown_threshold']),
         code,
     )
-    exported = settled(labelled, EXPORT_EMBEDDING.out.results, [exported: '.zarr', h5ad: '.h5ad'])
-    judged = settled(labelled, QC_MAPPING.out.results, [qc: ''])
-    ended = aligned.mix(surgery, placed, LABELS.out.ended, exported, judged)
+    written = settled(labelled, EXPORT_EMBEDDING.out.results, [exported: '.zarr', h5ad: '.h5ad'])
+    described = settled(labelled, QC_MAPPING.out.results, [qc: ''])
+    ended = aligned.mix(surgery, placed, LABELS.out.ended, written, described)
 
     emit:
     trained = trained.flatMap()
-    exported = goingOn(exported).flatMap()
-    judged = goingOn(judged).flatMap()
+    exported = goingOn(written).flatMap()
+    judged = goingOn(described).flatMap()
     left = leftAlone(ended)
     passed = passing(aligned, 'ALIGN_GENES').mix(
-        passing(surgery, 'TRAIN_SURGERY'), passing(placed, 'UPDATE_HIERARCHY'), LABELS.out.passed, passing(exported, 'EXPORT_EMBEDDING'),
+        passing(surgery, 'TRAIN_SURGERY'), passing(placed, 'UPDATE_HIERARCHY'), LABELS.out.passed, passing(written, 'EXPORT_EMBEDDING'),
     )
     faults = ended.flatMap { step -> step.faults }
 }
