@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 from refmap.common.cli import INPUT, OUTPUT, command, read_json, write_json
-from refmap.common.folders import PreparedFolder
+from refmap.common.folders import MappedFolder, PreparedFolder
+from refmap.mapping.brought import pass_on
 from refmap.query.align import CHUNK_ROWS, align
 from refmap.query.genes import read_id_table
 from refmap.query.matrix import return_freed_memory
@@ -39,6 +40,7 @@ def reporter() -> Callable[[int, int], None]:
 @click.option("--obs-table", type=INPUT, help="Columns of the query's cells: CSV, TSV or Parquet.")
 @click.option("--chunk-rows", type=click.IntRange(min=1), default=CHUNK_ROWS, help="Cells held in memory at once.")
 @click.option("--output", type=OUTPUT, required=True, help="Write all that surgery needs of the query to this folder.")
+@click.option("--mapped", type=OUTPUT, required=True, help="Write the embedding that a query brings along to this folder.")
 def align_genes(
     plan: Path,
     query: Path,
@@ -49,8 +51,9 @@ def align_genes(
     obs_table: Path | None,
     chunk_rows: int,
     output: Path,
+    mapped: Path,
 ) -> None:
-    """Write the query with the model's genes, in the model's order, by chunks of cells."""
+    """Write the query with the model's genes, in the model's order, by chunks of cells; and the embedding that it brings, if one."""
     return_freed_memory()
     prepared, known = PreparedFolder(output), read_json(plan)
     output.mkdir()
@@ -59,8 +62,10 @@ def align_genes(
     with Query(query, row["query"], row["modality"]) as opened:
         add_obs_table(opened, row, obs_table)
         found = align(opened, row, read_json(card), known, prepared.aligned, chunk_rows, reporter(), table, airr)
-    write_json(prepared.alignment, found)
-    write_json(prepared.plan, known)
+        write_json(prepared.alignment, found)
+        write_json(prepared.plan, known)
+        if row["query_embedding"]:
+            pass_on(opened, prepared, read_json(card), MappedFolder(mapped))
     if gmt:
         shutil.copyfile(gmt, prepared.gmt)
 

@@ -32,15 +32,15 @@ workflow LABELS {
             alone: !all[0].row.cells.reference
         }
     TRANSFER_LABELS(
-        scaled.near.map { all -> asTask(all) { m -> m.subMap(['plan', 'mapped']) } + [all[0].scale] },
+        scaled.near.map { all -> asTask(all) { m -> m.subMap(['plan', 'prepared', 'mapped']) + [correction: m.row.correction] } + [all[0].scale] },
         settings.subMap(['unknown_threshold', 'transfer_probabilities']),
         code,
     )
     transferred = settled(scaled.near, TRANSFER_LABELS.out.results, [mapped: ''])
 
-    // What the cells' expression says of them, where that of the reference's is known too
-    labels = goingOn(transferred).branch { all ->
-        counted: all[0].scale.resolve('sample.zarr').exists()
+    // What the cells' expression says of them, where there is one, and that of the reference's is known too
+    labels = goingOn(transferred).flatMap { all -> all.groupBy { m -> m.counted }.values() }.branch { all ->
+        counted: all[0].counted && all[0].scale.resolve('sample.zarr').exists()
         alone: true
     }
     COMPARE_EXPRESSION(

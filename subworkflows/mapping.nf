@@ -31,7 +31,7 @@ workflow MAPPING {
     CHECK_ALONE(unseen.map { all -> toCheck(all) }, code)
     checked = goingOn(looked.mix(settled(unseen, CHECK_ALONE.out.results, [plan: '.plan.json']))).flatMap().map { m ->
         def plan = parse(m.plan.text)
-        m + [size: querySize(plan), faults: faults(plan, m.row)]
+        m + [size: querySize(plan), counted: plan.counted != false, faults: faults(plan, m.row)]
     }
 
     // The gate: all faults are told at once, and nothing is trained before every query has been looked at
@@ -58,13 +58,13 @@ def bundled(mappings) {
     return mappings.groupBy { m -> m.row.bundle }.values().collect { all -> all.sort(false) { m -> m.id } }
 }
 
-// What CHECK_QUERY takes. To train otherwise is no reason to align again, so it is not told how
+// What CHECK_QUERY takes. To train or correct otherwise is no reason to align again, so it is not told how
 def toCheck(all) {
     def task = asTask(all) { m ->
         // Where there are cells, the report says once what is to be said of them
         def told = m.reference_cells.source ? [] : (m.reference_cells.warnings ?: [])
-        def row = m.row - ofTraining(m.row) - m.row.subMap(['bundle', 'cells']) +
-            [known_faults: [m.untried, m.unfetched ?: m.reference_cells.fault].findAll(), known_warnings: told]
+        def row = m.row - ofTraining(m.row) - m.row.subMap(['bundle', 'cells', 'correction']) +
+            [known_faults: [m.untried, m.unfetched ?: m.reference_cells.fault, uncorrected(m)].findAll(), known_warnings: told]
         m.subMap(['query', 'obs_table', 'id_table', 'gmt', 'airr']) + [row: row.sort()]
     }
     return task + [all.collect { m -> stamp(m.query) }, all[0].card]
@@ -73,6 +73,12 @@ def toCheck(all) {
 // All that a mapping cannot be done for: its plan does not know how it is to be trained
 def faults(plan, row) {
     return plan.faults + (plan.refused?.get(row.strategy) ?: [])
+}
+
+// Why a correction that is asked for by name cannot be done; null where it can
+def uncorrected(m) {
+    def lacks = m.row.correction == 'symphony' && !m.reference_cells.source && !m.reference_cells.fault
+    return lacks ? "correction 'symphony' needs the cells of the reference: name them as reference, or set correction to auto or none." : null
 }
 
 // The faults that are known before any training, all at once

@@ -27,6 +27,7 @@ workflow MODELS {
         .combine(trained.ifEmpty([]).map { path -> [path] })
         .combine(atlas.ifEmpty([[], null]).map { path, _origin -> [path] })
         .map { m, trained_here, its_cells -> m + (m.row.model ? [:] : [model: trained_here]) + (m.row.cells.trained ? [cells: its_cells] : [:]) }
+        .map { m -> m + (m.row.query_embedding && m.unfetched ? [origin: toJson([fault: m.unfetched])] : [:]) }
         .map { m -> m + [model_name: m.row.model ?: trainedHere(), reference: asked(m.row.model ?: trainedHere(), m.row.cells + [origin: m.cells_origin])] }
     // It is described and measured whether a row is mapped onto it or not
     own = trained.combine(atlas).combine(trainer).map { path, its_cells, origin, about ->
@@ -36,11 +37,20 @@ workflow MODELS {
     all = named.mix(own)
 
     models = all.unique { m -> m.model_name }
-    INSPECT_MODEL(models.map { m -> [m.model_name, m.model, stamp(m.model), m.origin ?: ''] }, settings.subMap(['trust_models']), code)
+    // Cells that bring their embedding stand for the model that made it
+    INSPECT_MODEL(
+        models.map { m ->
+            def brought = m.row?.query_embedding
+            def path = brought ? m.cells : m.model
+            [m.model_name, path, stamp(path), m.origin ?: '', brought ? m.reference.request : '']
+        },
+        settings.subMap(['trust_models']),
+        code,
+    )
     inspected = put(models, 'card', INSPECT_MODEL.out.card, 'model_name')
         .map { m -> m + parse(m.card.text).subMap(['env', 'fault']) }
         .branch { m ->
-            faulty: m.fault
+            untryable: m.fault || m.row?.query_embedding
             sound: true
         }
     TRY_MODEL(inspected.sound.map { m -> [m.model_name, m.env, m.model, m.card] }, code)
@@ -48,7 +58,7 @@ workflow MODELS {
     tried = inspected.sound.map { m -> [m.model_name, m.card] }
         .join(TRY_MODEL.out.card, remainder: true)
         .map { name, card, again -> [name, [card: again ?: card, untried: again ? null : untried(name)]] }
-        .mix(inspected.faulty.map { m -> [m.model_name, [card: m.card, untried: null]] })
+        .mix(inspected.untryable.map { m -> [m.model_name, [card: m.card, untried: null]] })
     known = put(all, 'tried', tried, 'model_name').map { m ->
         def card = parse(m.tried.card.text)
         m + m.tried + [env: card.env, hierarchical: card.hierarchy != null]

@@ -28,12 +28,18 @@ workflow STEPS {
 
     main:
     ALIGN_GENES(bundles.map { all -> toAlign(all) }, code)
-    aligned = settled(bundles, ALIGN_GENES.out.results, [prepared: ''])
+    aligned = settled(bundles, ALIGN_GENES.out.results, [prepared: '', mapped: ''])
+
+    // A query that brings its embedding needs no surgery
+    prepared = goingOn(aligned).branch { all ->
+        embedded: all[0].row.query_embedding
+        fresh: true
+    }
 
     // How much is trained on is known of the aligned queries alone
-    prepared = goingOn(aligned).map { all -> all.collect { m -> m + [size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train?.max_epochs)] } }
-    TRAIN_SURGERY(prepared.map { all -> toTrain(all) }, code)
-    surgery = settled(prepared, TRAIN_SURGERY.out.results, [mapped: '', updated: ''])
+    fresh = prepared.fresh.map { all -> all.collect { m -> m + [size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train?.max_epochs)] } }
+    TRAIN_SURGERY(fresh.map { all -> toTrain(all) }, code)
+    surgery = settled(fresh, TRAIN_SURGERY.out.results, [mapped: '', updated: ''])
 
     // The labels' hierarchy, where there is one, takes the query in; the model is not done before that
     models = goingOn(surgery).branch { all ->
@@ -48,7 +54,7 @@ workflow STEPS {
     trained = models.done.mix(goingOn(placed))
 
     // Labels from the reference's cells, where there are any
-    LABELS(trained, references, settings, code)
+    LABELS(trained.mix(prepared.embedded), references, settings, code)
     labelled = LABELS.out.bundles
 
     EXPORT_EMBEDDING(
@@ -71,7 +77,7 @@ workflow STEPS {
     judged = goingOn(described).flatMap()
     left = leftAlone(ended)
     passed = passing(aligned, 'ALIGN_GENES').mix(
-        passing(surgery, 'TRAIN_SURGERY'), passing(placed, 'UPDATE_HIERARCHY'), LABELS.out.passed, passing(written, 'EXPORT_EMBEDDING'),
+        passing(surgery, 'TRAIN_SURGERY'), passed(prepared.embedded, 'TRAIN_SURGERY'), passing(placed, 'UPDATE_HIERARCHY'), LABELS.out.passed, passing(written, 'EXPORT_EMBEDDING'),
     )
     faults = ended.flatMap { step -> step.faults }
 }
@@ -86,12 +92,16 @@ def toTrain(all) {
     return asTask(all) { m -> m.subMap(['plan', 'prepared']) + [training: ofTraining(m.row)] } + [all[0].env, all[0].model, all[0].card]
 }
 
-// What surgery alone needs of a row
+// What surgery alone needs of a row. The seed of one that needs no surgery is for what comes after it
 def ofTraining(row) {
-    return row.subMap(['train', 'seed', 'freeze_dropout', 'strategy'])
+    return row.subMap(['train', 'freeze_dropout', 'strategy'] + (row.query_embedding ? [] : ['seed']))
 }
 
 // [id, the step], of all that passed it
 def passing(bundles, step) {
-    return bundles.flatMap { of -> of.done.collect { m -> [m.id, step] } }
+    return passed(goingOn(bundles), step)
+}
+
+def passed(bundles, step) {
+    return bundles.flatMap { all -> all.collect { m -> [m.id, step] } }
 }

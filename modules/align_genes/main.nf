@@ -1,4 +1,5 @@
-// All that surgery needs of queries: their counts under the model's genes, in their order, their columns under the model's names
+// All that surgery needs of queries: their counts under the model's genes, in their order, their columns under the model's names; and of
+// those that bring their embedding what surgery would give
 
 include { titleOf } from '../bundles'
 
@@ -10,7 +11,7 @@ process ALIGN_GENES {
     val code
 
     output:
-    tuple val(ids), path('prepared/*', arity: '0..*'), path('*.fault.json', arity: '0..*'), emit: results
+    tuple val(ids), path('prepared/*', arity: '0..*'), path('mapped/*', arity: '0..*'), path('*.fault.json', arity: '0..*'), emit: results
 
     script:
     """
@@ -18,7 +19,7 @@ process ALIGN_GENES {
     ${mappings}
     END_OF_MAPPINGS
 
-    align_genes.py --each mappings.json --card ${card} --output 'prepared/{}' --fault '{}.fault.json'
+    align_genes.py --each mappings.json --card ${card} --output 'prepared/{}' --mapped 'mapped/{}' --fault '{}.fault.json'
     """
 
     stub:

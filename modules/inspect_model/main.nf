@@ -1,9 +1,9 @@
-// What a model is and expects, read without running its pickle
+// What a model is and expects, read without running its pickle; or what an embedding is, by the cells that bring it along
 process INSPECT_MODEL {
     tag "${name}"
 
     input:
-    tuple val(name), path(model, stageAs: 'model/*'), val(stamp), val(origin)
+    tuple val(name), path(model, stageAs: 'model/*'), val(stamp), val(origin), val(embedding)
     val settings
     val code
 
@@ -19,8 +19,12 @@ process INSPECT_MODEL {
     ${origin ?: 'null'}
     END_OF_ORIGIN
 
-    inspect_model.py --model ${model ?: 'model'} --shown-as "\$(cat name.txt)" ${settings.trust_models ? '--trust-models' : ''} \\
-        --origin origin.json --card card.json
+    cat > embedding.json <<'END_OF_EMBEDDING'
+    ${embedding ?: 'null'}
+    END_OF_EMBEDDING
+
+    inspect_model.py ${model ? "--model ${model}" : ''} --shown-as "\$(cat name.txt)" ${settings.trust_models ? '--trust-models' : ''} \\
+        --origin origin.json --embedding embedding.json --card card.json
     """
 
     stub:

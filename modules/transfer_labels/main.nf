@@ -1,4 +1,4 @@
-// Labels from the reference's cells around those of queries, and how far to trust them
+// Labels from the reference's cells around those of queries, which are moved there before if surgery could not, and how far to trust them
 
 include { titleOf } from '../bundles'
 

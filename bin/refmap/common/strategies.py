@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import Counter
 
 STRATEGIES = JOINT, PER_BATCH, SEQUENTIAL = "joint", "per_batch", "sequential"
+# What is done about a query that surgery cannot move: see `refmap.trust.correction`.
+CORRECTIONS = AUTO, NONE, SYMPHONY = "auto", "none", "symphony"
 
 
 def in_order(plan: dict) -> list[str]:

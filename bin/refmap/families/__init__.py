@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..common.errors import RefmapError
 from ..models.folder import ModelFolder
 from .base import Family, Trainable
+from .embedding import EmbeddingFamily
 from .expimap import ExpimapFamily
 from .multigrate import MultigrateFamily
 from .mvtcr import MvtcrFamily
@@ -30,6 +31,7 @@ FAMILIES: list[Family] = [
     ScatlasvaeFamily(),
     MvtcrFamily(),
     MultigrateFamily(),
+    EmbeddingFamily(),
 ]
 
 __all__ = [

@@ -86,22 +86,12 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
     write_zarr(embedding, mapped.embedding)
     if decoded := _decoded(parts, training["seed"]):
         decoded.write(mapped.decoded)
+    start = start_record(plan, alignment, card)
     write_json(
         mapped.record,
-        {
-            "id": f"{row['dataset']}~{row['file_id']}",
-            "dataset": row["dataset"],
-            "file_id": row["file_id"],
-            "query": row["query"],
-            "model": card["model"],
-            "family": card["family"],
-            "class_name": card["class_name"],
-            "model_sha256": card["sha256"],
-            "model_origin": card["origin"],
+        start
+        | {
             "n_cells": embedding.n_obs,
-            "n_genes": {key: alignment[key] for key in ("matched", "padded", "dropped", "summed")},
-            "batches": _batches(plan, card),
-            "covariates": plan["covariates"],
             "parameters": row | training | {"options": plan["options"]},
             "strategy": strategy,
             "surgeries": [{"batch": part.batch, "n_cells": part.embedding.n_obs, **part.facts} for part in parts],
@@ -113,16 +103,34 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
             "frozen_sha256_before": first.facts["frozen_sha256_before"],
             "frozen_sha256_after": first.facts["frozen_sha256_after"],
             "seed": training["seed"],
-            "versions": {
-                "refmap": __version__,
-                "python": platform.python_version(),
-                **by_name(card["family"]).surgery().versions(),
-            },
+            "versions": start["versions"] | by_name(card["family"]).surgery().versions(),
             "predictions": {key: _sums(embedding.obs, key) for key in first.labels_keys},
-            # The alignment sees again some of what the plan saw.
-            "warnings": list(dict.fromkeys([*plan["warnings"], *alignment["warnings"], *advice, *_warnings(parts)])),
+            "warnings": list(dict.fromkeys([*start["warnings"], *advice, *_warnings(parts)])),
         },
     )
+
+
+def start_record(plan: dict, alignment: dict, card: dict) -> dict:
+    """What is to be recorded of a mapping before anything of it was done."""
+    row = plan["row"]
+    return {
+        "id": f"{row['dataset']}~{row['file_id']}",
+        "dataset": row["dataset"],
+        "file_id": row["file_id"],
+        "query": row["query"],
+        "model": card["model"],
+        "family": card["family"],
+        "class_name": card["class_name"],
+        "model_sha256": card["sha256"],
+        "model_origin": card["origin"],
+        "surgery_moves": card["surgery_ready"],
+        "n_genes": {key: alignment[key] for key in ("matched", "padded", "dropped", "summed")},
+        "batches": _batches(plan, card),
+        "covariates": plan["covariates"],
+        "versions": {"refmap": __version__, "python": platform.python_version()},
+        # The alignment sees again some of what the plan saw.
+        "warnings": list(dict.fromkeys([*plan["warnings"], *alignment["warnings"]])),
+    }
 
 
 def _by_batch(

@@ -21,6 +21,7 @@ from ..common.storage import COMPRESSOR, stored_name
 from .beside import read_beside
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
+from .gene_names import Translation
 from .genes import Resolution, resolve_query
 from .matrix import Matrix
 from .modalities import wanted_layers
@@ -107,9 +108,12 @@ def align(
     `row`, `card` and `plan` are those of the mapping; `table` the pairs of its id table, `airr` the table of its receptors, whose
     chains of the query's cells go into ``uns['receptors']``. X is CSR float32 (cells x the model's genes) with sorted indices and
     no explicit zeros; so are further layers that the model takes. `progress` is called with the cells done and the cells in all.
+    Of a query whose plan has no counts there is no gene.
 
     Raises RefmapError if too few genes are found or if values are not what the model wants.
     """
+    if not plan["counted"]:
+        return _without_counts(query, row, card, plan, out)
     read_beside(query, card, row["protein_key"])
     layer, *further = wanted_layers(query, row, card)
     matrix = query.matrix(layer)
@@ -119,15 +123,9 @@ def align(
         raise RefmapError(fault)
     warnings = overlap_warnings(query, row, card, resolution) + repeat_warnings(card, resolution)
 
-    root = zarr.open_group(out, mode="w", zarr_format=2)
-    root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     # Plain strings: older environments cannot read pandas' nullable ones.
     with anndata.settings.override(allow_write_nullable_strings=False):
-        obs = model_obs(query, row, card, plan)
-        write_elem(root, "obs", obs.rename(columns=stored_name))
-        write_elem(root, "var", pd.DataFrame({"found": resolution.filled}, index=pd.Index(card["genes"], dtype=object)))
-        for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
-            write_elem(root, empty, {})
+        root, obs = _begin(query, row, card, plan, out, pd.DataFrame({"found": resolution.filled}, index=card["genes"]))
         proteins = _align_proteins(root, query, row, card, obs) if card["proteins"] else None
         receptors = find_receptors(query, row, card, airr)
         if receptors.table is not None:
@@ -185,6 +183,29 @@ def align(
         "proteins": proteins,
         "warnings": warnings,
     }
+
+
+def _begin(query: Query, row: dict, card: dict, plan: dict, out: Path, var: pd.DataFrame) -> tuple[zarr.Group, pd.DataFrame]:
+    """Write all but the matrices of an aligned query; return where it lies, and its obs."""
+    root = zarr.open_group(out, mode="w", zarr_format=2)
+    root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    obs = model_obs(query, row, card, plan)
+    write_elem(root, "obs", obs.rename(columns=stored_name))
+    write_elem(root, "var", var.set_axis(var.index.astype(object)))
+    for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
+        write_elem(root, empty, {})
+    return root, obs
+
+
+def _without_counts(query: Query, row: dict, card: dict, plan: dict, out: Path) -> dict:
+    """Write the cells alone; return what alignment.json holds, in which no gene was looked for."""
+    with anndata.settings.override(allow_write_nullable_strings=False):
+        root, _ = _begin(query, row, card, plan, out, pd.DataFrame({"found": np.zeros(0, dtype=bool)}, index=[]))
+        write_elem(root, "X", sparse.csr_matrix((query.n_obs, 0), dtype=np.float32))
+    counted = ("n_query_genes", "n_model_genes", "matched", "padded", "dropped", "summed", "ambiguous", "versions_stripped", "translated")
+    lists = {"modalities": {}, "padded_genes": [], "taken_for": {}, "names": Translation().to_json(), "warnings": []}
+    unknown = dict.fromkeys(("overlap", "total_counts", "normalization", "proteins"))
+    return {"n_cells": query.n_obs, **dict.fromkeys(counted, 0), **unknown, **lists}
 
 
 def _align_proteins(root: zarr.Group, query: Query, row: dict, card: dict, obs: pd.DataFrame) -> dict:

@@ -17,9 +17,11 @@ from ..families.gmt import read_gmt
 from ..families.options import Option, read_options
 from ..models.card import unlabeled
 from .beside import read_beside
-from .columns import batches, name_batches, pair_covariates, pair_labels
+from .columns import batch_column, batches, name_batches, pair_covariates, pair_labels
 from .contents import Contents, fitting_name
+from .counts import looks_like_counts
 from .elements import as_text
+from .embedded import read_embedding
 from .genes import Resolution, gene_ids, read_id_table, resolve_query
 from .modalities import wanted_layers
 from .obs_table import add_obs_table
@@ -63,7 +65,7 @@ def check(
 
 def stopped(row: dict, fault: str) -> dict:
     """The plan of a mapping that nothing more can be told of."""
-    nothing = {"query": NOTHING_KNOWN, "batches": {}, "covariates": {}, "options": {}, "refused": {}}
+    nothing = {"query": NOTHING_KNOWN, "counted": True, "batches": {}, "batch_column": None, "covariates": {}, "options": {}, "refused": {}}
     return {"row": row, **nothing, "faults": [fault], "warnings": []}
 
 
@@ -90,6 +92,7 @@ class Check:
         self.options: dict[str, object] = {}
         self.gene_programs: dict[str, list[str]] = {}
         self.table: list[tuple[str, str]] | None = None
+        self.counted = True
         self.summary = {
             **NOTHING_KNOWN,
             "format": query.format,
@@ -100,11 +103,12 @@ class Check:
     def plan(self, published: bool = False) -> dict:
         """The JSON of the plan.
 
-        Row, query (its sizes), batches {value: {cells, name}}, covariates {column: {new}}, options (typed, with their
-        defaults), refused {strategy: why it cannot be followed}, faults, warnings.
+        Row, query (its sizes), counted (whether its counts are aligned), batches {value: {cells, name}}, batch_column (of the aligned
+        query), covariates {column: {new}}, options (typed, with their defaults), refused {strategy: why it cannot be followed},
+        faults, warnings.
         """
         for look in (
-            self.cells, self.columns, self.layer, self.genes, self.batch, self.labels, self.truth, self.samples,
+            self.cells, self.columns, self.embedding, self.layer, self.genes, self.batch, self.labels, self.truth, self.samples,
             self.categorical, self.learned, self.continuous, self.size_factor, self.proteins, self.receptors, self.programs,
             self.family, self.colors, self.known,
         ):  # fmt: skip
@@ -114,7 +118,9 @@ class Check:
         plan = {
             "row": self.row,
             "query": self.summary,
+            "counted": self.counted,
             "batches": self.batches,
+            "batch_column": batch_column(self.query, self.row, self.card),
             "covariates": {column: {"new": levels} for column, levels in self.new_levels.items()},
             "options": self.options,
             "faults": list(dict.fromkeys(self.faults)),
@@ -144,7 +150,37 @@ class Check:
     def columns(self) -> None:
         self.warnings += add_obs_table(self.query, self.row, self.obs_path)
 
+    def embedding(self) -> None:
+        """Of a query that brings its embedding whether this can be that of its reference, and whether counts come with it."""
+        key, card, query = self.row["query_embedding"], self.card, self.query
+        if not key:
+            return
+        size = read_embedding(query, key, "query_embedding").shape[1]
+        if size != card["n_latent"]:
+            self._fault(
+                f"has {size:,} dimensions in obsm '{key}', and the reference's embedding, {card['model']}, has {card['n_latent']:,}: "
+                "both must be by one model, of the same size."
+            )
+        if why := self._uncounted():
+            self.counted = False
+            self.warnings += [f"The expression of query '{self.row['query']}' is not compared with the reference's: {why}"] * bool(card["genes"])
+
+    def _uncounted(self) -> str | None:
+        """Why there are no counts of a query that does without; None where there are."""
+        if not self.card["genes"]:
+            return "the reference has none"  # which its card warns of
+        try:
+            matrix = self.query.matrix(self.row["layer"])
+            if not looks_like_counts(matrix, self.row["round_counts"]):
+                return f"there are no counts in {matrix.name}; name where they are with layer."
+            table = read_id_table(self.table_path, self.row["id_table"]) if self.table_path else None
+            return overlap_fault(self.query, self.row, self.card, resolve_query(self.query, self.row, self.card, table), table)
+        except RefmapError as error:
+            return str(error)
+
     def layer(self) -> None:
+        if not self.counted:
+            return
         matrices = [self.query.matrix(layer) for layer in wanted_layers(self.query, self.row, self.card)]
         self.summary["n_values"] = sum(matrix.most_values for matrix in matrices)
         for matrix in matrices:
@@ -162,6 +198,8 @@ class Check:
                 )
 
     def genes(self) -> None:
+        if not self.counted:
+            return
         if self.row["id_table"]:
             self._attempt(self._read_table)
         if self.row["layer"] == "raw" and "raw" not in self.query.layers:
@@ -190,9 +228,9 @@ class Check:
     def batch(self) -> None:
         row, key = self.row, self.row["batch_key"]
         if not self.card["batch_key"]:
-            if key:
+            if key and not row["query_embedding"]:
                 self.warnings.append(
-                    f"The model was trained without batches: batch_key '{key}' of query '{row['query']}' is not used."
+                    f"The model was trained without batches: batch_key '{key}' of query '{row['query']}' is not used by surgery."
                 )
             return
         if not key:

@@ -14,6 +14,17 @@ from .elements import as_text
 from .query import Query
 
 
+# Where an aligned query has the batches that its row names, if its model has none.
+OWN_BATCHES = "refmap_batch"
+
+
+def batch_column(query: Query, row: dict, card: dict) -> str | None:
+    """The column of an aligned query with its batches: the model's, or of a model without any that of refmap; None if there are none."""
+    if card["batch_key"]:
+        return card["batch_key"]
+    return OWN_BATCHES if not row["one_batch"] and row["batch_key"] in query.obs_columns else None
+
+
 def pair_covariates(row_keys: Sequence[str], model_keys: Sequence[str]) -> dict[str, str]:
     """The query's column for each of the model's covariates: of the same name, else the next in order. Equal numbers of both."""
     rest = iter([key for key in row_keys if key not in model_keys])
@@ -28,10 +39,13 @@ def pair_labels(row_keys: Sequence[str], model_keys: Sequence[str]) -> dict[str,
 
 
 def model_obs(query: Query, row: dict, card: dict, plan: dict) -> pd.DataFrame:
-    """The columns of obs that the model reads, under its own keys; the index holds the query's cells, in order."""
+    """The columns of obs that the model reads, under its own keys, and the batches of one that reads none; the index holds the
+    query's cells, in order."""
     obs = pd.DataFrame(index=pd.Index(query.obs_names, dtype=object))
     if card["batch_key"]:
         obs[card["batch_key"]] = pd.Categorical(_batches(query, row, card, plan))
+    elif column := batch_column(query, row, card):
+        obs[column] = pd.Categorical(as_text(query.obs_column(row["batch_key"])))
     given = pair_labels(row["labels_keys"], list(card["labels"]))
     for key in card["labels"]:
         obs[key] = pd.Categorical(_labels(query, given.get(key), card["labels"][key], card))

@@ -163,6 +163,7 @@ def _row(settings: dict, trained: dict, shown_as: str) -> dict:
         "round_counts": False,
         "gene_prefix": None,
         "orthologs": False,
+        "query_embedding": None,
         "umap_colors": [],
         "gmt": None,
         "airr": settings["reference_airr"],

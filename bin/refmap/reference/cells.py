@@ -19,6 +19,7 @@ from ..common.exhaustion import MachineFault, exhaustion
 from ..common.folders import ReferenceFolder
 from ..common.spelling import spell
 from ..common.storage import given_name, stored_name, write_zarr
+from ..families.embedding import NAME as BROUGHT
 from ..models.folder import DATA, ModelFolder
 from ..models.hidden import HIDDEN_COLUMN, hidden_among, seen_labels
 from ..query.align import align
@@ -90,7 +91,7 @@ def prepare_reference(
     request
         What a row of the sheet says of them: ``trained`` (whether the run trains the model on them), ``reference`` (path as the
         user wrote it, or None), ``layer`` (None: where the counts are found), ``var_key``, ``embedding`` (a key of obsm, or None:
-        counts are embedded by the model), ``protein_key`` (where their proteins or second modality are, or None: as the model's),
+        counts are embedded by the model), ``batch_key`` (that of cells that bring their embedding, or None), ``protein_key`` (where their proteins or second modality are, or None: as the model's),
         ``airr`` (the table of their receptors, or None), ``transfer_keys``, ``columns`` (further ones of obs to take along) and
         ``origin`` (where `reference` was fetched from, if it is an address).
     source
@@ -213,11 +214,14 @@ def _prepare(
                 obs[column] = _labels(cells, column, None)
         latent, source, notes = find_embedding(cells, request, card)
         warnings += notes
-        if latent is None:
+        # Beside an embedding that came along counts are for a look at the cells' expression alone
+        brought = card["family"] == BROUGHT
+        if latent is None or (brought and card["genes"]):
             try:
-                warnings += _align(cells, request, card, folder, airr)
+                warnings += _align(cells, request, card | {"batch_key": None} if brought else card, folder, airr)
             except RefmapError as error:  # which is no news where an embedding would have been taken
                 raise type(error)(" ".join([*notes, str(error)])) from error
+        if latent is None:
             source = "counts"
         if request["trained"]:  # they are kept beside the model, for a run that asks for other labels
             for column, values in _categories(cells, {*obs.columns, HIDDEN_COLUMN}):
@@ -341,6 +345,7 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder, air
         "round_counts": False,
         "gene_prefix": None,
         "orthologs": False,
+        "query_embedding": None,
         "categorical_covariate_keys": list(card["categorical_covariates"]),
         "continuous_covariate_keys": card["continuous_covariates"],
         "size_factor_key": card["size_factor_key"],

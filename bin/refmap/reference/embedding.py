@@ -7,10 +7,11 @@ from collections import Counter
 
 import numpy as np
 from anndata.io import read_elem
-from scipy import sparse
 
-from ..common.errors import AskedFor, RefmapError, listed, nearest
+from ..common.errors import AskedFor, RefmapError, listed
+from ..families.embedding import NAME as BROUGHT
 from ..query.elements import as_text, encoding
+from ..query.embedded import numbers_of, read_embedding, size_of
 from ..query.genes import resolve
 from ..query.query import Query
 
@@ -35,16 +36,11 @@ def find_embedding(cells: Query, request: dict, card: dict) -> tuple[np.ndarray 
     """
     obsm = cells.root["obsm"] if "obsm" in cells.root else {}
     if key := request["embedding"]:
-        if key not in obsm:
-            raise AskedFor(
-                str(
-                    cells.fault(
-                        f"has no obsm '{key}', which reference_embedding names: it has {listed(obsm)}.{nearest(key, list(obsm))}"
-                    )
-                )
-            )
         try:
-            latent = _read(cells, obsm, key, card)
+            latent = read_embedding(cells, key, "reference_embedding")
+            if card["family"] == BROUGHT:
+                return latent, f"obsm['{key}']", []
+            _check_size(cells, key, latent, card)
             return latent, f"obsm['{key}']", _doubts(cells, key, request["var_key"], card)
         except RefmapError as error:
             raise AskedFor(str(error)) from error
@@ -78,11 +74,11 @@ def own_map(cells: Query) -> tuple[np.ndarray | None, list[str]]:
     if "X_umap" not in obsm:
         return None, []
     try:
-        position = _numbers(cells, obsm, "X_umap")
+        position = numbers_of(cells, obsm["X_umap"], "X_umap")
     except RefmapError as error:
         return None, [f"The UMAP is computed: {error}"]
     if position.shape != (cells.n_obs, 2) or not np.isfinite(position).all():
-        said = f"has {_size(position)} values in obsm 'X_umap', not all of them numbers or not 2 a cell: the UMAP is computed."
+        said = f"has {size_of(position)} values in obsm 'X_umap', not all of them numbers or not 2 a cell: the UMAP is computed."
         return None, [str(cells.fault(said))]
     return position, []
 
@@ -97,21 +93,10 @@ def read_kept(cells: Query, n_latent: int) -> dict[str, np.ndarray]:
     found, obsm = {}, cells.obsm()
     for key, columns in {"X_umap": 2, "X_emb_var": n_latent}.items():
         if key == "X_umap" or key in obsm:
-            found[key] = _numbers(cells, obsm, key)
+            found[key] = numbers_of(cells, obsm[key], key)
             if found[key].shape != (cells.n_obs, columns):
-                raise cells.fault(f"has {_size(found[key])} values in obsm '{key}', which are not of its cells.")
+                raise cells.fault(f"has {size_of(found[key])} values in obsm '{key}', which are not of its cells.")
     return found
-
-
-def _numbers(cells: Query, obsm, key: str) -> np.ndarray:
-    """What lies under a key of obsm, dense: float32. Raises RefmapError if it cannot be read as numbers."""
-    with cells.reading(f"obsm '{key}'"):
-        found = read_elem(obsm[key])
-        return np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
-
-
-def _size(values: np.ndarray) -> str:
-    return " x ".join(map(str, values.shape))
 
 
 def _class_of(key: str) -> str | None:
@@ -135,19 +120,23 @@ def _mapped_by(cells: Query) -> dict:
 
 def _read(cells: Query, obsm, key: str, card: dict) -> np.ndarray:
     """Read an embedding. Raises RefmapError unless it has a row a cell, as many columns as the model's latent, and numbers alone."""
-    latent = _numbers(cells, obsm, key)
+    latent = numbers_of(cells, obsm[key], key)
+    _check_size(cells, key, latent, card)
+    if not np.isfinite(latent).all():
+        raise cells.fault(f"has values in obsm '{key}' that are no numbers: mend it, or name none, and the counts are embedded.")
+    return latent
+
+
+def _check_size(cells: Query, key: str, latent: np.ndarray, card: dict) -> None:
     size = card["n_latent"] or latent.shape[-1]
     if latent.shape != (cells.n_obs, size):
         wanted = (
             f"there are {cells.n_obs:,} cells" if latent.shape[1:] == (size,) else f"the model's latent has {size} dimensions"
         )
         raise cells.fault(
-            f"has {_size(latent)} values in obsm '{key}', but {wanted}: name the embedding that this model gave, "
+            f"has {size_of(latent)} values in obsm '{key}', but {wanted}: name the embedding that this model gave, "
             "or none, and the counts are embedded."
         )
-    if not np.isfinite(latent).all():
-        raise cells.fault(f"has values in obsm '{key}' that are no numbers: mend it, or name none, and the counts are embedded.")
-    return latent
 
 
 def _doubts(cells: Query, key: str, var_key: str | None, card: dict) -> list[str]:

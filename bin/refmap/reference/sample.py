@@ -30,7 +30,7 @@ def write_sample(prepared: ReferenceFolder, latent: Path | None, scale: Referenc
         As :func:`refmap.reference.cells.prepare_reference` wrote it: with a sample that was kept beside the model, or with all of
         its cells' counts. There is no sample of others, nor of a model that takes no counts.
     latent
-        The embedding of all of these (.npz); None where they came with it.
+        The embedding of all of these (.npz); None where they came with it, and all have one.
     scale
         Which holds the cells with their embedding, and the record of those.
     """
@@ -38,13 +38,14 @@ def write_sample(prepared: ReferenceFolder, latent: Path | None, scale: Referenc
         shutil.copytree(prepared.sample, scale.sample)
         return
     record = read_json(scale.record)
-    if record["input"] != "counts" or not latent or not prepared.aligned.exists():
+    if record["input"] != "counts" or not prepared.aligned.exists():
         return
     cells = read_zarr(scale.cells)
     columns = list(dict.fromkeys([*record["keys"], *filter(None, [record["batch_key"]])]))
     drawn = sample_by_group(_groups(cells.obs, columns), MOST_SAMPLED, seed, MOST_OF_EACH)
+    rows = placed_rows(latent)[drawn] if latent else drawn
     with Query(prepared.aligned, "the aligned reference", called="reference") as query:
-        counts = query.matrix("X").take(placed_rows(latent)[drawn])
+        counts = query.matrix("X").take(rows)
     genes = read_elem(zarr.open_group(prepared.aligned, mode="r")["var"])
     some = cells[drawn]
     write_zarr(ad.AnnData(counts, obs=some.obs, var=genes, obsm=dict(some.obsm)), scale.sample)

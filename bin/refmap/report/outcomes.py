@@ -157,13 +157,13 @@ class Outcome:
         return list(dict.fromkeys(warning for source in sources for warning in source.get("warnings") or []))
 
     def paths(self) -> tuple[str, str, str]:
-        """Where the query, the updated model and the pictures are, below the run's outdir; empty unless mapped."""
+        """Where the query, the updated model and the pictures are, below the run's outdir; empty unless mapped, or without a model."""
         if not self.mapped:
             return "", "", ""
         dataset, file_id = f"dataset~{self.row['dataset']}", f"file_id~{self.row['file_id']}"
         return (
             f"reference_mapping/{dataset}/{file_id}.zarr",
-            f"reference_mapping/model/{dataset}/{file_id}",
+            "" if self.row["query_embedding"] else f"reference_mapping/model/{dataset}/{file_id}",
             f"reference_mapping/qc/{dataset}/{file_id}",
         )
 

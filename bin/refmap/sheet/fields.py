@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..common.errors import RefmapError
-from ..common.strategies import STRATEGIES
+from ..common.strategies import CORRECTIONS, STRATEGIES
 from ..families.options import parse_options
 from ..remote.addresses import FORMS, is_address, parse
 
@@ -161,7 +162,11 @@ class Mapping(BaseModel):
         ),
     ]
     model: Annotated[
-        Source, Field(description="The reference model, a folder or file, or its address; not needed when this run trains it.")
+        Source,
+        Field(
+            description="The reference model, a folder or file, or its address; not needed when this run trains it, or with "
+            "`query_embedding`."
+        ),
     ] = None
     batch_key: Annotated[Text, TEXT, Field(description="The column of the query's `obs` that holds its batches.")]
     labels_key: Annotated[
@@ -200,6 +205,13 @@ class Mapping(BaseModel):
         Field(
             description="The modality of an .h5mu that holds the counts, or the path of any AnnData in the file; none: `rna`, or "
             "the only one."
+        ),
+    ] = None
+    query_embedding: Annotated[
+        Key,
+        Field(
+            description="The key of the query's `obsm` with an embedding by a model that refmap does not run, beside that of the "
+            "reference's cells, `reference_embedding`, by the same; none: the model embeds the query."
         ),
     ] = None
     protein_key: Annotated[
@@ -250,6 +262,13 @@ class Mapping(BaseModel):
     reference_embedding: Annotated[
         Key, Field(description="The key of the reference cells' `obsm` with their embedding by this model; none: it is computed.")
     ] = None
+    reference_batch_key: Annotated[
+        Key,
+        Field(
+            description="The column of the reference cells' `obs` with their batches, beside a `query_embedding`; none: they are one. A model "
+            "knows its own."
+        ),
+    ] = None
     reference_protein_key: Annotated[
         Key,
         Field(
@@ -291,6 +310,11 @@ class Mapping(BaseModel):
         Literal[STRATEGIES] | None,
         Must(f"one of {', '.join(STRATEGIES)}"),
         Field(description="Whether all batches are mapped in one surgery, or each in its own; none: `--strategy`."),
+    ] = None
+    correction: Annotated[
+        Literal[CORRECTIONS] | None,
+        Must(f"one of {', '.join(CORRECTIONS)}"),
+        Field(description="Whether a query that surgery cannot move is moved in the latent space; none: `--correction`."),
     ] = None
     freeze_dropout: Annotated[Flag, Field(description="Whether dropout in the frozen layers is off in training.")] = True
     min_gene_overlap: Annotated[
@@ -345,6 +369,7 @@ REFERENCE_KEYS = (
     "reference_layer",
     "reference_var_key",
     "reference_embedding",
+    "reference_batch_key",
     "reference_protein_key",
     "reference_airr",
     "transfer_keys",
@@ -364,5 +389,7 @@ TRAIN_KEYS = (*TRAIN_DEFAULTS, *TRAIN_OPTIONS)
 COLUMNS = tuple(name for name in FIELDS if name not in YAML_ONLY)
 
 
-def required(reference: bool) -> list[str]:
-    return [name for name in FIELDS if FIELDS[name].is_required() or (name == "model" and not reference)]
+def required(reference: bool, given: Container[str]) -> list[str]:
+    """The fields that a mapping must have: a model unless this run trains one (`reference`), or it is `given` an embedding."""
+    model = not reference and "query_embedding" not in given
+    return [name for name in FIELDS if FIELDS[name].is_required() or (name == "model" and model)]

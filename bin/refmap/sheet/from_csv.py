@@ -38,7 +38,7 @@ def _check_header(header: list[str], name: str, reference: bool, faults: list[Fa
             faults.append(Fault(f"unknown column {show(column)}.{nearest(column, COLUMNS)}", name))
         elif header.count(column) > 1:
             faults.append(Fault(f"column '{column}' appears {header.count(column)} times; keep one.", name))
-    absent = [column for column in required(reference) if column not in header]
+    absent = [column for column in required(reference, header) if column not in header]
     faults += [Fault(f"column '{column}' is missing. {FIELDS[column].description}", name) for column in absent]
     return frozenset(absent)
 

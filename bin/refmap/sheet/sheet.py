@@ -92,7 +92,7 @@ def _read_text(path: Path) -> str:
 
 def _check(entry: Entry, reference: bool, faults: list[Fault]) -> Mapping | None:
     """Return the checked mapping, or none; what is wrong with it is added to `faults`."""
-    missing = [name for name in required(reference) if name not in entry.values and name not in entry.absent]
+    missing = [name for name in required(reference, entry.values) if name not in entry.values and name not in entry.absent]
     faults += [entry.fault(f"{entry.label(name)} is missing. {FIELDS[name].description}") for name in missing]
     try:
         mapping = Mapping(**entry.values)
@@ -117,12 +117,28 @@ def _contradictions(entry: Entry, mapping: Mapping) -> Iterator[str]:
         yield f"{entry.label(unused[0])} has no effect, as 'train' is false; leave it out, or train."
     if mapping.learning_rate is not None and "lr" in (mapping.plan_kwargs or {}):
         yield f"{entry.label('learning_rate')} is given a second time as plan_kwargs.lr; keep one."
+    if mapping.query_embedding:
+        yield from _embedding_faults(entry, mapping, unused)
+    elif mapping.reference_batch_key:
+        yield f"{entry.label('reference_batch_key')} has no effect without query_embedding, as a model knows its own; leave it out."
     told = [name for name in MAPQC_KEYS if getattr(mapping, name)]
     if told and "mapqc_sample_key" not in told:
         yield f"{entry.label(told[0])} has no effect without mapqc_sample_key; name the column of samples too, or leave it out."
     for given, other in (("mapqc_control_key", "mapqc_control"), ("mapqc_control", "mapqc_control_key")):
         if given in told and other not in told:
             yield f"{entry.label(given)} has no effect without {other}; give both, or neither."
+
+
+def _embedding_faults(entry: Entry, mapping: Mapping, training: list[str]) -> Iterator[str]:
+    """What is wrong with a mapping that brings its embedding."""
+    given = entry.label("query_embedding")
+    if mapping.model:
+        yield f"{entry.label('model')} and {given} are both given; leave out the one or the other."
+    for name, what in (("reference", "the reference's cells"), ("reference_embedding", "the key of their obsm")):
+        if not getattr(mapping, name):
+            yield f"{given} needs {what} to be compared with: name {'them' if name == 'reference' else 'it'} as {name}."
+    for name in training:
+        yield f"{entry.label(name)} has no effect with query_embedding, as nothing is trained; leave it out."
 
 
 def _check_unique(entries: Iterable[Entry], faults: list[Fault]) -> None:
@@ -150,19 +166,23 @@ def _row(mapping: Mapping, defaults: dict[str, Any]) -> dict:
     names = {"labels_key": "labels_keys"}
     row = {names.get(name, name): given[name] for name in COLUMNS if name not in ("train", *TRAIN_KEYS, *REFERENCE_KEYS)}
     row["cells"] = _reference_cells(mapping, defaults)
-    row |= {name: value(name) for name in ("one_batch", "round_counts", "strategy", "min_gene_overlap")}
-    row["train"] = train if given["train"] and train["max_epochs"] > 0 else None
+    row |= {name: value(name) for name in ("one_batch", "round_counts", "strategy", "correction", "min_gene_overlap")}
+    row["train"] = train if given["train"] and train["max_epochs"] > 0 and not mapping.query_embedding else None
+    if mapping.query_embedding:  # the cells stand for the model, under a name that is no path
+        of_cells = [f"{name} {given[name]}" for name in ("reference_layer", "reference_var_key", "reference_batch_key") if given[name]]
+        row["model"] = ", ".join([f"{mapping.reference_embedding} of {mapping.reference}", *of_cells])
     return row | {name: defaults[name] for name in ("seed", "warn_gene_overlap")}
 
 
 def _reference_cells(mapping: Mapping, defaults: dict[str, Any]) -> dict:
     """Say where a row's reference cells are; `trained`: they are those that this run trains the model on."""
-    trained = mapping.model is None and mapping.reference is None
+    trained = mapping.model is None and mapping.reference is None and mapping.query_embedding is None
     known = trained_cells(defaults) if trained else {"trained": False, "reference": mapping.reference}
     return known | {
         "layer": mapping.reference_layer or known.get("layer"),
         "var_key": mapping.reference_var_key or known.get("var_key"),
         "embedding": mapping.reference_embedding,
+        "batch_key": mapping.reference_batch_key,
         "protein_key": mapping.reference_protein_key or known.get("protein_key"),
         "airr": mapping.reference_airr or known.get("airr"),
         "transfer_keys": mapping.transfer_keys,
@@ -180,6 +200,7 @@ def trained_cells(settings: dict[str, Any]) -> dict:
         "layer": settings["reference_layer"],
         "var_key": settings["reference_var_key"],
         "embedding": None,
+        "batch_key": None,
         "protein_key": settings["reference_protein_key"],
         "airr": settings["reference_airr"],
         "transfer_keys": [],

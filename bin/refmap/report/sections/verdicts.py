@@ -87,7 +87,26 @@ def _verdict(outcome: Outcome) -> str:
     missing = "".join(f"<br><small>Not measured: {lines(note)}</small>" for note in notes)
     clusters = _clusters(outcome.figure("explained").get("clusters") or {})
     samples = _samples(outcome.figure("mapqc"))
-    return f"<strong>{escape(outcome.name)}</strong> {badges}{link(outcome)}{told}{samples}{missing}{clusters}"
+    moved = _moved(outcome.record.get("correction") or {})
+    return f"<strong>{escape(outcome.name)}</strong> {badges}{link(outcome)}{told}{moved}{samples}{missing}{clusters}"
+
+
+def _moved(correction: dict) -> str:
+    """What was done of a query that surgery could not move, with the share of reference cells around its cells before and after."""
+    if not correction:
+        return ""
+    before, after = (correction[when] for when in ("before", "after"))
+    if after is None:
+        return f"<br><small>Not moved in the latent space: {lines(correction['reason'])}</small>"
+    shares = f"around its cells {_share(before)} of the nearest are the reference's before, {_share(after)} after"
+    shares += f", and {_share(before, 'expected')} are expected" if before["expected"] is not None else ""
+    if correction["method"] is None:
+        return f"<br><small>Not moved in the latent space: {lines(correction['reason'])} ({shares})</small>"
+    return f"<br><strong>Moved in the latent space</strong>, as surgery did not: {shares}. {lines(correction['reason'])}"
+
+
+def _share(around: dict, which: str = "value") -> str:
+    return "?" if around[which] is None else f"{100 * around[which]:.1f} %"
 
 
 def _samples(of: dict) -> str:
@@ -144,8 +163,9 @@ def warnings(outcomes: list[Outcome], references: list[dict]) -> dict | None:
 
 
 def _is_severe(outcome: Outcome, warning: str) -> bool:
-    """Whether surgery had no effect (a model that never sees the batch), or most of what the model sees is padding."""
-    return "encode_covariates" in warning or (is_low(outcome) and "of the model's" in warning)
+    """Whether nothing moved the query (surgery on a model that never sees the batch), or most of what the model sees is padding."""
+    moved = (outcome.record.get("correction") or {}).get("method")
+    return ("encode_covariates" in warning and not moved) or (is_low(outcome) and "of the model's" in warning)
 
 
 def is_low(outcome: Outcome) -> bool:
