@@ -35,9 +35,9 @@ MODEL = [f"g{i}" for i in np.random.default_rng(7).permutation(GENES)[:3_600]] +
 ROW = {
     "dataset": "bench", "file_id": "query", "query": "query", "layer": "X", "var_key": None, "id_table": None, "modality": None,
     "batch_key": "donor", "labels_keys": [], "protein_key": None, "categorical_covariate_keys": [],
-    "continuous_covariate_keys": [], "size_factor_key": None, "one_batch": False, "round_counts": False, "gene_prefix": None, "orthologs": False, "min_gene_overlap": 0.1, "warn_gene_overlap": 0.5,
+    "continuous_covariate_keys": [], "size_factor_key": None, "one_batch": False, "round_counts": False, "gene_prefix": None, "orthologs": False, "query_embedding": None, "min_gene_overlap": 0.1, "warn_gene_overlap": 0.5,
 }  # fmt: skip
-PLAN = {"batches": {name: {"cells": 0, "name": name} for name in ("d1", "d2")}}
+PLAN = {"counted": True, "batches": {name: {"cells": 0, "name": name} for name in ("d1", "d2")}}
 
 
 def counts(cells: int, seed: int, genes: int = GENES) -> sparse.csr_matrix:

@@ -261,7 +261,7 @@ def test_what_can_be_given(given):
 def test_a_sheets_column_that_shares_a_parameters_name_shares_its_meaning():
     shared = set(properties(SCHEMA)) & set(COLUMNS)
     # The cells that the model of a row was trained on, and those that the run trains one on.
-    cells = {"reference", "reference_layer", "reference_var_key", "reference_protein_key", "reference_airr"}
-    assert shared == {*TRAIN_DEFAULTS, "one_batch", "round_counts", "strategy", "min_gene_overlap", *cells}
+    cells = {"reference", *(f"reference_{what}" for what in ("layer", "var_key", "batch_key", "protein_key", "airr"))}
+    assert shared == {*TRAIN_DEFAULTS, "one_batch", "round_counts", "strategy", "correction", "min_gene_overlap", *cells}
     assert all(f"none: `--{name}`" in FIELDS[name].description for name in shared - cells)
     assert not set(YAML_ONLY) & set(properties(SCHEMA))

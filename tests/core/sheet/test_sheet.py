@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from refmap.common.errors import RefmapError
-from refmap.common.strategies import STRATEGIES
+from refmap.common.strategies import CORRECTIONS, STRATEGIES
 from refmap.sheet.fields import COLUMNS, FIELDS, MAPQC_KEYS, YAML_ONLY, Mapping, Must
 from refmap.sheet.from_yaml import LEVELS
 from refmap.sheet.sheet import read_sheet
@@ -27,6 +27,7 @@ DEFAULTS = {
     "one_batch": False,
     "round_counts": False,
     "strategy": "joint",
+    "correction": "auto",
     "seed": 7,
     "min_gene_overlap": 0.2,
     "warn_gene_overlap": 0.8,
@@ -140,6 +141,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "gene_prefix": "GRCh38_",
         "orthologs": "yes",
         "modality": "gex",
+        "query_embedding": "",  # a model and an embedding are not both given
         "protein_key": "adt",
         "categorical_covariate_keys": "a; b",
         "continuous_covariate_keys": "age",
@@ -151,6 +153,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "reference_layer": "layers/counts",
         "reference_var_key": "ensembl",
         "reference_embedding": "X_scvi",
+        "reference_batch_key": "",
         "reference_protein_key": "prot",
         "reference_airr": "reference_contigs.csv",
         "transfer_keys": "level 1;level 2",
@@ -161,6 +164,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "one_batch": "TRUE",
         "round_counts": "yes",
         "strategy": "per_batch",
+        "correction": "symphony",
         "freeze_dropout": "false",
         "min_gene_overlap": "0.5",
         "train": "true",
@@ -180,6 +184,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
             **{name: cells[name] for name in COLUMNS[: COLUMNS.index("size_factor_key") + 1] if name != "labels_key"},
             "layer": "raw",
             "orthologs": True,
+            "query_embedding": None,
             "labels_keys": ["cell type", "fine"],
             **{name: cells[name] for name in MAPQC_KEYS},
             "categorical_covariate_keys": ["a", "b"],
@@ -188,6 +193,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
             "one_batch": True,
             "round_counts": True,
             "strategy": "per_batch",
+            "correction": "symphony",
             "freeze_dropout": False,
             "min_gene_overlap": 0.5,
             "umap_colors": ["donor", "cell type"],
@@ -197,6 +203,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
                 "layer": "counts",
                 "var_key": "ensembl",
                 "embedding": "X_scvi",
+                "batch_key": None,
                 "protein_key": "prot",
                 "airr": "reference_contigs.csv",
                 "transfer_keys": ["level 1", "level 2"],
@@ -257,6 +264,7 @@ KEYS = st.lists(WORDS, max_size=3)
             "one_batch": st.booleans(),
             "round_counts": st.booleans(),
             "strategy": st.sampled_from(STRATEGIES),
+            "correction": st.sampled_from(CORRECTIONS),
             "freeze_dropout": st.booleans(),
             "min_gene_overlap": st.floats(0, 1),
             "train": st.none()
@@ -338,6 +346,7 @@ def test_refmaps_own_keys_may_stand_at_each_level(read, level):
         "one_batch": True,
         "round_counts": True,
         "strategy": "sequential",
+        "correction": "none",
     }
     content = scarches()
     settings = content["DATASETS"]["lung"]["reference_mapping"]
@@ -456,9 +465,56 @@ def test_a_model_may_be_left_out_if_a_reference_is_trained(read, faults):
     own = text.replace("batch_key\n", "batch_key,reference\n").replace("donor\n", "donor,cells.h5ad\n")
     assert read(own, reference=True)[0]["cells"] == ROW["cells"] | {"reference": "cells.h5ad"}
     missing = (
-        "column 'model' is missing. The reference model, a folder or file, or its address; not needed when this run trains it."
+        "column 'model' is missing. The reference model, a folder or file, or its address; not needed when this run trains it, or "
+        "with `query_embedding`."
     )
     assert faults(text) == [f"sheet.csv: {missing}"]
+
+
+EMBEDDING = {
+    "dataset": "lung",
+    "file_id": "donor_1",
+    "query": "data/donor_1.h5ad",
+    "batch_key": "donor",
+    "query_embedding": "X_uce",
+    "reference": "hf://org/atlas@main",
+    "reference_embedding": "X_UCE",
+}
+
+
+def as_csv(given):
+    return f"{','.join(given)}\n{','.join(given.values())}\n"
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_an_embedding_needs_no_model(read, trains):
+    """Nor is it taken for the reference that a run trains: it is called by its cells, in a name that is no address."""
+    (row,) = read(as_csv(EMBEDDING), reference=trains)
+    cells = ROW["cells"] | {"reference": "hf://org/atlas@main", "embedding": "X_UCE"}
+    assert row == ROW | {"model": "X_UCE of hf://org/atlas@main", "query_embedding": "X_uce", "train": None, "cells": cells}
+    more = {"reference_layer": "counts", "reference_batch_key": "study"}
+    (row,) = read(as_csv(EMBEDDING | more))
+    assert row["model"] == "X_UCE of hf://org/atlas@main, reference_layer counts, reference_batch_key study"
+    assert row["cells"] == cells | {"layer": "counts", "batch_key": "study"}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"model": "models/a"}, "column 'model' and column 'query_embedding' are both given; leave out the one or the other."),
+        ({"reference": ""}, "column 'query_embedding' needs the reference's cells to be compared with: name them as reference."),
+        ({"reference_embedding": ""}, "column 'query_embedding' needs the key of their obsm to be compared with: name it as reference_embedding."),
+        ({"max_epochs": "3"}, "column 'max_epochs' has no effect with query_embedding, as nothing is trained; leave it out."),
+        (
+            {"query_embedding": "", "model": "m", "reference_batch_key": "study"},
+            "column 'reference_batch_key' has no effect without query_embedding, as a model knows its own; leave it out.",
+        ),
+        ({"query_embedding": "", "model": ""}, "column 'model' is missing. " + FIELDS["model"].description),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_an_embedding_does_not_go_with(faults, change, found):
+    assert faults(as_csv(EMBEDDING | change)) == [f"row 2 (lung/donor_1): {found}"]
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------------
@@ -488,7 +544,7 @@ NAME = "must be a name of at most 100 letters, digits, '.', '_' and '-' that doe
         (
             "model:",
             "row 2 (lung/donor_1): column 'model' is missing. "
-            "The reference model, a folder or file, or its address; not needed when this run trains it.",
+            "The reference model, a folder or file, or its address; not needed when this run trains it, or with `query_embedding`.",
         ),
         (
             "query:data/x.rds",
