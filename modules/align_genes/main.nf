@@ -27,6 +27,11 @@ process ALIGN_GENES {
     for id in ${ids.join(' ')}; do
         mkdir -p prepared/\$id/aligned.zarr
         echo '{}' | tee prepared/\$id/plan.json > prepared/\$id/alignment.json
+        if grep -q '"family": "embedding"' ${card}; then
+            mkdir -p mapped/\$id/embedding.zarr mapped/\$id/results
+            touch mapped/\$id/history.csv
+            echo '{}' > mapped/\$id/mapping.json
+        fi
     done
     """
 }

@@ -29,6 +29,6 @@ process INSPECT_MODEL {
 
     stub:
     """
-    echo '{"family": "scvi", "env": "scvi", "fault": null}' > card.json
+    echo '{"family": "${embedding ? 'embedding' : 'scvi'}", "env": "${embedding ? 'core' : 'scvi'}", "fault": null}' > card.json
     """
 }

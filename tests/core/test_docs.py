@@ -252,9 +252,14 @@ def keys_of(source: str, after: str) -> list[str]:
 
 
 def test_every_field_of_mapping_json_is_explained():
-    fields = keys_of("bin/refmap/mapping/mapping.py", "mapped.record,\n        {")
+    fields = {
+        *keys_of("bin/refmap/mapping/mapping.py", "start\n        | {"),
+        *keys_of("bin/refmap/mapping/mapping.py", 'row = plan["row"]\n    return {'),
+    }
     assert len(fields) > 20
-    assert sorted(first_column(section(OUTPUTS, "mapping.json"), "field")) == sorted([*fields, "accuracy", "hierarchy"])
+    assert sorted(first_column(section(OUTPUTS, "mapping.json"), "field")) == sorted(
+        [*fields, "accuracy", "hierarchy", "correction"]
+    )
 
 
 def test_every_field_of_alignment_json_is_explained():

@@ -163,7 +163,7 @@ class Outcome:
         dataset, file_id = f"dataset~{self.row['dataset']}", f"file_id~{self.row['file_id']}"
         return (
             f"reference_mapping/{dataset}/{file_id}.zarr",
-            "" if self.row["query_embedding"] else f"reference_mapping/model/{dataset}/{file_id}",
+            "" if self.row.get("query_embedding") else f"reference_mapping/model/{dataset}/{file_id}",
             f"reference_mapping/qc/{dataset}/{file_id}",
         )
 

@@ -59,7 +59,6 @@ def row(dataset, file_id, **changes):
         "query": f"{file_id}.h5ad",
         "model": None,
         "strategy": "joint",
-        "query_embedding": None,
         "warn_gene_overlap": 0.6,
         **changes,
     }
