@@ -40,7 +40,8 @@ def blocks(path: Path, language: str) -> list[str]:
 
 def anchors(path: Path) -> set[str]:
     """What links can point at within a document: its headings, as they are made into anchors."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", TEXTS[path], flags=re.M | re.S), flags=re.M)
+    text = path.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
