@@ -21,9 +21,7 @@ from refmap.reference.inspection import inspect_model
 @click.option("--trust-models", is_flag=True, help="Accept a model whose pickles run code that refmap does not know.")
 @click.option("--origin", type=INPUT, help="JSON: where a model by an address comes from, or why it was not fetched.")
 @click.option("--card", type=OUTPUT, required=True, help="JSON to write: the card; its 'fault' says what is wrong.")
-def main(
-    model: Path | None, shown_as: str, embedding: Path | None, trust_models: bool, origin: Path | None, card: Path
-) -> None:
+def main(model: Path | None, shown_as: str, embedding: Path | None, trust_models: bool, origin: Path | None, card: Path) -> None:
     """Describe a reference model without loading it: its class, genes, batches, labels and checksum.
 
     A model that cannot be used is no failure of this command: the card's 'fault' says why, and the mappings that need it fail.

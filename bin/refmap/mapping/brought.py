@@ -32,6 +32,12 @@ def pass_on(query: Query, prepared: PreparedFolder, card: dict, mapped: MappedFo
     write_json(
         mapped.record,
         start_record(plan, alignment, card)
-        | {"n_cells": query.n_obs, "parameters": row | {"options": plan["options"]}, "surgeries": [], "predictions": {}, "seed": row["seed"]}
+        | {
+            "n_cells": query.n_obs,
+            "parameters": row | {"options": plan["options"]},
+            "surgeries": [],
+            "predictions": {},
+            "seed": row["seed"],
+        }
         | dict.fromkeys([*unknown, *hashes]),
     )

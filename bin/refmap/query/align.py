@@ -202,7 +202,17 @@ def _without_counts(query: Query, row: dict, card: dict, plan: dict, out: Path) 
     with anndata.settings.override(allow_write_nullable_strings=False):
         root, _ = _begin(query, row, card, plan, out, pd.DataFrame({"found": np.zeros(0, dtype=bool)}, index=[]))
         write_elem(root, "X", sparse.csr_matrix((query.n_obs, 0), dtype=np.float32))
-    counted = ("n_query_genes", "n_model_genes", "matched", "padded", "dropped", "summed", "ambiguous", "versions_stripped", "translated")
+    counted = (
+        "n_query_genes",
+        "n_model_genes",
+        "matched",
+        "padded",
+        "dropped",
+        "summed",
+        "ambiguous",
+        "versions_stripped",
+        "translated",
+    )
     lists = {"modalities": {}, "padded_genes": [], "taken_for": {}, "names": Translation().to_json(), "warnings": []}
     unknown = dict.fromkeys(("overlap", "total_counts", "normalization", "proteins"))
     return {"n_cells": query.n_obs, **dict.fromkeys(counted, 0), **unknown, **lists}

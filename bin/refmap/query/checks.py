@@ -65,7 +65,15 @@ def check(
 
 def stopped(row: dict, fault: str) -> dict:
     """The plan of a mapping that nothing more can be told of."""
-    nothing = {"query": NOTHING_KNOWN, "counted": True, "batches": {}, "batch_column": None, "covariates": {}, "options": {}, "refused": {}}
+    nothing = {
+        "query": NOTHING_KNOWN,
+        "counted": True,
+        "batches": {},
+        "batch_column": None,
+        "covariates": {},
+        "options": {},
+        "refused": {},
+    }
     return {"row": row, **nothing, "faults": [fault], "warnings": []}
 
 
@@ -163,7 +171,9 @@ class Check:
             )
         if why := self._uncounted():
             self.counted = False
-            self.warnings += [f"The expression of query '{self.row['query']}' is not compared with the reference's: {why}"] * bool(card["genes"])
+            self.warnings += [
+                f"The expression of query '{self.row['query']}' is not compared with the reference's: {why}"
+            ] * bool(card["genes"])
 
     def _uncounted(self) -> str | None:
         """Why there are no counts of a query that does without; None where there are."""

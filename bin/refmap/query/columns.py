@@ -13,7 +13,6 @@ from .contents import new_name
 from .elements import as_text
 from .query import Query
 
-
 # Where an aligned query has the batches that its row names, if its model has none.
 OWN_BATCHES = "refmap_batch"
 

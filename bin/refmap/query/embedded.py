@@ -41,7 +41,9 @@ def numbers_of(cells: Query, elem, key: str) -> np.ndarray:
     """An element of obsm, dense: float32. Raises RefmapError if it cannot be read as numbers."""
     with cells.reading(f"obsm '{key}'"):
         found = read_elem(elem)
-    if isinstance(found, pd.DataFrame) and (texts := [str(name) for name in found if not pd.api.types.is_numeric_dtype(found[name])]):
+    if isinstance(found, pd.DataFrame) and (
+        texts := [str(name) for name in found if not pd.api.types.is_numeric_dtype(found[name])]
+    ):
         raise cells.fault(f"has columns in obsm '{key}' that are no numbers ({listed(texts, 3)}): leave these out of it.")
     with cells.reading(f"obsm '{key}'"), np.errstate(over="ignore"):
         return np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)

@@ -169,7 +169,9 @@ def _row(mapping: Mapping, defaults: dict[str, Any]) -> dict:
     row |= {name: value(name) for name in ("one_batch", "round_counts", "strategy", "correction", "min_gene_overlap")}
     row["train"] = train if given["train"] and train["max_epochs"] > 0 and not mapping.query_embedding else None
     if mapping.query_embedding:  # the cells stand for the model, under a name that is no path
-        of_cells = [f"{name} {given[name]}" for name in ("reference_layer", "reference_var_key", "reference_batch_key") if given[name]]
+        of_cells = [
+            f"{name} {given[name]}" for name in ("reference_layer", "reference_var_key", "reference_batch_key") if given[name]
+        ]
         row["model"] = ", ".join([f"{mapping.reference_embedding} of {mapping.reference}", *of_cells])
     return row | {name: defaults[name] for name in ("seed", "warn_gene_overlap")}
 

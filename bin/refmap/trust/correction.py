@@ -53,7 +53,8 @@ class Space:
         sizes = pd.Series(batches).value_counts()
         names = sizes.index[sizes >= FEWEST][:MOST_BATCHES] if found["value"] is not None else []
         of_each = {
-            str(name): round(reference_share(query[batches == name], self.latent, np.random.default_rng(self.seed)), 4) for name in names
+            str(name): round(reference_share(query[batches == name], self.latent, np.random.default_rng(self.seed)), 4)
+            for name in names
         }
         return {"value": found["value"], "expected": found["expected"], "batches": of_each}
 
@@ -96,7 +97,11 @@ def correct_mapping(
     told = {"wanted": wanted, "method": None, "reason": "", "before": before, "after": None, "clusters": None}
     apart = _apart(before)
     if wanted == AUTO and not apart:
-        told["reason"] = "No batch of the query lies apart from the reference." if before["value"] is not None else "The query has too few cells to tell."
+        told["reason"] = (
+            "No batch of the query lies apart from the reference."
+            if before["value"] is not None
+            else "The query has too few cells to tell."
+        )
     elif len(latent):
         compressed = compress(space.latent, space.seed)
         moved = correct(latent, batches, compressed)
@@ -104,7 +109,10 @@ def correct_mapping(
         if wanted == AUTO and told["after"]["value"] <= before["value"]:
             told["reason"] = "The correction brought the query no nearer to the reference, and was left."
         else:
-            told |= {"method": SYMPHONY, "reason": f"Apart from the reference: {', '.join(apart)}." if wanted == AUTO else "It was asked for."}
+            told |= {
+                "method": SYMPHONY,
+                "reason": f"Apart from the reference: {', '.join(apart)}." if wanted == AUTO else "It was asked for.",
+            }
             embedding.obsm[UNCORRECTED] = embedding.obsm["X_emb"]
             embedding.obsm["X_emb"] = _with(embedding, placed, shared, moved)
     record["correction"] = told

@@ -25,7 +25,14 @@ from transfer_labels import transfer_labels
 GENES = [f"GENE{number}" for number in range(60)]
 REQUEST = ROW["cells"] | {"reference": "atlas.h5ad", "embedding": "X_pca", "batch_key": "study", "transfer_keys": ["cell_type"]}
 NAME = "X_pca of atlas.h5ad"
-EMBEDDED = {"model": NAME, "query": "q.h5ad", "query_embedding": "X_own", "train": None, "cells": REQUEST, "min_gene_overlap": 0.2}
+EMBEDDED = {
+    "model": NAME,
+    "query": "q.h5ad",
+    "query_embedding": "X_own",
+    "train": None,
+    "cells": REQUEST,
+    "min_gene_overlap": 0.2,
+}
 # Dimensions of the genes of each type, and two of others
 LOADINGS = np.zeros((60, 5))
 for start in range(5):
@@ -68,8 +75,20 @@ def plan_of(tmp_path, query, card, **changes):
 
 def test_the_reference_s_cells_stand_for_a_model(atlas):
     card = card_of(atlas)
-    assert (card["model"], card["family"], card["env"], card["class_name"], card["fault"]) == (NAME, "embedding", "core", "embedding", None)
-    assert (card["n_latent"], card["genes"], card["layer"], card["batch_key"], card["batches"]) == (5, GENES, "X", "study", ["s1", "s2"])
+    assert (card["model"], card["family"], card["env"], card["class_name"], card["fault"]) == (
+        NAME,
+        "embedding",
+        "core",
+        "embedding",
+        None,
+    )
+    assert (card["n_latent"], card["genes"], card["layer"], card["batch_key"], card["batches"]) == (
+        5,
+        GENES,
+        "X",
+        "study",
+        ["s1", "s2"],
+    )
     assert not card["surgery_ready"] and not card["predicts"] and card["warnings"] == []
     assert len(card["sha256"]) == 64 and card["sha256"] == card_of(atlas, batch_key=None)["sha256"]
     assert card_of(atlas, batch_key=None)["batch_key"] is None
@@ -137,7 +156,10 @@ def test_an_embedding_that_is_not_there_is_told_with_those_that_are(atlas, tmp_p
     ("change", "why"),
     [
         (lambda query: setattr(query, "X", query.X * 0.7), "there are no counts in X; name where they are with layer."),
-        (lambda query: setattr(query, "var_names", [f"OTHER{n}" for n in range(60)]), "query 'q.h5ad' has none of the model's 60 genes"),
+        (
+            lambda query: setattr(query, "var_names", [f"OTHER{n}" for n in range(60)]),
+            "query 'q.h5ad' has none of the model's 60 genes",
+        ),
         (lambda query: setattr(query, "X", None), "query 'q.h5ad' has no X"),
     ],
     ids=["no counts", "other genes", "nothing"],

@@ -23,7 +23,13 @@ def stored(path, embedding):
 
 @pytest.mark.parametrize(
     "embedding",
-    [VALUES, VALUES.astype(np.int32), sparse.csr_matrix(VALUES), sparse.csc_matrix(VALUES), pd.DataFrame(VALUES, index=NAMES, columns=list("abc"))],
+    [
+        VALUES,
+        VALUES.astype(np.int32),
+        sparse.csr_matrix(VALUES),
+        sparse.csc_matrix(VALUES),
+        pd.DataFrame(VALUES, index=NAMES, columns=list("abc")),
+    ],
     ids=["floats", "whole numbers", "csr", "csc", "table"],
 )
 def test_an_embedding_is_read_however_it_is_stored(embedding, tmp_path):
@@ -65,5 +71,8 @@ def test_an_embedding_has_a_row_a_cell(values, size, tmp_path):
         del file["obsm/X_uce"]
         file["obsm/X_uce"] = values
         file["obsm/X_uce"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    with Query(path) as query, pytest.raises(RefmapError, match=f"has {size} values in obsm 'X_uce', which query_embedding names, and 4 cells"):
+    with (
+        Query(path) as query,
+        pytest.raises(RefmapError, match=f"has {size} values in obsm 'X_uce', which query_embedding names, and 4 cells"),
+    ):
         read_embedding(query, "X_uce", "query_embedding")
