@@ -179,7 +179,7 @@ workflow INSPECTED {
     } else {
         model = MAKE_MODEL(DEMO.out.atlas)
     }
-    INSPECT_MODEL(model.map { path -> ['the reference', path, '', ''] }, settingsOf(family), 'code')
+    INSPECT_MODEL(model.map { path -> ['the reference', path, '', '', ''] }, settingsOf(family), 'code')
 
     emit:
     mappings = DEMO.out.mappings
@@ -278,7 +278,7 @@ workflow LABELLED {
     main:
     NEAR(id)
     near = NEAR.out.mappings.map { m -> [m] }
-    TRANSFER_LABELS(near.map { all -> asTask(all) { m -> m.subMap(['plan', 'mapped']) } + [all[0].scale] }, settingsOf(null), 'code')
+    TRANSFER_LABELS(near.map { all -> asTask(all) { m -> m.subMap(['plan', 'prepared', 'mapped']) + [correction: 'none'] } + [all[0].scale] }, settingsOf(null), 'code')
 
     emit:
     mappings = goingOn(settled(near, TRANSFER_LABELS.out.results, [labelled: ''])).flatMap()

@@ -169,7 +169,11 @@ def test_columns_that_are_no_labels_are_told(prepare):
             {"embedding": "X"},
             "has 12 x 2 values in obsm 'X', but the model's latent has 3 dimensions",
         ),
-        ({"obsm": {"X": np.full((12, 3), np.nan)}}, {"embedding": "X"}, "has values in obsm 'X' that are no numbers"),
+        (
+            {"obsm": {"X": np.full((12, 3), np.nan)}},
+            {"embedding": "X"},
+            "12 cells with values in obsm 'X', which reference_embedding names, that are no numbers",
+        ),
         (
             {"X": sparse.csr_matrix(np.full((12, 20), 0.5))},
             {},
