@@ -16,6 +16,7 @@ from .options import parse_reference_options, read_options
 from .sagenet import SagenetFamily
 from .scatlasvae import ScatlasvaeFamily
 from .scgen import ScgenFamily
+from .scimilarity import ScimilarityFamily
 from .scpoli import ScPoliFamily
 from .scvi import ScviFamily
 from .trvae import TrvaeFamily
@@ -32,6 +33,7 @@ FAMILIES: list[Family] = [
     MvtcrFamily(),
     MultigrateFamily(),
     EmbeddingFamily(),
+    ScimilarityFamily(),
 ]
 
 __all__ = [

@@ -19,6 +19,9 @@ from ..common.folders import ReferenceProducts
 # What tells a model, behind a prefix that scvi-tools lets the user choose; and the file that is a whole model by itself.
 _WHOLE = "model.pt"
 _TELLING = (_WHOLE, "attr.pkl")
+# What a model of SCimilarity is told by. Below its folder lie the cells that its searches look through, many times larger than the
+# model, and none of it.
+ENCODER = "encoder.ckpt"
 _PARTS = (*_TELLING, "model_params.pt", "var_names.csv", "adata.h5ad", "mdata.h5mu")
 # A model's numbers hardly shrink. What claims more than this many times its own size is not unpacked, nor is a heap of files.
 _MOST_TIMES, _MOST_FILES = 100, 10_000
@@ -73,7 +76,7 @@ def below_of(shown: str, name: str) -> str:
 
 def tells_model(name: str) -> bool:
     """Whether a file of this name is one that a model is told by."""
-    return name.endswith(_TELLING)
+    return name.endswith(_TELLING) or name == ENCODER
 
 
 def is_product(path: Path, model: Path) -> bool:
@@ -85,7 +88,7 @@ def is_product(path: Path, model: Path) -> bool:
 def _in_folder(folder: Path, shown: str) -> Place:
     here = _prefixes(folder)
     if "" in here:
-        return Place(folder, shown)
+        return _whole(folder, shown)
     models = [(folder, prefix) for prefix in here] or [
         (below, prefix)
         for below in sorted(p for p in folder.rglob("*") if p.is_dir() and not is_product(p, folder))
@@ -103,7 +106,7 @@ def _in_folder(folder: Path, shown: str) -> Place:
     ((below, prefix),) = models
     shown = below_of(shown, below.relative_to(folder).as_posix())
     if not prefix:
-        return Place(below, shown)
+        return _whole(below, shown)
     others = {path.name: path.name for path in below.iterdir() if path.is_file() and path.name not in _PARTS}
     return _renamed(below, shown, others | {prefix + name: name for name in _PARTS if (below / (prefix + name)).is_file()})
 
@@ -111,7 +114,15 @@ def _in_folder(folder: Path, shown: str) -> Place:
 def _prefixes(folder: Path) -> list[str]:
     """The prefixes of the models whose files lie in this very folder."""
     files = [path.name for path in folder.iterdir() if path.is_file()]
-    return sorted({file.removesuffix(name) for file in files for name in _TELLING if file.endswith(name)})
+    found = {file.removesuffix(name) for file in files for name in _TELLING if file.endswith(name)}
+    return sorted(found | {""} if ENCODER in files else found)
+
+
+def _whole(folder: Path, shown: str) -> Place:
+    """A model whose files have no prefix: all below its folder, but those that `ENCODER` stands above."""
+    if not (folder / ENCODER).is_file():
+        return Place(folder, shown)
+    return _renamed(folder, shown, {path.name: path.name for path in folder.iterdir() if path.is_file()})
 
 
 def _renamed(folder: Path, shown: str, names: dict[str, str], file: str | None = None) -> Place:
