@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -32,4 +33,64 @@ def save_scimilarity(folder: Path, genes: list[str], widths: tuple[int, ...] = (
     (folder / "layer_sizes.json").write_text(json.dumps({name: list(value.shape) for name, value in weights.items()}))
     (folder / "gene_order.tsv").write_text("\n".join(genes))
     (folder / "label_ints.csv").write_text(",0\n0,B cell\n1,T cell\n")
+    return folder
+
+
+def save_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """By the format's description: the header's length, a JSON of types, shapes and places, the bytes."""
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, values in tensors.items():
+        held = values.astype("<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [len(data), len(data) + len(held)]}
+        data += held
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def save_geneformer(
+    folder: Path, genes: list[str], special: bool = True, longest: int = 64, size: int = 16, n_layers: int = 3, seed: int = 0
+) -> Path:
+    """A Geneformer of these genes: of the second release (`special`: with tokens before and behind a cell's genes) or the first."""
+    rng = np.random.default_rng(seed)
+    names = ["<pad>", "<mask>", *(["<cls>", "<eos>"] if special else []), *genes]
+    config = {
+        "architectures": ["BertForMaskedLM"],
+        "model_type": "bert",
+        "hidden_act": "gelu" if special else "relu",
+        "hidden_size": size,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * size,
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": longest,
+        "type_vocab_size": 2,
+        "vocab_size": len(names),
+        "pad_token_id": 0,
+        "transformers_version": "4.37.2",
+    }
+
+    def norm(name: str) -> dict[str, np.ndarray]:
+        return {f"{name}.weight": rng.normal(1, 0.2, size), f"{name}.bias": rng.normal(0, 0.2, size)}
+
+    def linear(name: str, n_out: int, n_in: int) -> dict[str, np.ndarray]:
+        return {f"{name}.weight": rng.normal(0, 0.3, (n_out, n_in)), f"{name}.bias": rng.normal(0, 0.2, n_out)}
+
+    embeddings = {"word": len(names), "position": longest, "token_type": 2}
+    weights = {f"bert.embeddings.{name}_embeddings.weight": rng.normal(0, 1, (n, size)) for name, n in embeddings.items()}
+    weights |= norm("bert.embeddings.LayerNorm")
+    for number in range(n_layers):
+        layer = f"bert.encoder.layer.{number}"
+        for name in ("query", "key", "value"):
+            weights |= linear(f"{layer}.attention.self.{name}", size, size)
+        weights |= linear(f"{layer}.attention.output.dense", size, size) | norm(f"{layer}.attention.output.LayerNorm")
+        weights |= linear(f"{layer}.intermediate.dense", 2 * size, size) | linear(f"{layer}.output.dense", size, 2 * size)
+        weights |= norm(f"{layer}.output.LayerNorm")
+    weights |= linear("cls.predictions.transform.dense", size, size) | norm("cls.predictions.transform.LayerNorm")
+    weights |= {"cls.predictions.bias": np.zeros(len(names))}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_safetensors(folder / "model.safetensors", weights)
+    (folder / "token_dictionary_gc104M.pkl").write_bytes(pickle.dumps({name: token for token, name in enumerate(names)}))
+    medians = {gene: np.float64(median) for gene, median in zip(genes, rng.uniform(0.5, 5, len(genes)))}
+    (folder / "gene_median_dictionary_gc104M.pkl").write_bytes(pickle.dumps(medians))
     return folder

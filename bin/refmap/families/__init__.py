@@ -10,6 +10,7 @@ from ..models.folder import ModelFolder
 from .base import Family, Trainable
 from .embedding import EmbeddingFamily
 from .expimap import ExpimapFamily
+from .geneformer import GeneformerFamily
 from .multigrate import MultigrateFamily
 from .mvtcr import MvtcrFamily
 from .options import parse_reference_options, read_options
@@ -34,6 +35,7 @@ FAMILIES: list[Family] = [
     MultigrateFamily(),
     EmbeddingFamily(),
     ScimilarityFamily(),
+    GeneformerFamily(),
 ]
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import anndata as ad
     import torch
     from scipy import sparse
+
+# That are embedded at once, by layers that take all genes of a cell.
+CELLS = 1024
 
 
 def no_surgery(name: str) -> str:
@@ -40,14 +44,11 @@ class FrozenSurgery(Surgery):
     ----------
     files
         Those of a model's folder that its mapping takes along, if they are there; its facts go with them.
-    at_once
-        Cells that are embedded at once.
     reference
         The encoder's tensors by name, as the model's files hold them.
     """
 
     files: tuple[str, ...]
-    at_once = 1024
     untrained = None
     holds_facts = True
     parameters_trainable = 0
@@ -85,9 +86,10 @@ class FrozenSurgery(Surgery):
         """What the network makes of cells (cells x the model's genes, as the card wants them) of these names: cells x latent."""
         raise NotImplementedError
 
-    def order(self) -> np.ndarray:
-        """The places of the query's cells in the order that they are embedded in."""
-        return np.arange(self.query.n_obs)
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The places of the query's cells that are embedded at once; of all that it can embed."""
+        for start in range(0, self.query.n_obs, CELLS):
+            yield np.arange(start, min(start + CELLS, self.query.n_obs))
 
     @property
     def parameters_total(self) -> int:
@@ -95,14 +97,13 @@ class FrozenSurgery(Surgery):
 
     @cached_property
     def latent(self) -> np.ndarray:
-        """Float32, cells x latent dimensions."""
+        """Float32, cells x latent dimensions; NaN of cells that are in no block."""
         import torch
 
-        latent = np.empty((self.query.n_obs, self.card["n_latent"]), np.float32)
-        order, names = self.order(), self.query.obs_names.to_numpy(dtype=object)
+        latent = np.full((self.query.n_obs, self.card["n_latent"]), np.nan, np.float32)
+        names = self.query.obs_names.to_numpy(dtype=object)
         with torch.inference_mode():
-            for start in range(0, len(order), self.at_once):
-                places = order[start : start + self.at_once]
+            for places in self.blocks():
                 latent[places] = self.encode(self.query.X[places], names[places]).float().cpu().numpy()
         return latent
 
