@@ -94,3 +94,34 @@ def save_geneformer(
     medians = {gene: np.float64(median) for gene, median in zip(genes, rng.uniform(0.5, 5, len(genes)))}
     (folder / "gene_median_dictionary_gc104M.pkl").write_bytes(pickle.dumps(medians))
     return folder
+
+
+def save_scgpt(folder: Path, genes: list[str], size: int = 16, n_layers: int = 2, flash: bool = False, seed: int = 0) -> Path:
+    """A scGPT of these genes; `flash`: with the names that flash attention has for its layers."""
+    rng = np.random.default_rng(seed)
+    vocabulary = {word: token for token, word in enumerate([*genes, "<pad>", "<cls>", "<eoc>"])}
+
+    def tensor(*shape: int, mean: float = 0.0, scale: float = 0.3) -> torch.Tensor:
+        return torch.from_numpy(rng.normal(mean, scale, shape).astype(np.float32))
+
+    def norm(name: str) -> dict[str, torch.Tensor]:
+        return {f"{name}.weight": tensor(size, mean=1), f"{name}.bias": tensor(size)}
+
+    def linear(name: str, n_out: int, n_in: int) -> dict[str, torch.Tensor]:
+        return {f"{name}.weight": tensor(n_out, n_in), f"{name}.bias": tensor(n_out)}
+
+    weights = {"encoder.embedding.weight": tensor(len(vocabulary), size, scale=1)} | norm("encoder.enc_norm")
+    weights |= linear("value_encoder.linear1", size, 1) | linear("value_encoder.linear2", size, size) | norm("value_encoder.norm")
+    for number in range(n_layers):
+        layer = f"transformer_encoder.layers.{number}"
+        joint = f"{layer}.self_attn." + ("Wqkv." if flash else "in_proj_")
+        weights |= {f"{joint}weight": tensor(3 * size, size), f"{joint}bias": tensor(3 * size)}
+        weights |= linear(f"{layer}.self_attn.out_proj", size, size) | norm(f"{layer}.norm1") | norm(f"{layer}.norm2")
+        weights |= linear(f"{layer}.linear1", 2 * size, size) | linear(f"{layer}.linear2", size, 2 * size)
+    weights |= linear("decoder.fc.0", size, size)
+    folder.mkdir(parents=True)
+    torch.save(weights, folder / "best_model.pt")
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    sizes = {"embsize": size, "nheads": 4, "d_hid": 2 * size, "nlayers": n_layers, "n_layers_cls": 3, "dropout": 0.2}
+    (folder / "args.json").write_text(json.dumps(sizes | {"pad_token": "<pad>", "pad_value": -2, "n_bins": 51}))
+    return folder

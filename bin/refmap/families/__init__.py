@@ -17,6 +17,7 @@ from .options import parse_reference_options, read_options
 from .sagenet import SagenetFamily
 from .scatlasvae import ScatlasvaeFamily
 from .scgen import ScgenFamily
+from .scgpt import ScgptFamily
 from .scimilarity import ScimilarityFamily
 from .scpoli import ScPoliFamily
 from .scvi import ScviFamily
@@ -36,6 +37,7 @@ FAMILIES: list[Family] = [
     EmbeddingFamily(),
     ScimilarityFamily(),
     GeneformerFamily(),
+    ScgptFamily(),
 ]
 
 __all__ = [

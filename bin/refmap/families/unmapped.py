@@ -33,8 +33,6 @@ def about_foreign_tree(folder: ModelFolder, name: str) -> str:
 
 def unknown(folder: ModelFolder) -> str:
     """What a folder or file holds that is no model which refmap knows, as a sentence."""
-    if folder.has("vocab.json", "args.json"):
-        return f"{folder.shown} looks like a scGPT model, which this version of refmap does not map yet."
     if folder.file:
         return f"{folder.shown} is no model that refmap knows: give a folder, or the model.pt of a scvi-tools model."
     found = folder.files()

@@ -374,10 +374,12 @@ def test_a_family_is_told_by_its_attributes(tmp_path, kind, attributes):
     assert inspect_model(save_old(tmp_path / "m", attributes), "models/x").family == kind.lower()
 
 
-def test_a_kind_that_is_known_by_sight_only(tmp_path):
+def test_a_model_is_told_by_the_files_beside_its_weights(tmp_path):
     for name in ("vocab.json", "args.json"):
         (tmp_path / name).write_text("{}")
-    assert inspect_model(tmp_path, "models/x").fault.startswith("models/x looks like a scGPT model")
+    assert inspect_model(tmp_path, "models/x").fault.startswith(
+        "models/x lacks best_model.pt, without which no scGPT can be loaded"
+    )
 
 
 FACTS = """
