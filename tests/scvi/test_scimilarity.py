@@ -80,6 +80,12 @@ def test_reference_cells_are_embedded_as_the_query(cells, model, tmp_path):
     )
 
 
+def test_cells_of_any_study_are_a_reference_though_they_lack_many_genes(cells, model, tmp_path):
+    few = cells[:, :40].copy()
+    few.write_h5ad(tmp_path / "few.h5ad")
+    np.testing.assert_allclose(embed_cells(tmp_path / "few.h5ad", model, tmp_path / "prepared"), embedded(few, model), atol=2e-6)
+
+
 def test_the_updated_model_is_the_reference_and_maps_again(mapped, query, model, tmp_path):
     for name in ("encoder.ckpt", "gene_order.tsv", "layer_sizes.json", "label_ints.csv"):
         assert (mapped.model / name).read_bytes() == (model / name).read_bytes()

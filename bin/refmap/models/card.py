@@ -61,6 +61,7 @@ class ModelCard:
     hierarchy: dict | None = None  # of its labels, where one was learned on its latent: see `refmap.hierarchy`
     predicts: bool = False  # it has a classifier for its labels
     latent_of_labels: bool = False  # the labels of its reference's cells shaped its latent
+    any_reference: bool = False  # it was trained on many studies, and cells of any can be its reference
     surgery_ready: bool = False  # its encoder sees the batch, so surgery can move the query's cells
     trusted: bool = False  # the user said that its pickles may be run
     globals: list[str] = field(default_factory=list)  # what its pickles import

@@ -28,7 +28,7 @@ from ..query.checks import Check
 from ..query.counts import looks_like_counts
 from ..query.elements import as_text
 from ..query.query import Query, layer_name
-from .embedding import FEWEST_GENES, find_embedding, own_map, read_kept
+from .embedding import fewest_genes, find_embedding, own_map, read_kept
 from .products import saved_products, saved_sample
 
 # A column of more values than this holds no categories.
@@ -354,7 +354,7 @@ def _align(cells: Query, request: dict, card: dict, folder: ReferenceFolder, air
         "gmt": None,
         "airr": request["airr"],
         "options": {},
-        "min_gene_overlap": FEWEST_GENES,
+        "min_gene_overlap": fewest_genes(card),
         "warn_gene_overlap": 1.0,
     }
     columns = {key: ("covariate", values) for key, values in card["categorical_covariates"].items()}

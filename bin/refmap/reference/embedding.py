@@ -19,7 +19,12 @@ from ..query.query import Query
 # its class, and before 1.0 behind a `_`. `X_latent_qzm` is what users call it before, whatever the model.
 MINIFIED = re.compile(r"_?(?!X_)([a-z]+)_latent_qzm")
 # Reference cells that lack more of the model's genes than this are those of another reference.
-FEWEST_GENES = 0.9
+_FEWEST_GENES = 0.9
+
+
+def fewest_genes(card: dict) -> float:
+    """The least share of the model's genes in cells that can be its reference; any will do where any cells are one."""
+    return 0.0 if card["any_reference"] else _FEWEST_GENES
 
 
 def find_embedding(cells: Query, request: dict, card: dict) -> tuple[np.ndarray | None, str, list[str]]:
@@ -183,5 +188,5 @@ def _lacking_genes(cells: Query, var_key: str | None, card: dict) -> list[str]:
             f"{has}, so its embedding is another model's: give the cells that it was trained on, or name the column of var that "
             f"holds ids such as {listed(card['genes'][:3])} with reference_var_key."
         )
-    few = found < FEWEST_GENES * len(card["genes"])
+    few = found < fewest_genes(card) * len(card["genes"])
     return [str(cells.fault(f"{has}: make sure that its embedding is this model's."))] if few else []

@@ -109,6 +109,7 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "hierarchy": None,
         "predicts": False,
         "latent_of_labels": False,
+        "any_reference": False,
         "surgery_ready": True,
         "trusted": False,
         "warnings": [],

@@ -43,5 +43,6 @@ def geneformer_card(folder: ModelFolder) -> ModelCard:
         version=config.get("transformers_version"),
         genes=vocabulary.genes,
         n_latent=int(config["hidden_size"]),
+        any_reference=True,
         warnings=[no_surgery("Geneformer")],
     )

@@ -45,6 +45,7 @@ def scgpt_card(folder: ModelFolder) -> ModelCard:
         class_name="scGPT",
         genes=genes_of(tokens),
         n_latent=int(settings["embsize"]),
+        any_reference=True,
         warnings=[no_surgery("scGPT")],
     )
 

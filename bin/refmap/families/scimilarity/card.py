@@ -56,6 +56,7 @@ def scimilarity_card(folder: ModelFolder) -> ModelCard:
         # As the library does: cells are normalised once they have the model's genes alone.
         normalization={"target_sum": 1e4, "genes": "model"},
         n_latent=widths[-1],
+        any_reference=True,
         warnings=[no_surgery("SCimilarity")],
     )
 
