@@ -86,14 +86,11 @@ def test_cells_of_any_study_are_a_reference_though_they_lack_many_genes(cells, m
     np.testing.assert_allclose(embed_cells(tmp_path / "few.h5ad", model, tmp_path / "prepared"), embedded(few, model), atol=2e-6)
 
 
-def test_the_updated_model_is_the_reference_and_maps_again(mapped, query, model, tmp_path):
+def test_the_updated_model_is_the_reference_and_maps_a_single_cell(mapped, query, model, tmp_path):
     for name in ("encoder.ckpt", "gene_order.tsv", "layer_sizes.json", "label_ints.csv"):
         assert (mapped.model / name).read_bytes() == (model / name).read_bytes()
-    few = query[:10].copy()
-    np.testing.assert_array_equal(
-        map_cells(few, mapped.model, tmp_path / "again").latent, map_cells(few, model, tmp_path / "one").latent
-    )
-    np.testing.assert_allclose(map_cells(query[:1].copy(), model, tmp_path / "single").latent, mapped.latent[:1], atol=1e-6)
+    one = map_cells(query[:1].copy(), mapped.model, tmp_path / "one").latent
+    np.testing.assert_allclose(one, mapped.latent[:1], atol=1e-6)
 
 
 def test_what_searches_look_through_is_none_of_the_model(model, genes, tmp_path):
