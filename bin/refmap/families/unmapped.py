@@ -39,5 +39,6 @@ def unknown(folder: ModelFolder) -> str:
     listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     return (
         f"{folder.shown} holds no model that refmap knows (found: {listed or 'an empty folder'}); it maps models of "
-        "scvi-tools and scArches: a folder with model.pt, or with attr.pkl, model_params.pt and var_names.csv."
+        "scvi-tools and scArches: a folder with model.pt, or with attr.pkl, model_params.pt and var_names.csv; of SCimilarity "
+        "(encoder.ckpt, gene_order.tsv), Geneformer (config.json, model.safetensors) and scGPT (best_model.pt, vocab.json, args.json)."
     )
