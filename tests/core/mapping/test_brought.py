@@ -216,7 +216,7 @@ def test_an_embedding_is_judged_as_that_of_any_model(reference, tmp_path, monkey
         limits = {"unknown_by": "certainty", "certainty": 0.8, "threshold": 0.2}
         run(compare_expression, **shared, mapped="labelled", **limits, output="compared")
         last = "compared"
-    run(export_embedding, plan="plan.json", query="q.h5ad", embedding=f"{last}/embedding.zarr", output="out.zarr")
+    run(export_embedding, plan="plan.json", query="q.h5ad", mapped=last, output="out.zarr")
     run(qc_mapping, **shared, query="q.h5ad", mapped=last, threshold=0.2, output="qc")
 
     out, record = ad.read_zarr("out.zarr"), json.loads(Path("qc/mapping.json").read_text())

@@ -424,6 +424,7 @@ def test_command_writes_or_leaves_a_fault(tmp_path):
             "query": "query",
             "card": "card",
             "output": "prepared",
+            "mapped": "mapped",
             "fault": "fault.json",
         }
         arguments = [word for key, name in options.items() for word in (f"--{key}", str(tmp_path / name))]
@@ -434,7 +435,7 @@ def test_command_writes_or_leaves_a_fault(tmp_path):
     prepared = PreparedFolder(tmp_path / "prepared")
     assert json.loads(prepared.alignment.read_text())["matched"] == 12 and anndata.read_zarr(prepared.aligned).n_obs == 9
     assert json.loads(prepared.plan.read_text()) == plan and not prepared.gmt.exists()
-    assert not (tmp_path / "fault.json").exists()
+    assert not (tmp_path / "fault.json").exists() and not (tmp_path / "mapped").exists()
 
     result = invoke(plan | {"row": make_row(layer="none")})
     assert result.exit_code == 0 and not prepared.folder.exists()

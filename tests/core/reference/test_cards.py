@@ -555,7 +555,7 @@ def test_a_bad_model_is_no_failure_of_the_command(tmp_path, marker):
     card = json.loads((tmp_path / "card.json").read_text())
     assert result.exit_code == 0 and card["fault"].startswith("m/model.pt is not safe to load")
     assert card["fault"] in result.output
-    trusted = command("--model", folder, "--trust-models", "--card", tmp_path / "card.json")
+    trusted = command("--model", folder, "--shown-as", "m", "--trust-models", "--card", tmp_path / "card.json")
     assert trusted.exit_code == 0 and json.loads((tmp_path / "card.json").read_text())["fault"] is None
 
 
