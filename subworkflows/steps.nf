@@ -94,7 +94,7 @@ def toTrain(all) {
 
 // What surgery alone needs of a row. The seed of one that needs no surgery is for what comes after it
 def ofTraining(row) {
-    return row.subMap(['train', 'freeze_dropout', 'strategy'] + (row.query_embedding ? [] : ['seed']))
+    return row.subMap(['train', 'freeze_dropout', 'strategy', 'engine'] + (row.query_embedding ? [] : ['seed']))
 }
 
 // [id, the step], of all that passed it

@@ -31,6 +31,7 @@ ROW = {
     "one_batch": False,
     "round_counts": False,
     "strategy": "joint",
+    "engine": "auto",
     "correction": "auto",
     "freeze_dropout": True,
     "min_gene_overlap": 0.1,

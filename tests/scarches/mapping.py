@@ -121,7 +121,7 @@ def map_cells(
     write_json(prepared.alignment, found["alignment"])
     if gmt:
         shutil.copyfile(gmt, prepared.gmt)
-    training = {key: (ROW | row)[key] for key in ("train", "seed", "freeze_dropout", "strategy")}
+    training = {key: (ROW | row)[key] for key in ("train", "seed", "freeze_dropout", "strategy", "engine")}
     map_query(prepared, training, card, model, MappedFolder(folder / "mapped"), folder / "updated")
     return Mapped(folder, card, plan)
 

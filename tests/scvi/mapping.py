@@ -62,7 +62,7 @@ def embed_cells(cells: Path, model: Path, folder: Path, **request) -> np.ndarray
 
 
 def training_of(row: dict) -> dict:
-    return {key: row[key] for key in ("train", "seed", "freeze_dropout", "strategy")}
+    return {key: row[key] for key in ("train", "seed", "freeze_dropout", "strategy", "engine")}
 
 
 def map_cells(adata, model: Path, folder: Path, **row) -> Mapped:

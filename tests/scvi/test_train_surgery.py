@@ -116,14 +116,14 @@ def small_gpu(monkeypatch):
 
 def test_minibatches_are_halved_until_the_gpu_suffices(small_gpu, scvi_model, query, tmp_path, capsys):
     tried = small_gpu(40)
-    mapped = map_cells(query, scvi_model, tmp_path / "halved")
+    mapped = map_cells(query, scvi_model, tmp_path / "halved", engine="scvi")
     assert tried == [128, 64, 32]
     assert mapped.record["train"]["batch_size"] == 32
     assert [sentence for sentence in mapped.record["warnings"] if "memory" in sentence] == [
         "The memory of cpu did not suffice for minibatches of 64 cells: 32 were taken, which may change the result."
     ]
     assert "out of GPU memory with minibatches of 128 cells: from the start again with 64" in capsys.readouterr().out
-    given = map_cells(query, scvi_model, tmp_path / "given", train=ROW["train"] | {"batch_size": 32})
+    given = map_cells(query, scvi_model, tmp_path / "given", train=ROW["train"] | {"batch_size": 32}, engine="scvi")
     np.testing.assert_array_equal(mapped.latent, given.latent)
     assert given.record["train"]["batch_size"] == 32 and not any("memory" in sentence for sentence in given.record["warnings"])
 
@@ -131,5 +131,5 @@ def test_minibatches_are_halved_until_the_gpu_suffices(small_gpu, scvi_model, qu
 def test_a_gpu_that_suffices_for_no_cell_is_told(small_gpu, scvi_model, query, tmp_path):
     tried = small_gpu(0)
     with pytest.raises(RefmapError, match="does not suffice for a single cell of the query: take a larger GPU, or none"):
-        map_cells(query, scvi_model, tmp_path / "m")
+        map_cells(query, scvi_model, tmp_path / "m", engine="scvi")
     assert tried == [128, 64, 32, 16, 8, 4, 2, 1] and not (tmp_path / "m/mapped").exists()

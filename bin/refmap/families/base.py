@@ -20,6 +20,8 @@ from .options import Option
 
 # Cells in a minibatch, where neither the sheet nor a class of model says otherwise.
 BATCH_SIZE = 128
+# What trains in surgery on models of scvi-tools: refmap's own engine wherever it does what their trainer does, or that trainer.
+ENGINES = AUTO, SCVI = "auto", "scvi"
 
 
 @dataclass
@@ -73,6 +75,8 @@ class Settings:
         Whether dropout is off during surgery.
     seed
         Of the mapping; `Surgery.seed` was called with it.
+    engine
+        One of `ENGINES`.
     options
         The family's own, by name and of their type, defaults filled in.
     gmt
@@ -81,6 +85,7 @@ class Settings:
 
     freeze_dropout: bool = True
     seed: int = 0
+    engine: str = AUTO
     options: dict[str, Any] = field(default_factory=dict)
     gmt: Path | None = None
 

@@ -19,7 +19,7 @@ from ..common.folders import MappedFolder, PreparedFolder
 from ..common.storage import read_zarr, write_zarr
 from ..common.strategies import JOINT, PER_BATCH, SEQUENTIAL, in_order, same_as_joint
 from ..families import by_name
-from ..families.base import Settings
+from ..families.base import AUTO, Settings
 from ..hierarchy import below_hierarchy
 from ..models.folder import ModelFolder
 from .decoded import Decoded, joined
@@ -38,7 +38,7 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
         The query, ready for its model.
     training
         ``train``: settings of the training, None for inference only; ``seed``; ``freeze_dropout``; ``strategy``: see
-        :mod:`refmap.common.strategies`, joint unless given.
+        :mod:`refmap.common.strategies`, joint unless given; ``engine``: auto unless given.
     card
         What is known of the model.
     model
@@ -62,7 +62,13 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
     folder = ModelFolder(model, card["model"])
     folder.verify(card["sha256"])
     hush_libraries()
-    settings = Settings(training["freeze_dropout"], training["seed"], plan["options"], prepared.gmt if row["gmt"] else None)
+    settings = Settings(
+        training["freeze_dropout"],
+        training["seed"],
+        training.get("engine", AUTO),
+        plan["options"],
+        prepared.gmt if row["gmt"] else None,
+    )
 
     def read() -> tuple[ad.AnnData, dict]:
         query = read_zarr(prepared.aligned)
@@ -236,6 +242,8 @@ def _train_of_all(trained: list[dict | None]) -> dict | None:
         "stopped_early": any(facts["stopped_early"] for facts in done),
         "seconds": round(sum(facts["seconds"] for facts in done), 2),
         "batch_size": min(facts["batch_size"] for facts in done),
+        # Of families that have an engine: the same of all surgeries of a mapping, as each is of the same model
+        **{key: done[0][key] for key in ("engine", "engine_reason") if key in done[0]},
     }
 
 

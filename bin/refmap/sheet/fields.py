@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ..common.errors import RefmapError
 from ..common.strategies import CORRECTIONS, STRATEGIES
+from ..families.base import ENGINES
 from ..families.options import parse_options
 from ..remote.addresses import FORMS, is_address, parse
 
@@ -315,6 +316,11 @@ class Mapping(BaseModel):
         Literal[CORRECTIONS] | None,
         Must(f"one of {', '.join(CORRECTIONS)}"),
         Field(description="Whether a query that surgery cannot move is moved in the latent space; none: `--correction`."),
+    ] = None
+    engine: Annotated[
+        Literal[ENGINES] | None,
+        Must(f"one of {', '.join(ENGINES)}"),
+        Field(description="What trains in surgery on models of scvi-tools; none: `--engine`."),
     ] = None
     freeze_dropout: Annotated[Flag, Field(description="Whether dropout in the frozen layers is off in training.")] = True
     min_gene_overlap: Annotated[

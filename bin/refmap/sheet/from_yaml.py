@@ -32,6 +32,7 @@ EXTRA_KEYS = (
     "options",
     "one_batch",
     "strategy",
+    "engine",
     "correction",
     "min_gene_overlap",
     *REFERENCE_KEYS,

@@ -166,7 +166,7 @@ def _row(mapping: Mapping, defaults: dict[str, Any]) -> dict:
     names = {"labels_key": "labels_keys"}
     row = {names.get(name, name): given[name] for name in COLUMNS if name not in ("train", *TRAIN_KEYS, *REFERENCE_KEYS)}
     row["cells"] = _reference_cells(mapping, defaults)
-    row |= {name: value(name) for name in ("one_batch", "round_counts", "strategy", "correction", "min_gene_overlap")}
+    row |= {name: value(name) for name in ("one_batch", "round_counts", "strategy", "engine", "correction", "min_gene_overlap")}
     row["train"] = train if given["train"] and train["max_epochs"] > 0 and not mapping.query_embedding else None
     if mapping.query_embedding:  # the cells stand for the model, under a name that is no path
         of_cells = [

@@ -193,7 +193,8 @@ SHEETS = {
     ".yaml": b"DATASETS:\n  lung:\n    input: {reference_mapping: {a: q.h5ad}}\n    reference_mapping:\n      model: m\n      model_params: {batch_key: d}\n",
 }
 DEFAULTS = {"max_epochs": 1, "early_stopping": True, "check_val_every_n_epoch": 5, "early_stopping_patience": 5, "seed": 0} | {
-    "one_batch": False, "round_counts": False, "strategy": "joint", "correction": "auto", "min_gene_overlap": 0.2, "warn_gene_overlap": 0.8,
+    "one_batch": False, "round_counts": False, "strategy": "joint", "engine": "auto", "correction": "auto",
+    "min_gene_overlap": 0.2, "warn_gene_overlap": 0.8,
     "reference": None, "reference_layer": "X", "reference_var_key": None, "reference_airr": None,
 }  # fmt: skip
 

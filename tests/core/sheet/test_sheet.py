@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from refmap.common.errors import RefmapError
 from refmap.common.strategies import CORRECTIONS, STRATEGIES
+from refmap.families.base import ENGINES
 from refmap.sheet.fields import COLUMNS, FIELDS, MAPQC_KEYS, YAML_ONLY, Mapping, Must
 from refmap.sheet.from_yaml import LEVELS
 from refmap.sheet.sheet import read_sheet
@@ -27,6 +28,7 @@ DEFAULTS = {
     "one_batch": False,
     "round_counts": False,
     "strategy": "joint",
+    "engine": "auto",
     "correction": "auto",
     "seed": 7,
     "min_gene_overlap": 0.2,
@@ -164,6 +166,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
         "one_batch": "TRUE",
         "round_counts": "yes",
         "strategy": "per_batch",
+        "engine": "scvi",
         "correction": "symphony",
         "freeze_dropout": "false",
         "min_gene_overlap": "0.5",
@@ -193,6 +196,7 @@ def test_every_setting_can_be_given_in_a_csv(read):
             "one_batch": True,
             "round_counts": True,
             "strategy": "per_batch",
+            "engine": "scvi",
             "correction": "symphony",
             "freeze_dropout": False,
             "min_gene_overlap": 0.5,
@@ -264,6 +268,7 @@ KEYS = st.lists(WORDS, max_size=3)
             "one_batch": st.booleans(),
             "round_counts": st.booleans(),
             "strategy": st.sampled_from(STRATEGIES),
+            "engine": st.sampled_from(ENGINES),
             "correction": st.sampled_from(CORRECTIONS),
             "freeze_dropout": st.booleans(),
             "min_gene_overlap": st.floats(0, 1),
@@ -346,6 +351,7 @@ def test_refmaps_own_keys_may_stand_at_each_level(read, level):
         "one_batch": True,
         "round_counts": True,
         "strategy": "sequential",
+        "engine": "scvi",
         "correction": "none",
     }
     content = scarches()

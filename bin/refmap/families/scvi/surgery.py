@@ -17,7 +17,7 @@ import pandas as pd
 
 from ...common.errors import RefmapError
 from .. import base
-from ..base import Decoder, Prediction, Settings
+from ..base import AUTO, SCVI, Decoder, Prediction, Settings
 from ..devices import device_of
 from ..freezing import mask_gradients, sha256, versions
 from .decoding import decoder_of
@@ -25,10 +25,11 @@ from .growth import Growth, category_sizes, growth_of
 from .loading import as_mudata, model_class, read_saved
 from .options import chosen_batches
 from .proteins import impute, incomplete, mask_missing, read_masks
-from .training import check_machine, run_training, training_arguments
+from .training import check_machine, recorded, run_training, training_arguments
 
 if TYPE_CHECKING:
     import anndata as ad
+    import torch
 
 # The encoder of the library size belongs to no category: where a model uses one, scvi-tools trains it whole in surgery.
 # The latent does not depend on it.
@@ -80,6 +81,8 @@ class Surgery(base.Surgery):
         The proteins to be imputed, None where there are none.
     n_batches
         Of the reference; 1 if it has no column of them.
+    engine
+        One of `ENGINES`.
     warnings
         Sentences for the user.
     """
@@ -91,6 +94,7 @@ class Surgery(base.Surgery):
     retrained: str | None = None
     imputation: Imputation | None = None
     n_batches: int = 1
+    engine: str = AUTO
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -156,6 +160,7 @@ class Surgery(base.Surgery):
             label_key=next(iter(card["labels"])) if card["predicts"] else None,
             retrained=None if observed else LIBRARY_ENCODER,
             n_batches=max(1, len(card["batches"])),
+            engine=settings.engine,
         )
         surgery._lay_out()
         surgery._freeze()
@@ -238,18 +243,39 @@ class Surgery(base.Surgery):
         RefmapError
             If the loss is no longer a number.
         """
-        from torch.nn import Dropout
-
-        # A loaded module is in evaluation, and Lightning leaves each part of it as it is: batch norm keeps the reference's
-        # statistics, as it should, and dropout has to be told. Where it is frozen, its rate is 0 by now.
-        for part in self.model.module.modules():
-            if isinstance(part, Dropout):
-                part.train()
+        self.switch_dropout()
         arguments = training_arguments(type(self.model), settings, self.model.adata.n_obs, self.warnings)
         return self._run(arguments, log)
 
+    def switch_dropout(self) -> None:
+        """Let dropout act, where it is not frozen.
+
+        A loaded module is in evaluation, and Lightning leaves each part of it as it is: batch norm keeps the reference's statistics,
+        as it should, and dropout has to be told. Where it is frozen, its rate is 0 by now.
+        """
+        from torch.nn import Dropout
+
+        for part in self.model.module.modules():
+            if isinstance(part, Dropout):
+                part.train()
+
+    def learned(self) -> dict[str, torch.Tensor]:
+        """Which values surgery may move, of the parameters that the reference holds and that are not trained whole."""
+        return {name: growth.trainable for name, growth in self.growths.items() if not self._retrained(name)}
+
     def _run(self, arguments: dict, log=print) -> tuple[pd.DataFrame, dict]:
-        return run_training(self.model, arguments, log)
+        from .engine.fitting import trainer_of
+
+        trainer, reason = None, "as asked"
+        if self.engine != SCVI:
+            trainer, reason = trainer_of(self.model, self.learned(), arguments)
+        if trainer is None:
+            log(f"trained by scvi-tools: {reason}")
+            history, trained = run_training(self.model, arguments, log)
+        else:
+            log("trained by refmap's engine")
+            history, trained = recorded(self.model, arguments["max_epochs"], lambda: trainer.run(log))
+        return history, trained | {"engine": "refmap" if trainer else "scvi-tools", "engine_reason": reason}
 
     def batch_size(self, settings: dict) -> int:
         """Some classes have a default of their own."""

@@ -16,6 +16,8 @@ from ...common.exhaustion import MachineFault
 FEWEST_FOR_VALIDATION = 20
 # Classes whose `train` gives its runner a patience and a quantity to watch of its own, and fails where it is given others.
 OWN_STOPPING = ("MULTIVI",)
+# What of an epoch's figures is logged.
+SHOWN = ("train_loss_epoch", "elbo_train", "validation_loss", "elbo_validation")
 
 
 def check_machine() -> None:
@@ -81,45 +83,55 @@ def run_training(model, arguments: dict, log: Callable = print) -> tuple[pd.Data
             self.epoch = trainer.current_epoch + 1
 
         def on_train_epoch_end(self, trainer, module):
-            numbers = {
-                key: float(value)
-                for key, value in trainer.callback_metrics.items()
-                if key in ("train_loss_epoch", "elbo_train", "validation_loss", "elbo_validation")
-            }
+            numbers = {key: float(value) for key, value in trainer.callback_metrics.items() if key in SHOWN}
             if not all(math.isfinite(value) for value in numbers.values()):
-                raise _diverged(self.epoch)
-            shown = "  ".join(f"{key} {value:.1f}" for key, value in numbers.items())
-            log(f"epoch {self.epoch}/{trainer.max_epochs}  {shown}")
+                raise diverged(self.epoch)
+            log_epoch(log, self.epoch, trainer.max_epochs, numbers)
 
     progress = LogEpoch()
-    start = time.monotonic()
-    # A loaded model carries its reference's history, to which scvi-tools would append.
-    model.history_ = None
     if type(model).__name__ in OWN_STOPPING:
         stopping = {name: value for name, value in arguments.items() if name.startswith("early_stopping_")}
         arguments = {name: value for name, value in arguments.items() if name not in stopping}
         runner = type(model)._train_runner_cls
         model._train_runner_cls = lambda *of_class, **by_class: runner(*of_class, **by_class | stopping)
-    try:
-        model.train(**arguments, enable_progress_bar=False, callbacks=[progress])
-    except ValueError as error:
-        # torch's distributions refuse what is no number before any loss is seen.
-        if "invalid values" not in str(error):
-            raise
-        raise _diverged(progress.epoch) from error
-    epochs = int(model.trainer.current_epoch)
+
+    def train() -> int:
+        try:
+            model.train(**arguments, enable_progress_bar=False, callbacks=[progress])
+        except ValueError as error:
+            # torch's distributions refuse what is no number before any loss is seen.
+            if "invalid values" not in str(error):
+                raise
+            raise diverged(progress.epoch) from error
+        return int(model.trainer.current_epoch)
+
+    return recorded(model, arguments["max_epochs"], train)
+
+
+def recorded(model, max_epochs: int, train: Callable[[], int]) -> tuple[pd.DataFrame, dict]:
+    """Run a training, which returns its number of epochs, and return the history that it leaves in the model, and what to record."""
+    start = time.monotonic()
+    # A loaded model carries its reference's history, to which scvi-tools would append.
+    model.history_ = None
+    epochs = train()
     history = pd.concat([frame.astype(float) for name, frame in model.history.items() if not name.endswith("_step")], axis=1)
     history.index = history.index.astype(int) + 1
     history.index.name = "epoch"
     return history, {
         "epochs": epochs,
-        "max_epochs": int(arguments["max_epochs"]),
-        "stopped_early": epochs < int(arguments["max_epochs"]),
+        "max_epochs": int(max_epochs),
+        "stopped_early": epochs < int(max_epochs),
         "seconds": round(time.monotonic() - start, 2),
     }
 
 
-def _diverged(epoch: int) -> RefmapError:
+def log_epoch(log: Callable, epoch: int, max_epochs: int, figures: dict[str, float]) -> None:
+    """Log the line of an epoch."""
+    log(f"epoch {epoch}/{max_epochs}  " + "  ".join(f"{name} {figures[name]:.1f}" for name in SHOWN if name in figures))
+
+
+def diverged(epoch: int) -> RefmapError:
+    """What is said of a training whose loss is no longer a number."""
     return RefmapError(
         f"Training diverged in epoch {epoch}: the loss is no longer a number. Lower learning_rate, or look at the query's counts."
     )

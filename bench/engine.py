@@ -1,0 +1,179 @@
+#!/usr/bin/env python
+"""The engine of surgery beside scvi-tools' trainer: cells a second, in one run, and what each of its means gains by itself.
+
+By default 4,000 cells x 2,000 genes; `--full` takes 20,000. docs/engine.md shows both.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
+
+ROUNDS = 2
+EPOCHS = {"max_epochs": 2, "early_stopping": False, "check_val_every_n_epoch": None, "train_size": 1.0}
+
+
+def make_cells(n_cells: int, n_genes: int, depth: int, batches: list[str], seed: int):
+    """Counts of cells of 20 mixtures, `depth` a cell."""
+    import anndata as ad
+    import numpy as np
+    from scipy import sparse
+
+    rng = np.random.default_rng(seed)
+    profiles = np.random.default_rng(0).gamma(0.3, 1, (20, n_genes))
+    profiles /= profiles.sum(axis=1, keepdims=True)
+    blocks = []
+    for start in range(0, n_cells, 2_000):
+        shares = rng.dirichlet(np.full(20, 0.2), min(2_000, n_cells - start))
+        sizes = depth * rng.lognormal(0, 0.3, (len(shares), 1))
+        blocks.append(sparse.csr_matrix(rng.poisson(shares @ profiles * sizes).astype(np.float32)))
+    adata = ad.AnnData(sparse.vstack(blocks, format="csr"))
+    adata.obs["batch"] = np.array(batches)[rng.integers(len(batches), size=n_cells)]
+    adata.obs["label"] = [f"type {number}" for number in rng.integers(10, size=n_cells)]
+    return adata
+
+
+def make_reference(folder: Path, kind: str, likelihood: str, n_genes: int, depth: int) -> Path:
+    import scvi
+
+    adata = make_cells(2_000, n_genes, depth, ["a", "b"], seed=1)
+    scvi.settings.seed = 0
+    scvi.model.SCVI.setup_anndata(adata, batch_key="batch", labels_key="label")
+    model = scvi.model.SCVI(
+        adata, n_layers=2, gene_likelihood=likelihood, encode_covariates=True, use_batch_norm="none", use_layer_norm="both"
+    )
+    model.train(**EPOCHS, enable_progress_bar=False)
+    if kind == "SCANVI":
+        model = scvi.model.SCANVI.from_scvi_model(model, unlabeled_category="Unknown")
+        model.train(**EPOCHS, enable_progress_bar=False)
+    model.save(str(folder), overwrite=True)
+    return folder
+
+
+def grow(model: Path, query, engine: str):
+    """The surgery of a query on a model, which `engine` will train."""
+    from refmap.families.base import Settings
+    from refmap.families.scvi.surgery import Surgery
+    from refmap.reference.inspection import inspect_model
+
+    Surgery.seed(0)
+    card = inspect_model(model, "model").to_json()
+    return Surgery.prepare(model, query.copy(), card, Settings(engine=engine))
+
+
+def seconds(surgery) -> float:
+    """Of CPU, of a training: those on the clock hang on what else the machine does."""
+    start = time.process_time()
+    surgery.train(EPOCHS, log=lambda line: None)
+    return time.process_time() - start
+
+
+def least(step: Callable[[], object], times: int = 5, rounds: int = 12) -> float:
+    """Milliseconds of CPU that a step takes where it is disturbed least."""
+    step()
+    found = []
+    for _round in range(rounds):
+        start = time.process_time()
+        for _time in range(times):
+            step()
+        found.append((time.process_time() - start) / times * 1_000)
+    return min(found)
+
+
+def parts(surgery) -> dict[str, tuple[float, float]]:
+    """What each part of a step takes of both, in milliseconds of CPU: by scvi-tools and by the engine."""
+    import numpy as np
+    import torch
+    from refmap.families.scvi.engine.fitting import trainer_of
+    from refmap.families.scvi.training import training_arguments
+
+    model, module = surgery.model, surgery.model.module
+    trainer, _reason = trainer_of(model, surgery.learned(), training_arguments(type(model), EPOCHS, model.adata.n_obs, []))
+    network, places = trainer.network, np.random.default_rng(0).permutation(model.adata.n_obs)[:128]
+    loader = model._make_data_loader(adata=model.adata, indices=places, batch_size=128)
+    tensors, cells = next(iter(loader)), trainer.cells[places]
+
+    def inference() -> torch.Tensor:
+        return module.inference(**module._get_inference_input(tensors))["z"]
+
+    hidden = torch.randn(128, module.n_hidden).relu().requires_grad_()
+    inferred = module.inference(**module._get_inference_input(tensors))
+    decoder, sizes = module.decoder, cells.log_size.unsqueeze(1)
+
+    def counted() -> torch.Tensor:
+        """The loss of counts by scvi-tools, of the same hidden units: its decoder's last layers and its distribution."""
+        decoder.px_decoder.forward = lambda *_: hidden
+        try:
+            inferred["library"] = sizes
+            inferred["z"] = inferred["z"].detach()
+            counts = module.generative(**module._get_generative_input(tensors, inferred))["px"]
+        finally:
+            del decoder.px_decoder.forward
+        return -counts.log_prob(tensors["X"]).sum()
+
+    def whole() -> None:
+        module(tensors, loss_kwargs={"kl_weight": 0.1})[2].loss.backward()
+
+    theta = network.log_theta(cells)
+    return {
+        "cells of a minibatch": (least(lambda: next(iter(loader))), least(lambda: trainer.cells[places])),
+        "encoder": (
+            least(lambda: inference().sum().backward()),
+            least(lambda: network.posterior(cells)[0].sum().backward()),
+        ),
+        "likelihood": (
+            least(lambda: counted().backward()),
+            least(lambda: network.likelihood(hidden, cells.log_size, theta, cells.counts).sum().backward()),
+        ),
+        "step without optimiser": (least(whole), least(lambda: trainer.losses(places).loss.backward())),
+    }
+
+
+@click.command()
+@click.option("--full", is_flag=True, help="20,000 cells.")
+@click.option("--threads", default=1, show_default=True, help="Threads of both.")
+def main(full: bool, threads: int) -> None:
+    """Print cells a second of both, by the class and the likelihood of the model."""
+    import torch
+
+    torch.set_num_threads(threads)
+    n_cells, n_genes, depth = (20_000 if full else 4_000), 2_000, 500
+    query = make_cells(n_cells, n_genes, depth, ["q1", "q2"], seed=2)
+    query.obs["label"] = "Unknown"
+    print(f"{n_cells:,} cells x {n_genes:,} genes, {query.X.nnz / n_cells:.0f} values a cell, {threads} threads")
+    print(f"{'model':<16}{'scvi-tools':>12}{'engine':>10}{'ratio':>8}   cells a second of CPU, median of {ROUNDS}")
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind, likelihood in (("SCVI", "nb"), ("SCVI", "zinb"), ("SCVI", "poisson"), ("SCANVI", "nb"), ("SCANVI", "zinb")):
+            model = make_reference(Path(scratch) / f"{kind}_{likelihood}", kind, likelihood, n_genes, depth)
+            took = {engine: [] for engine in ("scvi", "auto")}
+            for _round in range(ROUNDS):
+                for engine in took:
+                    took[engine].append(seconds(grow(model, query, engine)))
+            ratios = [a / b for a, b in zip(*took.values(), strict=True)]
+            rates = [n_cells * EPOCHS["max_epochs"] / statistics.median(values) for values in took.values()]
+            spread = f"{min(ratios):.1f}-{max(ratios):.1f}"
+            print(
+                f"{kind + ' ' + likelihood:<16}{rates[0]:>12,.0f}{rates[1]:>10,.0f}{rates[1] / rates[0]:>8.1f}   {spread}",
+                flush=True,
+            )
+        print(f"\n{'ms of CPU of 128 cells':<40}{'scvi-tools':>12}{'engine':>10}{'ratio':>8}")
+        for likelihood in ("nb", "zinb", "poisson"):
+            surgery = grow(Path(scratch) / f"SCVI_{likelihood}", query[:6_000], "auto")
+            for name, (theirs, ours) in parts(surgery).items():
+                print(f"{likelihood + ': ' + name:<40}{theirs:>12.2f}{ours:>10.2f}{theirs / ours:>8.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    main()

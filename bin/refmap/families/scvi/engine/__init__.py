@@ -1,0 +1,7 @@
+"""Fast training of what surgery adds to an SCVI or a SCANVI: the objective of scvi-tools' own training, with less work.
+
+In surgery all but some hundred values are frozen, while scvi-tools trains as if none were. Here a cell's genes go through the frozen
+part of the encoder's first layer once (:mod:`.cells`), the likelihood of zeros is computed over dense blocks and corrected at the
+counts (:mod:`.likelihood`), no gradient is formed for a frozen weight (:mod:`.network`), and minibatches are rows of a sparse matrix
+(:mod:`.fitting`). What it does not know is trained by scvi-tools (:mod:`.limits`).
+"""

@@ -1,0 +1,248 @@
+"""The likelihood of counts, with the gradient formed where it is computed.
+
+What a decoder's last layers make of the hidden units of a cell is as long as its genes, and nearly all of its counts are zero. So the
+negative log-likelihood is computed as if all were, over a dense block, and corrected where they are not; and its gradient by the
+hidden units is formed in the same pass, while the block lies in the processor's cache. Nothing as long as the genes is kept for a
+backward pass, and no gradient is formed for weights, all of which are frozen.
+
+The distributions are those of scvi-tools (`scvi.distributions`), its small constants included: the negative binomial and the
+zero-inflated one of Lopez et al. 2018 (https://doi.org/10.1038/s41592-018-0229-2), and Poisson's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from scvi.module import VAE
+
+KINDS = ("nb", "zinb", "poisson")
+# What scvi-tools adds to means and dispersions before it takes their logarithm.
+EPS = 1e-8
+# Cells that are computed together: fewer make poor use of the matrix product, more of the processor's cache.
+CELLS = 128
+# Of zero inflation's logits: far beyond where one more changes a float, and far below where its exponential is none.
+MOST = 80.0
+
+
+@dataclass
+class Counts:
+    """The counts of a minibatch that are not zero.
+
+    Attributes
+    ----------
+    starts
+        Where the counts of each cell begin among all, and where those of the last end: int64, cells + 1.
+    genes
+        The gene of each count, int64.
+    values
+        The counts, as floats.
+    """
+
+    starts: torch.Tensor
+    genes: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.starts) - 1
+
+    def cells(self, start: int, stop: int) -> Counts:
+        """Those of some cells."""
+        first, last = int(self.starts[start]), int(self.starts[stop])
+        return Counts(self.starts[start : stop + 1] - first, self.genes[first:last], self.values[first:last])
+
+    def places(self, n_genes: int) -> torch.Tensor:
+        """The place of each count among all, laid out cell by cell, int64."""
+        lengths = self.starts.diff()
+        return torch.repeat_interleave(torch.arange(len(lengths)) * n_genes, lengths, output_size=len(self.genes)) + self.genes
+
+    def sums(self, terms: torch.Tensor) -> torch.Tensor:
+        """The sum of each cell's, of something that each count has."""
+        return torch.segment_reduce(terms, "sum", offsets=self.starts, unsafe=True)
+
+
+class Likelihood:
+    """The negative log-likelihood of counts, given the hidden units of a decoder of scvi-tools' `VAE`.
+
+    Attributes
+    ----------
+    learns_theta
+        Whether dispersions take part in the gradient: those of new batches, and those that a decoder gives to each cell.
+    """
+
+    def __init__(self, module: VAE, learns_theta: bool):
+        decoder = module.decoder
+        self.kind = module.gene_likelihood
+        self.n_genes = module.n_input
+        self.is_share = not module.use_size_factor_key  # of a cell's size; else the mean is on a scale of its own
+        self.scale = decoder.px_scale_decoder[0]
+        self.inflation = decoder.px_dropout_decoder if self.kind == "zinb" else None
+        self.by_cell = decoder.px_r_decoder if module.dispersion == "gene-cell" and self.kind != "poisson" else None
+        self.learns_theta = (learns_theta or self.by_cell is not None) and self.kind != "poisson"
+
+    def __call__(
+        self, hidden: torch.Tensor, log_size: torch.Tensor, log_theta: torch.Tensor | None, counts: Counts
+    ) -> torch.Tensor:
+        """That of each cell, without its `constants`.
+
+        Parameters
+        ----------
+        hidden
+            Cells x hidden units.
+        log_size
+            The logarithm of each cell's size.
+        log_theta
+            The logarithm of the inverse dispersions: of the genes, or cells x genes; None where there are none, or `hidden` has them.
+        counts
+            Of the cells.
+        """
+        return _Likelihood.apply(hidden, log_size, None if self.kind == "poisson" else log_theta, counts, self)
+
+    def constants(self, log_theta: torch.Tensor | None, counts: Counts) -> torch.Tensor:
+        """What of each cell's negative log-likelihood takes no part in the gradient; arguments as above."""
+        terms = torch.lgamma(counts.values + 1)
+        if log_theta is not None and not self.learns_theta and self.kind != "poisson":
+            theta = _at(log_theta, counts, self.n_genes).exp()
+            terms += torch.lgamma(theta) - torch.lgamma(counts.values + theta)
+        return counts.sums(terms)
+
+
+def _at(values: torch.Tensor, counts: Counts, n_genes: int, places: torch.Tensor | None = None) -> torch.Tensor:
+    """Values of genes, or of cells x genes, where there are counts."""
+    if values.dim() == 1:
+        return values.index_select(0, counts.genes)
+    return values.reshape(-1).index_select(0, counts.places(n_genes) if places is None else places)
+
+
+class _Likelihood(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, log_size, log_theta, counts: Counts, of: Likelihood) -> torch.Tensor:
+        needs_hidden, needs_size, needs_theta = ctx.needs_input_grad[:3]
+        n_cells = len(hidden)
+        losses, by_size = hidden.new_empty(n_cells), hidden.new_empty(n_cells)
+        by_hidden = torch.empty_like(hidden) if needs_hidden else None
+        by_theta = hidden.new_empty(n_cells, of.n_genes) if needs_theta else None
+        for start in range(0, n_cells, CELLS):
+            stop = min(start + CELLS, n_cells)
+            rows = slice(start, stop)
+            theta = log_theta if log_theta is None or log_theta.dim() == 1 else log_theta[rows]
+            block = _Block(of, hidden[rows], log_size[rows].exp(), theta, counts.cells(start, stop))
+            losses[rows] = block.losses
+            if needs_hidden:
+                by_hidden[rows] = block.by_hidden(by_size[rows])
+            if needs_theta:
+                by_theta[rows] = block.by_theta
+        ctx.save_for_backward(by_hidden, by_size if needs_size else None, by_theta)
+        return losses
+
+    @staticmethod
+    def backward(ctx, upstream):
+        by_hidden, by_size, by_theta = ctx.saved_tensors
+        return (
+            None if by_hidden is None else by_hidden * upstream.unsqueeze(1),
+            None if by_size is None else by_size * upstream,
+            None if by_theta is None else by_theta * upstream.unsqueeze(1),
+            None,
+            None,
+        )
+
+
+class _Block:
+    """Some cells of a minibatch, all their genes.
+
+    In what follows m is the mean of a count and t its inverse dispersion. The negative log-likelihood of a zero is
+    t log(1 + m/t), and a count x that is none adds x log((t + m) / m), both by the negative binomial.
+
+    Attributes
+    ----------
+    losses
+        Of the cells.
+    by_logm, by_theta, by_inflation
+        The gradient by log m, by log t, and by the logit of zero inflation, cells x genes; None where nothing asks for it.
+    """
+
+    by_theta: torch.Tensor | None = None
+    by_inflation: torch.Tensor | None = None
+
+    def __init__(self, of: Likelihood, hidden: torch.Tensor, size: torch.Tensor, log_theta: torch.Tensor | None, counts: Counts):
+        self.of, self.counts = of, counts
+        self.logits = _linear(of.scale, hidden)
+        self.shares = torch.softmax(self.logits, dim=1) if of.is_share else functional.softplus(self.logits)
+        means = self.shares * size.unsqueeze(1)
+        self.places = counts.places(of.n_genes)
+        if of.kind == "poisson":
+            self._poisson(means)
+        else:
+            log_theta = _linear(of.by_cell, hidden) if of.by_cell else log_theta
+            self._negative_binomial(means, log_theta.exp(), _linear(of.inflation, hidden) if of.inflation else None)
+
+    def _poisson(self, means: torch.Tensor) -> None:
+        x = self.counts.values
+        self.losses = means.sum(dim=1) - self.counts.sums(x * means.view(-1).index_select(0, self.places).log())
+        self.by_logm = means
+        self.by_logm.view(-1).index_add_(0, self.places, x, alpha=-1)
+
+    def _negative_binomial(self, means: torch.Tensor, theta: torch.Tensor, inflation: torch.Tensor | None) -> None:
+        counts, x, places = self.counts, self.counts.values, self.places
+        ratio = means.div_(theta + EPS)
+        grown = ratio + 1
+        log_grown = torch.log1p(ratio)
+        # Where there are counts
+        t = _at(theta, counts, self.of.n_genes, places)
+        m = ratio.view(-1).index_select(0, places).mul_(t + EPS)
+        both, mean = t + m + EPS, m + EPS
+        terms = x * torch.log(both / mean)
+        at_counts = x * m * (1 / both - 1 / mean)
+        if self.of.learns_theta:
+            terms += torch.lgamma(t) - torch.lgamma(x + t)
+        share = ratio.div_(grown)  # m / (t + m)
+        if inflation is None:
+            self.losses = torch.mv(log_grown, theta) if theta.dim() == 1 else (log_grown * theta).sum(dim=1)
+            from_counts = None  # all zeros come from counts
+        else:
+            # Of a zero: log(1 + e) - log(1 + e f), where e is the odds that it is no inflation, and f that a count is zero
+            log_odds = inflation.neg_().clamp_(max=MOST)
+            log_zero = torch.addcmul(log_odds, log_grown, theta, value=-1)
+            terms += functional.softplus(-log_zero.view(-1).index_select(0, places))
+            odds, zero = log_odds.exp_(), log_zero.exp_()
+            above, below = odds + 1, zero + 1
+            self.losses = torch.log(above / below).sum(dim=1)
+            from_counts = zero.div_(below)
+            from_counts.view(-1).index_fill_(0, places, 1)
+            self.by_inflation = from_counts - odds.div_(above)
+        self.losses += counts.sums(terms)
+        if self.of.learns_theta:
+            slope = log_grown.sub_(share * (theta / (theta + EPS)))
+            if from_counts is not None:
+                slope.mul_(from_counts)
+            slope.view(-1).index_add_(0, places, x / both + torch.digamma(t) - torch.digamma(x + t))
+            self.by_theta = slope.mul_(theta)
+        self.by_logm = share.mul_(theta)
+        if from_counts is not None:
+            self.by_logm.mul_(from_counts)
+        self.by_logm.view(-1).index_add_(0, places, at_counts)
+
+    def by_hidden(self, by_size: torch.Tensor) -> torch.Tensor:
+        """The gradient by the hidden units; that by the logarithm of the size goes into `by_size`."""
+        torch.sum(self.by_logm, dim=1, out=by_size)
+        if self.of.is_share:
+            by_logits = self.by_logm.addcmul_(self.shares, by_size.unsqueeze(1), value=-1)
+        else:
+            # The slope of log softplus is 1 where softplus is all but its argument's exponential
+            tiny = torch.finfo(self.shares.dtype).tiny
+            by_logits = self.by_logm.mul_(torch.sigmoid(self.logits) / self.shares.clamp(min=tiny))
+        gradient = by_logits @ self.of.scale.weight
+        if self.by_inflation is not None:
+            gradient.addmm_(self.by_inflation, self.of.inflation.weight)
+        if self.of.by_cell is not None:
+            gradient.addmm_(self.by_theta, self.of.by_cell.weight)
+        return gradient
+
+
+def _linear(layer: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
+    return functional.linear(hidden, layer.weight, layer.bias)

@@ -1,0 +1,331 @@
+"""An SCVI or a SCANVI in surgery: scvi-tools' loss, as a function of the values that surgery may move and of nothing else.
+
+The parts are those of the model's own module (`scvi.module.VAE`, `SCANVAE`), in the mode in which surgery left them: batch norm with
+the reference's statistics, dropout on or off. Of a layer that is given one-hot categories, the columns of these become a table with
+a row a category, of which each cell takes its own; the rest of its weight is a constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from ...freezing import mask_gradients
+from .likelihood import Counts, Likelihood
+
+if TYPE_CHECKING:
+    from scvi.module import VAE
+    from scvi.nn import FCLayers
+
+
+@dataclass
+class Minibatch:
+    """Some cells, in the precision of the model.
+
+    Attributes
+    ----------
+    counts
+        Their counts.
+    started
+        What the frozen part of the encoder's first layer makes of them: cells x hidden units.
+    constants
+        What of their negative log-likelihoods never changes.
+    log_size
+        The logarithm of what their expected shares are multiplied with; not looked at where the model infers it.
+    batches, labels
+        Their codes.
+    covariates
+        The codes of their categorical covariates, cells x covariates.
+    categories
+        The rows of a table of categories that are theirs, cells x one-hots of two categories or more.
+    continuous
+        Their continuous covariates, cells x covariates, of which there may be none.
+    """
+
+    counts: Counts
+    started: torch.Tensor
+    constants: torch.Tensor
+    log_size: torch.Tensor
+    batches: torch.Tensor
+    labels: torch.Tensor
+    covariates: torch.Tensor
+    categories: torch.Tensor
+    continuous: torch.Tensor
+
+
+@dataclass
+class Losses:
+    """The loss of a minibatch, and what it is made of, by cell; with labels also their part and the share that is classified right."""
+
+    loss: torch.Tensor
+    reconstruction: torch.Tensor
+    kl_local: torch.Tensor
+    classification: torch.Tensor | None = None
+    accuracy: torch.Tensor | None = None
+
+
+class Learned:
+    """The values that surgery may move.
+
+    Attributes
+    ----------
+    leaves
+        The tensors that hold them, for an optimiser.
+    known
+        The names of the module's parameters that the network was made of.
+    tables
+        Of those leaves that are columns of a parameter, a row each: its name, and from which column on.
+    """
+
+    def __init__(self, module: VAE, masks: dict[str, torch.Tensor]):
+        """`masks` tells of a parameter, by its name, which of its values are learned."""
+        self._parameters = dict(module.named_parameters())
+        self._masks = masks
+        self.tables: list[tuple[str, int, torch.Tensor]] = []
+        self.leaves: list[torch.Tensor] = []
+        self.known: set[str] = set()
+
+    def table(self, name: str, start: int = 0) -> torch.Tensor:
+        """The columns of a parameter from `start` on, a row each; those that are learned take gradients, the others none."""
+        parameter = self._parameters[name]
+        rows = parameter.detach()[:, start:].T.clone(memory_format=torch.contiguous_format)
+        self.known.add(name)
+        if name in self._masks:
+            mask_gradients(rows, self._masks[name][:, start:].T.to(rows.device))
+        if rows.requires_grad:
+            self.leaves.append(rows)
+            self.tables.append((name, start, rows))
+        return rows
+
+    def whole(self, name: str) -> torch.Tensor:
+        """A parameter as it is, its own mask on it."""
+        self.known.add(name)
+        if self._parameters[name].requires_grad:
+            self.leaves.append(self._parameters[name])
+        return self._parameters[name]
+
+    def put_back(self) -> None:
+        """Give the module what was learned."""
+        with torch.no_grad():
+            for name, start, rows in self.tables:
+                self._parameters[name][:, start:] = rows.T
+
+
+class Layers:
+    """Fully connected layers of scvi-tools: what they see of categories comes from tables."""
+
+    def __init__(self, layers: FCLayers, prefix: str, learned: Learned):
+        self.layers = layers
+        self.weights, self.tables = [], []
+        width = sum(layers.n_cat_list)
+        for number, (linear, *_) in enumerate(layers.fc_layers):
+            has_table = width > 0 and layers.inject_into_layer(number)
+            inputs = linear.in_features - width * has_table
+            self.weights.append(linear.weight.detach()[:, :inputs].contiguous())
+            name = f"{prefix}.fc_layers.Layer {number}.0.weight"
+            self.tables.append(learned.table(name, inputs) if has_table else None)
+
+    def start(self, x: torch.Tensor, columns: slice = slice(None)) -> torch.Tensor:
+        """What the first layer makes of some of its inputs, without its bias and without categories."""
+        return x @ self.weights[0][:, columns].T
+
+    def __call__(
+        self, x: torch.Tensor, rows_of: Callable[[torch.Tensor], torch.Tensor], is_started: bool = False
+    ) -> torch.Tensor:
+        """The last hidden units.
+
+        Parameters
+        ----------
+        x
+            The inputs without categories; or what the first layer has made of them (`is_started`).
+        rows_of
+            What the categories of the cells add, given a table.
+        """
+        for number, (linear, *others) in enumerate(self.layers.fc_layers):
+            if number or not is_started:
+                x = functional.linear(x, self.weights[number], linear.bias.detach())
+            if self.tables[number] is not None:
+                x = x + rows_of(self.tables[number])
+            for layer in others:
+                if layer is not None:
+                    x = layer(x) if x.dim() == 2 else layer(x.flatten(0, 1)).view(x.shape)
+        return x
+
+
+class Network:
+    """The loss of scvi-tools' `VAE` and `SCANVAE`.
+
+    Attributes
+    ----------
+    learned
+        What there is to train.
+    noise
+        Draws standard normal numbers of a shape.
+    """
+
+    def __init__(self, module: VAE, masks: dict[str, torch.Tensor]):
+        self.module = module
+        self.learned = learned = Learned(module, masks)
+        self.noise: Callable[..., torch.Tensor] = torch.randn
+        self.embedding = None
+        if module.batch_representation == "embedding":
+            self.embedding = learned.whole("_embeddings_dict.batch.weight")
+        self.encoder = Layers(module.z_encoder.encoder, "z_encoder.encoder", learned)
+        self.decoder = Layers(module.decoder.px_decoder, "decoder.px_decoder", learned)
+        self.dispersions = None
+        if module.dispersion in ("gene-batch", "gene-label"):
+            self.dispersions = learned.table("px_r")
+        is_learned = self.dispersions is not None and self.dispersions.requires_grad
+        self.likelihood = Likelihood(module, is_learned)
+        if not module.use_observed_lib_size:
+            for name, _parameter in module.l_encoder.named_parameters(prefix="l_encoder"):
+                learned.whole(name)
+        self.is_scanvi = hasattr(module, "encoder_z2_z1")
+        if self.is_scanvi:
+            self.label_encoder = Layers(module.encoder_z2_z1.encoder, "encoder_z2_z1.encoder", learned)
+            self.label_decoder = Layers(module.decoder_z1_z2.decoder, "decoder_z1_z2.decoder", learned)
+
+    def start(self, entering: torch.Tensor, continuous: torch.Tensor) -> torch.Tensor:
+        """What the frozen part of the encoder's first layer makes of cells.
+
+        `entering` is what it is given of their counts, cells x genes, dense or sparse; `continuous` their continuous covariates.
+        """
+        n_genes, width = self.module.n_input, continuous.shape[1]
+        started = self.encoder.start(entering, slice(n_genes)) + self.module.z_encoder.encoder.fc_layers[0][0].bias.detach()
+        if width and self.module.encode_covariates:
+            started += self.encoder.start(continuous, slice(n_genes, n_genes + width))
+        return started
+
+    def log_theta(self, cells: Minibatch) -> torch.Tensor | None:
+        """The logarithm of the inverse dispersions: of the genes, or cells x genes; None where the decoder gives them."""
+        of = {"gene-batch": cells.batches, "gene-label": cells.labels}
+        if self.dispersions is not None:
+            return self.dispersions.index_select(0, of[self.module.dispersion])
+        return self.module.px_r.detach() if self.module.dispersion == "gene" else None
+
+    def constants(self, cells: Minibatch) -> torch.Tensor:
+        """What of the cells' negative log-likelihoods takes no part in the gradient."""
+        with torch.no_grad():
+            return self.likelihood.constants(self.log_theta(cells), cells.counts)
+
+    def posterior(self, cells: Minibatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance of the cells' latents, before what makes a logistic normal of a normal."""
+        started = cells.started
+        if self.embedding is not None and self.module.encode_covariates:
+            at = self.module.n_input + cells.continuous.shape[1]
+            started = started + self.encoder.start(self._embedded(cells), slice(at, at + self.embedding.shape[1]))
+        encoder = self.module.z_encoder
+        return _moments(encoder, self.encoder(started, _rows(cells.categories), is_started=True))
+
+    def losses(self, cells: Minibatch, kl_weight: float, labelled: Minibatch | None = None, ratio: float = 0) -> Losses:
+        """The loss of a minibatch.
+
+        Parameters
+        ----------
+        kl_weight
+            Of the divergence from the prior.
+        labelled, ratio
+            Of a SCANVI: cells with labels, and the weight of how well these are classified.
+        """
+        module = self.module
+        mean, variance = self.posterior(cells)
+        z = module.z_encoder.z_transformation(self._sample(mean, variance))
+        log_size, kl_size = cells.log_size, 0
+        if not module.use_observed_lib_size:
+            log_size, kl_size = self._infer_size(cells)
+        inputs = [z] + [cells.continuous] * (cells.continuous.shape[1] > 0)
+        if self.embedding is not None:
+            inputs.append(self._embedded(cells))
+        hidden = self.decoder(torch.cat(inputs, dim=1) if len(inputs) > 1 else z, _rows(cells.categories))
+        reconstruction = self.likelihood(hidden, log_size, self.log_theta(cells), cells.counts) + cells.constants
+        if not self.is_scanvi:
+            kl = _kl(mean, variance)
+            loss = (reconstruction + kl_weight * kl + kl_size).mean()
+            return Losses(loss, reconstruction, kl + kl_size)
+        by_latent, kl = self._by_labels(mean, variance, z)
+        reconstruction, kl = reconstruction + by_latent, kl + kl_size
+        losses = Losses((reconstruction + kl_weight * kl).mean(), reconstruction, kl)
+        if labelled is not None:
+            logits = module.classifier(self.posterior(labelled)[0])
+            losses.classification = functional.cross_entropy(logits, labelled.labels)
+            losses.accuracy = (logits.argmax(dim=1) == labelled.labels).double().mean()
+            losses.loss = losses.loss + ratio * losses.classification
+        return losses
+
+    def _sample(self, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+        return mean + self.noise(mean.shape, dtype=mean.dtype, device=mean.device) * variance.sqrt()
+
+    def _embedded(self, cells: Minibatch) -> torch.Tensor:
+        return functional.embedding(cells.batches, self.embedding)
+
+    def _infer_size(self, cells: Minibatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The logarithm of the cells' sizes, and its divergence from that of their batches; the encoder of it is trained whole."""
+        module, n_genes = self.module, self.module.n_input
+        dense = cells.started.new_zeros(cells.counts.n_cells, n_genes)
+        dense.view(-1)[cells.counts.places(n_genes)] = cells.counts.values
+        inputs = [torch.log1p(dense) if module.log_variational else dense]
+        categories = cells.covariates.split(1, dim=1)
+        if module.encode_covariates:
+            inputs += [cells.continuous]
+        if self.embedding is None:
+            categories = (cells.batches.unsqueeze(1), *categories)
+        elif module.encode_covariates:
+            inputs.append(self._embedded(cells))
+        encoder = module.l_encoder
+        mean, variance = _moments(encoder, encoder.encoder(torch.cat(inputs, dim=1), *categories))
+        size = self._sample(mean, variance)
+        prior_mean, prior_variance = (
+            values[0, cells.batches].unsqueeze(1) for values in (module.library_log_means, module.library_log_vars)
+        )
+        return size.squeeze(1), _kl(mean, variance, prior_mean, prior_variance)
+
+    def _by_labels(self, mean: torch.Tensor, variance: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a SCANVI's prior of the latent says, averaged over the labels that a cell may have (Xu et al. 2021)."""
+        module, (n_cells, n_latent) = self.module, z.shape
+        shape = (module.n_labels, n_cells, n_latent)
+
+        def rows_of(table: torch.Tensor) -> torch.Tensor:
+            return table.unsqueeze(1)
+
+        means, variances = _moments(module.encoder_z2_z1, self.label_encoder(z, rows_of))
+        z2 = self._sample(means.view(shape), variances.view(shape))
+        hidden = self.label_decoder(z2, rows_of)
+        decoder = module.decoder_z1_z2
+        from_prior = -_log_normal(z, decoder.mean_decoder(hidden), decoder.var_decoder(hidden).exp()).view(shape[:2])
+        probabilities = module.classifier(z)
+        if module.classifier.logits:
+            probabilities = probabilities.softmax(dim=1)
+        kl = (_kl(means, variances).view(shape[:2]).T * probabilities).sum(dim=1)
+        categorical = torch.distributions.Categorical
+        kl = kl + torch.distributions.kl_divergence(
+            categorical(probs=probabilities, validate_args=False), categorical(probs=module.y_prior.expand(n_cells, -1))
+        )
+        return _log_normal(z, mean, variance) + (from_prior.T * probabilities).sum(dim=1), kl
+
+
+def _rows(categories: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What the categories of cells add: the sum of their rows of a table."""
+    return lambda table: functional.embedding_bag(categories, table, mode="sum")
+
+
+def _moments(encoder: torch.nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance that an encoder of scvi-tools makes of its hidden units."""
+    return encoder.mean_encoder(hidden), encoder.var_activation(encoder.var_encoder(hidden)) + encoder.var_eps
+
+
+def _kl(
+    mean: torch.Tensor, variance: torch.Tensor, prior_mean: torch.Tensor | float = 0.0, prior_variance: torch.Tensor | float = 1.0
+) -> torch.Tensor:
+    """The divergence of normal distributions from others, summed over the last dimension."""
+    ratio = variance / prior_variance
+    return 0.5 * (ratio + (mean - prior_mean) ** 2 / prior_variance - 1 - ratio.log()).sum(dim=-1)
+
+
+def _log_normal(x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    """The log-density of normal distributions, summed over the last dimension."""
+    return -0.5 * ((x - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi)).sum(dim=-1)

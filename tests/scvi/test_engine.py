@@ -1,0 +1,327 @@
+"""The engine of surgery: the loss and the gradients of scvi-tools' own module, on the same weights, minibatch and noise."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mapping import map_cells
+from refmap.families.base import Settings
+from refmap.families.scvi.engine.fitting import trainer_of
+from refmap.families.scvi.surgery import Surgery
+from refmap.families.scvi.training import training_arguments
+from refmap.reference.inspection import inspect_model
+from small_models import small_cells
+
+
+@pytest.fixture(scope="module")
+def atlas(pbmc):
+    """Cells with size factors, to train references on."""
+    return with_sizes(small_cells(pbmc))
+
+
+@pytest.fixture(scope="module")
+def query(pbmc):
+    """Cells of two new batches and one of the reference's, one new level of a covariate, some with labels; genes in order."""
+    adata = with_sizes(small_cells(pbmc))[:90].copy()
+    adata.obs["batch"] = pd.Categorical(np.resize(["d1", "d2", "ref_a"], adata.n_obs))
+    adata.obs["chemistry"] = pd.Categorical(np.resize(["v2", "v4", "v3", "v2"], adata.n_obs))
+    return adata
+
+
+def with_sizes(adata):
+    adata.obs["size"] = np.random.default_rng(0).uniform(0.5, 2, adata.n_obs)
+    return adata
+
+
+COVARIATES = {"categorical_covariate_keys": ["chemistry"], "continuous_covariate_keys": ["age"]}
+# Name: class, arguments of its setup and of its constructor
+NORMS = {"use_batch_norm": "both", "use_layer_norm": "both"}
+MODELS = {
+    **{
+        f"SCVI of {kind}": ("SCVI", {}, {"gene_likelihood": kind, "encode_covariates": True})
+        for kind in ("nb", "zinb", "poisson")
+    },
+    **{
+        f"SCVI of {kind}, dispersion {dispersion}": (
+            "SCVI",
+            {"labels_key": "bulk_labels"},
+            {"gene_likelihood": kind, "dispersion": dispersion, "encode_covariates": True},
+        )
+        for kind in ("nb", "zinb")
+        for dispersion in ("gene-batch", "gene-label", "gene-cell")
+    },
+    "Poisson, dispersion gene-batch": ("SCVI", {}, {"gene_likelihood": "poisson", "dispersion": "gene-batch"}),
+    "covariates, injected": ("SCVI", COVARIATES, {"n_layers": 2, "encode_covariates": True, "deeply_inject_covariates": True}),
+    "covariates, not injected": (
+        "SCVI",
+        COVARIATES,
+        {"n_layers": 2, "encode_covariates": True, "deeply_inject_covariates": False},
+    ),
+    "covariates, not encoded": ("SCVI", COVARIATES, {"n_layers": 2, "encode_covariates": False}),
+    "embedded batches": ("SCVI", COVARIATES, {"batch_representation": "embedding", "encode_covariates": True}),
+    "embedded batches, not encoded": ("SCVI", {}, {"batch_representation": "embedding", "gene_likelihood": "nb"}),
+    "size factors": ("SCVI", {"size_factor_key": "size"}, {"gene_likelihood": "nb", "encode_covariates": True}),
+    "inferred sizes": ("SCVI", COVARIATES, {"use_observed_lib_size": False, "encode_covariates": True}),
+    "inferred sizes, embedded batches": (
+        "SCVI",
+        COVARIATES,
+        {"use_observed_lib_size": False, "encode_covariates": True, "batch_representation": "embedding"},
+    ),
+    "both norms": ("SCVI", {}, {"n_layers": 2, "encode_covariates": True, **NORMS}),
+    "logistic normal, counts as they are": (
+        "SCVI",
+        {},
+        {"latent_distribution": "ln", "log_variational": False, "encode_covariates": True},
+    ),
+    "SCANVI": ("SCANVI", COVARIATES, {"n_layers": 2, "encode_covariates": True, "gene_likelihood": "nb"}),
+    "SCANVI, inferred sizes, norms": ("SCANVI", {}, {"use_observed_lib_size": False, "encode_covariates": True, **NORMS}),
+    "SCANVI, linear classifier": (
+        "SCANVI",
+        {},
+        {"linear_classifier": True, "encode_covariates": True, "dispersion": "gene-batch"},
+    ),
+}
+ARGUMENTS = {"max_epochs": 1, "early_stopping": False, "check_val_every_n_epoch": 1}
+
+
+@pytest.fixture(scope="module")
+def grown(atlas, query, tmp_path_factory):
+    """Grow an untrained model by the query: returns the surgery, ready to train."""
+    import scvi
+
+    def grow(name: str, setup: dict, settings: dict, dropout: bool = False, labelled: bool = False) -> Surgery:
+        kind = getattr(scvi.model, name)
+        scvi.settings.seed = 0
+        cells, folder = atlas.copy(), tmp_path_factory.mktemp("model")
+        labels = {"labels_key": "bulk_labels", "unlabeled_category": "Unknown"} if name == "SCANVI" else {}
+        kind.setup_anndata(cells, batch_key="batch", **(labels | setup))
+        model = kind(cells, n_latent=4, n_hidden=16, dropout_rate=0.3, **settings)
+        with torch.no_grad():  # statistics of batch norm and dispersions, as of a model that was trained
+            for key, values in model.module.state_dict().items():
+                if key.endswith("running_var"):
+                    values.uniform_(0.5, 2)
+                elif key.endswith("running_mean"):
+                    values.normal_()
+        model.is_trained_ = True
+        model.save(str(folder), overwrite=True)
+        cells = query.copy()
+        if name == "SCANVI" and not labelled:
+            cells.obs["bulk_labels"] = "Unknown"
+        card = inspect_model(folder, "atlas").to_json()
+        surgery = Surgery.prepare(folder, cells, card, Settings(freeze_dropout=not dropout))
+        with torch.no_grad():  # where training may have led
+            for key, parameter in surgery.model.module.named_parameters():
+                if key in surgery.growths and parameter.requires_grad and not surgery._retrained(key):
+                    parameter += torch.randn_like(parameter) * 0.3 * surgery.growths[key].trainable
+        surgery.switch_dropout()
+        return surgery
+
+    return grow
+
+
+def trainer(surgery: Surgery, **settings):
+    arguments = training_arguments(type(surgery.model), ARGUMENTS | settings, surgery.model.adata.n_obs, [])
+    return trainer_of(surgery.model, surgery.learned(), arguments)
+
+
+class Noise:
+    """The same normal numbers for whoever draws those of the same shape, in the same order."""
+
+    def __init__(self):
+        self.drawn: dict[tuple, list[torch.Tensor]] = {}
+        self.next = {}
+
+    def restart(self):
+        self.next = {}
+
+    def __call__(self, shape, dtype, device="cpu"):
+        key = (int(np.prod(shape[:-1])), shape[-1])
+        number = self.next.setdefault(key, itertools.count()).__next__()
+        known = self.drawn.setdefault(key, [])
+        while len(known) <= number:
+            known.append(torch.from_numpy(np.random.default_rng([*key, len(known)]).normal(size=key)))
+        return known[number].to(dtype).reshape(shape)
+
+
+def tensors_of(model, places):
+    loader = model._make_data_loader(adata=model.adata, indices=places, batch_size=len(places))
+    return next(iter(loader))
+
+
+def scvi_losses(surgery, places, labelled, kl_weight, ratio, noise, monkeypatch):
+    """The loss of scvi-tools, its gradients by name, and its parts by cell."""
+    module = surgery.model.module
+    noise.restart()
+    monkeypatch.setattr("torch.distributions.normal._standard_normal", noise)
+    dtype = next(module.parameters()).dtype
+    tensors = {
+        key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors_of(surgery.model, places).items()
+    }
+    kwargs = {"kl_weight": kl_weight}
+    if labelled is not None:
+        inputs = tensors_of(surgery.model, labelled)
+        kwargs["labelled_tensors"] = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        kwargs["classification_ratio"] = ratio
+    torch.manual_seed(0)
+    module.zero_grad()
+    _, _, output = module(tensors, loss_kwargs=kwargs)
+    output.loss.backward()
+    gradients = {name: p.grad.clone() for name, p in module.named_parameters() if p.requires_grad and p.grad is not None}
+    return output, gradients
+
+
+def engine_losses(surgery, of, places, labelled, kl_weight, noise):
+    noise.restart()
+    of.kl_weight, of.network.noise = kl_weight, noise
+    module, learned = surgery.model.module, of.network.learned
+    torch.manual_seed(0)
+    module.zero_grad()
+    for leaf in learned.leaves:
+        leaf.grad = None
+    losses = of.losses(places, labelled)
+    losses.loss.backward()
+    parameters = dict(module.named_parameters())
+    gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+    for name, start, rows in learned.tables:
+        if rows.grad is not None:
+            gradients[name] = torch.zeros_like(parameters[name])
+            gradients[name][:, start:] = rows.grad.T
+    return losses, gradients
+
+
+def close(found, expected, rtol):
+    """Equal as a whole: what is rounded in a value that others nearly cancel is no difference."""
+    assert found.shape == expected.shape
+    assert float((found - expected).norm()) <= rtol * max(float(expected.norm()), 1e-6 * expected.numel() ** 0.5)
+
+
+# In double precision, in which the difference is none, and not of those of which scvi-tools makes floats on the way
+DOUBLE = ["SCVI of zinb", "size factors", "covariates, injected", "SCANVI"]
+
+
+@pytest.mark.parametrize(("name", "double"), [*((name, False) for name in MODELS), *((name, True) for name in DOUBLE)])
+def test_loss_and_gradients_are_those_of_scvi_tools(name, double, grown, monkeypatch):
+    kind, setup, settings = MODELS[name]
+    surgery = grown(kind, setup, settings, dropout=True, labelled=kind == "SCANVI")
+    if double:
+        surgery.model.module.double()
+    of, reason = trainer(surgery)
+    assert reason is None
+    places = np.random.default_rng(0).permutation(surgery.model.adata.n_obs)[:40]
+    labelled = places[of.is_labelled[places]] if kind == "SCANVI" else None
+    noise = Noise()
+    expected, gradients = scvi_losses(surgery, places, labelled, 0.3, of.plan.get("classification_ratio"), noise, monkeypatch)
+    losses, found = engine_losses(surgery, of, places, labelled, 0.3, noise)
+
+    rtol = 1e-9 if double else 1e-4
+    assert float(losses.loss.detach()) == pytest.approx(float(expected.loss), rel=rtol)
+    close(losses.reconstruction.detach(), expected.dict_sum(expected.reconstruction_loss).detach(), rtol)
+    close(losses.kl_local.detach(), expected.dict_sum(expected.kl_local).detach(), rtol)
+    assert found.keys() == gradients.keys() and found
+    for key, gradient in gradients.items():
+        close(found[key], gradient, rtol)
+
+
+def test_training_leads_where_that_of_scvi_tools_does(grown, monkeypatch):
+    """Twenty steps of its optimiser, the same cells and noise: the values that are free are the same, and no other has moved."""
+    surgery = grown("SCVI", {"categorical_covariate_keys": ["chemistry"]}, {"encode_covariates": True, "gene_likelihood": "nb"})
+    module = surgery.model.module
+    start = {name: values.clone() for name, values in module.state_dict().items()}
+    of, _reason = trainer(surgery)
+    noise = Noise()
+    of.network.noise = noise
+    steps = [np.random.default_rng(number).permutation(surgery.model.adata.n_obs)[:32] for number in range(20)]
+    optimizer = torch.optim.Adam(of.network.learned.leaves, lr=0.01, eps=0.01)
+    for places in steps:
+        optimizer.zero_grad()
+        of.losses(places).loss.backward()
+        optimizer.step()
+    of.network.learned.put_back()
+    found = {name: values.clone() for name, values in module.state_dict().items()}
+
+    module.load_state_dict(start)
+    noise.restart()
+    monkeypatch.setattr("torch.distributions.normal._standard_normal", noise)
+    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=0.01, eps=0.01)
+    for places in steps:
+        optimizer.zero_grad()
+        _, _, output = module(tensors_of(surgery.model, places), loss_kwargs={"kl_weight": 0.0})
+        output.loss.backward()
+        optimizer.step()
+    moved = 0
+    for name, values in module.state_dict().items():
+        close((found[name] - start[name]).double(), (values - start[name]).double(), 1e-3)
+        free = surgery.growths[name].trainable
+        assert torch.equal(found[name][~free], start[name][~free])
+        moved += int((found[name] != start[name]).sum())
+    assert 0 < moved <= surgery.parameters_trainable
+
+
+SHORT = {"max_epochs": 4, "early_stopping": True, "check_val_every_n_epoch": 2}
+
+
+@pytest.mark.parametrize("name", ["scvi_model", "scanvi_model"])
+def test_both_engines_give_a_model_of_scvi_tools(name, request, pbmc, cells, tmp_path):
+    import scvi
+
+    query = small_cells(pbmc, seed=1)[:120].copy()
+    query.obs["donor"] = "d1"
+    model = request.getfixturevalue(name)
+    labels = {"labels_keys": ["bulk_labels"]} if name == "scanvi_model" else {}
+    by = {engine: map_cells(query, model, tmp_path / engine, train=SHORT, engine=engine, **labels) for engine in ("auto", "scvi")}
+    assert (by["auto"].record["train"]["engine"], by["auto"].record["train"]["engine_reason"]) == ("refmap", None)
+    assert (by["scvi"].record["train"]["engine"], by["scvi"].record["train"]["engine_reason"]) == ("scvi-tools", "as asked")
+    ours, theirs = by["auto"].history, by["scvi"].history
+    assert list(ours.index) == list(theirs.index) == [1, 2, 3, 4]
+    assert set(ours) <= set(theirs) and {"train_loss", "elbo_train", "validation_loss", "elbo_validation"} <= set(ours)
+    assert (ours.notna() == theirs[ours.columns].notna()).all(axis=None)
+    for column in ("elbo_train", "kl_local_train", "reconstruction_loss_validation"):
+        np.testing.assert_allclose(ours[column], theirs[column], rtol=0.15)
+    kind = scvi.model.SCANVI if name == "scanvi_model" else scvi.model.SCVI
+    cells = cells.copy()
+    loaded = kind.load(str(by["auto"].model), adata=cells)
+    assert loaded.is_trained
+    assert list(loaded.history) == list(ours)
+    np.testing.assert_allclose(
+        loaded.get_latent_representation(), kind.load(str(model), adata=cells).get_latent_representation(), atol=2e-6
+    )
+
+
+def test_the_same_seed_trains_the_same(grown):
+    left = []
+    for _time in range(2):
+        surgery = grown("SCVI", {}, {"encode_covariates": True}, dropout=True)
+        Surgery.seed(3)
+        trainer(surgery, max_epochs=2)[0].run(lambda line: None)
+        left.append(surgery.embed())
+    np.testing.assert_array_equal(*left)
+
+
+BEYOND = {
+    "normal": ({"gene_likelihood": "normal"}, {}, "gene_likelihood 'normal'"),
+    "plan": ({}, {"plan_kwargs": {"reduce_lr_on_plateau": True}}, "plan_kwargs.reduce_lr_on_plateau"),
+    "arguments": ({}, {"n_samples_per_label": 3, "accelerator": "cpu"}, "accelerator, n_samples_per_label"),
+    "monitor": ({}, {"early_stopping_monitor": "kl_global_validation"}, "early_stopping_monitor 'kl_global_validation'"),
+}
+
+
+@pytest.mark.parametrize(("settings", "arguments", "reason"), BEYOND.values(), ids=BEYOND)
+def test_what_it_does_not_know_is_left_to_scvi_tools(settings, arguments, reason, grown):
+    assert trainer(grown("SCVI", {}, settings), **arguments) == (None, reason)
+
+
+def test_a_parameter_that_it_does_not_know_is_left_to_scvi_tools(grown):
+    surgery = grown("SCVI", {}, {"encode_covariates": True})
+    surgery.model.module.z_encoder.mean_encoder.bias.requires_grad = True
+    assert trainer(surgery) == (None, "training 'z_encoder.mean_encoder.bias'")
+
+
+def test_another_class_is_left_to_scvi_tools(totalvi_model, query, tmp_path):
+    query = query.copy()
+    query.obs["donor"] = query.obs["batch"]
+    mapped = map_cells(query, totalvi_model, tmp_path / "m", train=SHORT, protein_key="protein_expression")
+    assert (mapped.record["train"]["engine"], mapped.record["train"]["engine_reason"]) == ("scvi-tools", "a TOTALVI")
