@@ -104,7 +104,9 @@ def prepare(query: str, **columns: str) -> None:
         f"check_input.py --sheet sheet.csv --parameters params.json --schema '{ROOT}/nextflow_schema.json' --output row.json",
     )
     row = json.loads(Path("row.json").read_text())
-    Path("training.json").write_text(json.dumps({key: row[key] for key in ("train", "seed", "freeze_dropout", "strategy", "engine")}))
+    Path("training.json").write_text(
+        json.dumps({key: row[key] for key in ("train", "seed", "freeze_dropout", "strategy", "engine")})
+    )
     run("core", "inspect_model.py --model model --card card.json")
 
 

@@ -312,15 +312,15 @@ class Mapping(BaseModel):
         Must(f"one of {', '.join(STRATEGIES)}"),
         Field(description="Whether all batches are mapped in one surgery, or each in its own; none: `--strategy`."),
     ] = None
-    correction: Annotated[
-        Literal[CORRECTIONS] | None,
-        Must(f"one of {', '.join(CORRECTIONS)}"),
-        Field(description="Whether a query that surgery cannot move is moved in the latent space; none: `--correction`."),
-    ] = None
     engine: Annotated[
         Literal[ENGINES] | None,
         Must(f"one of {', '.join(ENGINES)}"),
         Field(description="What trains in surgery on models of scvi-tools; none: `--engine`."),
+    ] = None
+    correction: Annotated[
+        Literal[CORRECTIONS] | None,
+        Must(f"one of {', '.join(CORRECTIONS)}"),
+        Field(description="Whether a query that surgery cannot move is moved in the latent space; none: `--correction`."),
     ] = None
     freeze_dropout: Annotated[Flag, Field(description="Whether dropout in the frozen layers is off in training.")] = True
     min_gene_overlap: Annotated[

@@ -110,7 +110,8 @@ def test_the_schemas_defaults_are_all_that_a_sheet_needs(tmp_path):
         "early_stopping_patience": 5,
     }
     assert {
-        key: row[key] for key in ("one_batch", "round_counts", "strategy", "engine", "seed", "min_gene_overlap", "warn_gene_overlap")
+        key: row[key]
+        for key in ("one_batch", "round_counts", "strategy", "engine", "seed", "min_gene_overlap", "warn_gene_overlap")
     } == {
         "one_batch": False,
         "round_counts": False,
@@ -263,6 +264,15 @@ def test_a_sheets_column_that_shares_a_parameters_name_shares_its_meaning():
     shared = set(properties(SCHEMA)) & set(COLUMNS)
     # The cells that the model of a row was trained on, and those that the run trains one on.
     cells = {"reference", *(f"reference_{what}" for what in ("layer", "var_key", "batch_key", "protein_key", "airr"))}
-    assert shared == {*TRAIN_DEFAULTS, "one_batch", "round_counts", "strategy", "engine", "correction", "min_gene_overlap", *cells}
+    assert shared == {
+        *TRAIN_DEFAULTS,
+        "one_batch",
+        "round_counts",
+        "strategy",
+        "engine",
+        "correction",
+        "min_gene_overlap",
+        *cells,
+    }
     assert all(f"none: `--{name}`" in FIELDS[name].description for name in shared - cells)
     assert not set(YAML_ONLY) & set(properties(SCHEMA))
