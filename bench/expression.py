@@ -129,7 +129,8 @@ STEPS = {
     "CALIBRATE_REFERENCE": "calibrate_reference.py --prepared prepared --latent latent.npz --threshold 0.2 --output scale",
     "SAVE_REFERENCE": "save_reference.py --model model --card card.json --prepared prepared --latent latent.npz --reference scale "
     "--output saved",
-    "TRANSFER_LABELS": "transfer_labels.py --plan plan.json --mapped mapped --reference scale --threshold 0.2 --output labelled",
+    "TRANSFER_LABELS": "transfer_labels.py --plan plan.json --prepared query --mapped mapped --reference scale --correction none "
+    "--threshold 0.2 --output labelled",
     "COMPARE_EXPRESSION": "compare_expression.py --plan plan.json --prepared query --mapped labelled --reference scale "
     "--unknown-by certainty --certainty 0.8 --threshold 0.2 --output compared",
 }
