@@ -232,7 +232,7 @@ def test_minibatches_are_halved_in_each_surgery(batches, scvi_model, tmp_path, m
         return run_training(model, arguments, log)
 
     monkeypatch.setattr(scvi_surgery, "run_training", run_or_not)
-    done = map_cells(batches, scvi_model, tmp_path / "m", strategy="per_batch", train=SETTINGS)
+    done = map_cells(batches, scvi_model, tmp_path / "m", strategy="per_batch", engine="scvi", train=SETTINGS)
     large, middle, small = (surgery["n_cells"] for surgery in done.record["surgeries"])
     assert tried == [(large, 128), (large, 64), (middle, 128), (middle, 64), (small, 128)]
     assert [surgery["train"]["batch_size"] for surgery in done.record["surgeries"]] == [64, 64, 128]
