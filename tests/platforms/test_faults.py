@@ -113,10 +113,10 @@ def test_a_job_that_is_submitted_while_the_scheduler_is_restarted_is_submitted_a
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of a few megabytes; call it to let it grow."""
+    """A file system that holds all before the training, and not what that writes; call it to let it grow."""
     folder = tmp_path / "small"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", folder], check=True)
     yield lambda: subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True)
     subprocess.run(["umount", folder], check=True)
 
@@ -166,7 +166,7 @@ def test_one_run_at_a_time_publishes_and_leaves_nothing_half_written_when_it_is_
     assert again.wait() == 0, again.log.read_text()
     # The export itself may have ended too shortly before the kill for Nextflow to have noted it
     assert again.tasks()["TRAIN_SURGERY (pbmc~large)"] == "CACHED"
-    result = max(tmp_path.glob("work/*/*/pbmc~large.zarr"), key=lambda path: path.stat().st_mtime)
+    result = max(tmp_path.glob("work/*/*/exported/pbmc~large.zarr"), key=lambda path: path.stat().st_mtime)
     subprocess.run(["diff", "--recursive", result, place], check=True)
     assert again.index()["pbmc/large"]["status"] == "mapped"
     assert not [path for path in published(again) if path.endswith((".partial", ".replaced"))]
