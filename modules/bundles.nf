@@ -7,7 +7,7 @@ include { toJson } from './functions'
 // the step's command has for them: values, and files or folders, which the task has as inputs/1, inputs/2 and so on
 def asTask(bundle, options) {
     def inputs = []
-    def told = bundle.collectEntries { m -> [m.id, options(m).findAll { _name, value -> value }.collectEntries { name, value -> [name, staged(value, inputs)] }] }
+    def told = bundle.collectEntries { m -> [m.id, options.call(m).findAll { _name, value -> value }.collectEntries { name, value -> [name, staged(value, inputs)] }] }
     return [bundle*.id, sizeOf(bundle*.size), toJson(told), inputs]
 }
 
