@@ -60,8 +60,9 @@ def remove(path: Path) -> None:
 def attempt(stage: str, outputs: dict[str, Path], fault: Path | None, row: dict, work: Callable[..., object]) -> None:
     """Call `work` with a path to write each of the `outputs` to, all of which then appear whole or not at all.
 
-    The folders that they lie in are made where they are not there. They take the place of what an earlier attempt left there: a workflow that lost its head runs a task again in the folder
-    where the first may still be running. A :class:`RefmapError` is told as :func:`command` says.
+    The folders that they lie in are made where they are not there. They take the place of what an earlier attempt left: a workflow
+    that lost its head runs a task again in the folder where the first may still be running. A :class:`RefmapError` is told as
+    :func:`command` says.
     """
     try:
         with ExitStack() as scratch:
@@ -134,7 +135,7 @@ class MappingCommand(click.Command):
 
     def call_each(self, mappings: dict[str, dict], shared: list[str]) -> None:
         calls = {name: [*_words(options), *(word.replace("{}", name) for word in shared)] for name, options in mappings.items()}
-        if len(calls) == 1:
+        if len(calls) == 1:  # which exits by itself, with its own status
             self.main(*calls.values())
         for library in self.libraries(self.make_context(self.name, [*next(iter(calls.values()))]).params):
             importlib.import_module(library)
