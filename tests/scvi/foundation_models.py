@@ -10,6 +10,11 @@ import numpy as np
 import torch
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What a model's folder holds, by file."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def save_scimilarity(folder: Path, genes: list[str], widths: tuple[int, ...] = (24, 16, 8), seed: int = 0) -> Path:
     """A SCimilarity model: hidden layers of these widths, and the latent's as the last."""
     rng = np.random.default_rng(seed)
