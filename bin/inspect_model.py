@@ -30,7 +30,7 @@ def main(model: Path | None, shown_as: str, embedding: Path | None, trust_models
     if request:
         described = describe_embedding(model, shown_as, request, known)
     else:
-        described = inspect_model(model or Path("does not exist"), shown_as, trust_models, known)
+        described = inspect_model(model, shown_as, trust_models, known)
     write_json(card, described.to_json())
     for sentence in [*described.warnings, *([described.fault] if described.fault else [])]:
         print(sentence, file=sys.stderr)

@@ -6,7 +6,7 @@ the family's own environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..models.card import ModelCard, texts
 from ..models.folder import ModelFolder
+from . import freezing
 from .options import Option
 
 # Cells in a minibatch, where neither the sheet nor a class of model says otherwise.
@@ -122,6 +123,7 @@ class Surgery:
     parameters_total: int
     parameters_trainable: int
     warnings: list[str]  # sentences for the user
+    reference: Mapping[str, Any]  # the tensors of the reference by name, as its file holds them
     placed: np.ndarray | None = None  # bool, a cell: whether the model can embed it; None: all of them
     holds_facts: bool = False  # the files that it saves hold what stands in `refmap.yaml`
     # The sentence for a mapping that has nothing to train; None where the card has said so already.
@@ -172,7 +174,7 @@ class Surgery:
 
     def reference_sha256(self) -> str:
         """The hash of the reference's parameters as its file holds them."""
-        raise NotImplementedError
+        return freezing.sha256(self.reference)
 
     def frozen_sha256(self) -> str:
         """The hash of the same parameters where they lie in the grown model."""
@@ -181,7 +183,7 @@ class Surgery:
     @staticmethod
     def seed(seed: int) -> None:
         """Make what follows repeatable."""
-        raise NotImplementedError
+        freezing.seed_everything(seed)
 
     @staticmethod
     def versions() -> dict[str, str]:

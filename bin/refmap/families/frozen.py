@@ -117,15 +117,8 @@ class FrozenSurgery(Surgery):
             if self.folder.has(name):
                 shutil.copyfile(self.folder.path / name, folder / name)
 
-    def reference_sha256(self) -> str:
-        return freezing.sha256(self.reference)
-
     def frozen_sha256(self) -> str:
         return freezing.sha256(self.network.state_dict())
-
-    @staticmethod
-    def seed(seed: int) -> None:
-        freezing.seed_everything(seed)
 
     @staticmethod
     def versions() -> dict[str, str]:

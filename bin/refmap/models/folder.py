@@ -36,7 +36,7 @@ def _odd_codecs(path: Path) -> list[str]:
 class ModelFolder:
     """A model's files, read inertly and once.
 
-    `path` is a folder, or a file such as `model.pt` that is a whole model by itself: the files around it are none of the
+    `path` is None where there is nothing, a folder, or a file such as `model.pt` that is a whole model by itself: the files around it are none of the
     model's, for a workflow may have put it anywhere. It may also be a folder above the model, or a zip or tar with it, and the
     model's files may have a prefix. `shown_as` is the path that the user wrote, for sentences.
 
@@ -46,9 +46,9 @@ class ModelFolder:
         If there is nothing at `path`, or more than one model, or an archive that cannot be unpacked.
     """
 
-    def __init__(self, path: Path, shown_as: str | None = None) -> None:
+    def __init__(self, path: Path | None, shown_as: str | None = None) -> None:
         self.shown = shown_as or str(path)
-        if not path.exists():
+        if path is None or not path.exists():
             raise RefmapError(f"There is no model at {self.shown}.")
         self._place = locate(path, self.shown)
         self.shown, self.path, self.file = self._place.shown, self._place.folder, self._place.file

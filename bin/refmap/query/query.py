@@ -29,13 +29,13 @@ from .tenx import find_folder, matrices_in, write_folder, write_h5
 class Query(Source):
     """A query dataset, open for reading.
 
-    `shown_as` is the path as the user wrote it, for messages: a workflow may have staged the file under another name. `called` is
-    what messages call it.
+    `path` is None where there is nothing. `shown_as` is the path as the user wrote it, for messages: a workflow may have staged the
+    file under another name. `called` is what messages call it.
     """
 
-    def __init__(self, path: Path, shown_as: str | None = None, modality: str | None = None, called: str = "query"):
+    def __init__(self, path: Path | None, shown_as: str | None = None, modality: str | None = None, called: str = "query"):
         super().__init__(shown_as or str(path), called)
-        self.path = Path(path)
+        self.path = path
         self.container, self.format = self._open()
         self.root = self._choose(modality)
         self.added = pd.DataFrame()  # columns of its cells from elsewhere, in their order: see `obs_table.add_obs_table`
@@ -44,7 +44,7 @@ class Query(Source):
     def _open(self) -> tuple[h5py.Group | zarr.Group, str]:
         path = self.path
         with self.reading("its place"):
-            if not path.exists():
+            if path is None or not path.exists():
                 raise RefmapError(f"{self.called} file '{self.shown_as}' does not exist.")
             if path.is_dir():
                 return self._open_folder()

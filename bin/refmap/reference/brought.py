@@ -37,7 +37,7 @@ def describe_embedding(path: Path | None, shown_as: str, request: dict, origin: 
     try:
         if fault := (origin or {}).get("fault"):
             raise RefmapError(fault)
-        with Query(path or Path("does not exist"), request["reference"], called="reference") as cells:
+        with Query(path, request["reference"], called="reference") as cells:
             embedding = read_embedding(cells, request["embedding"], "reference_embedding")
             card.n_latent, card.sha256 = embedding.shape[1], hashlib.sha256(embedding.tobytes()).hexdigest()
             _add_counts(card, cells, request)

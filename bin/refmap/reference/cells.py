@@ -126,7 +126,7 @@ def prepare_reference(
         pass  # which all of its mappings stop at
     elif request["reference"]:
         try:
-            record |= _prepare(source or Path("does not exist"), request["reference"], model, request, card, folder, airr)
+            record |= _prepare(source, request["reference"], model, request, card, folder, airr)
         except RefmapError as error:
             record["fault"] = str(error)
     else:
@@ -180,7 +180,7 @@ def _saved_cells(model: Path | None) -> list[Path]:
 
 
 def _prepare(
-    path: Path,
+    path: Path | None,
     shown: str,
     model: Path | None,
     request: dict,

@@ -11,10 +11,10 @@ from ..models.card import ModelCard
 from ..models.folder import ModelFolder
 
 
-def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = False, origin: dict | None = None) -> ModelCard:
+def inspect_model(path: Path | None, shown_as: str | None = None, trust_models: bool = False, origin: dict | None = None) -> ModelCard:
     """Recognise and describe the model in a folder (or the folder of a file) without executing anything of it.
 
-    What is wrong with the model stands in the card's `fault`; nothing is raised. `trust_models` lets a model pass whose
+    `path` is None where there is no model. What is wrong with it stands in the card's `fault`; nothing is raised. `trust_models` lets a model pass whose
     pickles name things outside the list of `pickles.ALLOWED`; the card itself is made inertly all the same.
     `origin` says where a model that was named by an address comes from; its `fault` why it could not be fetched.
     """
@@ -22,7 +22,7 @@ def inspect_model(path: Path, shown_as: str | None = None, trust_models: bool = 
     if fault := origin.pop("fault", None):
         return ModelCard(model=shown, fault=brief(fault, 3000))
     try:
-        folder = ModelFolder(Path(path), shown)
+        folder = ModelFolder(path, shown)
     except RefmapError as error:
         return ModelCard(model=shown, fault=str(error))
     card = ModelCard(model=shown)

@@ -7,6 +7,11 @@ batches: an atlas model has made its reference's cells alike already.
 
 The paper's space is that of principal components, which are centred. A model's latent need not be, and cells that all lie on one
 side of the origin have all but the same direction: so all is done about the mean of the reference.
+
+Two things are refmap's own. Clusters are those of the cells once they are moved by what the clusters agree on of their batch: a batch
+that lies far off would fall in the wrong ones. And what a cluster says beyond that counts as far as the reference has as large a share
+of its cells there as the batch has: a cluster that is fuller than that may hold a cell type which the reference lacks, and its
+difference is no batch effect.
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ from .regions import sample
 # Harmony's and Symphony's: the width of the clusters, how many there are at most, cells of the reference for each, and what the
 # ridge adds to each batch's cells.
 SIGMA, MOST_CLUSTERS, CELLS_A_CLUSTER, PENALTY = 0.1, 100, 30, 1.0
+# Rounds in which what the clusters agree on is sought, at most, and the least change of it that is one, as a share.
+AGREEING, AT_REST = 10, 1e-3
 # Cells that the clusters are learned from, rounds of that at most, and the least move of a centre that is one.
 MOST_FITTED, ROUNDS, STILL = 20_000, 25, 1e-4
 # Cells whose memberships are held at once.
@@ -85,24 +92,60 @@ def correct(latent: np.ndarray, batches: np.ndarray, reference: Compressed) -> n
     float32, cells x dimensions. All is linear in the cells; memberships of 16,384 are held at once.
     """
     names, codes = np.unique(batches, return_inverse=True)
+    agreed = np.zeros((len(names), latent.shape[1]))
+    for _ in range(AGREEING):
+        before = agreed
+        sizes, effects = regress(latent, codes, before, reference)
+        both = np.minimum(_shares(sizes), _shares(reference.sizes))
+        agreed = np.einsum("bk,bkd->bd", _shares(both), effects)
+        if (np.linalg.norm(agreed - before, axis=1) <= AT_REST * np.linalg.norm(agreed, axis=1)).all():
+            break
+    borne = np.minimum(1, np.divide(_shares(reference.sizes), _shares(sizes), out=np.ones_like(sizes), where=sizes > 0))
+    common = agreed[:, None, :]
+    return move(latent, codes, before, common + borne[:, :, None] * (effects - common), reference)
+
+
+def regress(
+    latent: np.ndarray, codes: np.ndarray, shifts: np.ndarray, reference: Compressed
+) -> tuple[np.ndarray, np.ndarray]:
+    """Symphony's regression of cells (cells x dimensions) on their batches, which `codes` number.
+
+    A cell belongs to clusters by where it lies less the shift of its batch (batches x dimensions; zero in Symphony itself).
+
+    Returns
+    -------
+    The memberships of each batch's cells, summed: batches x clusters; and the batch's effect in each cluster: batches x clusters x
+    dimensions.
+    """
     n_clusters, n_dimensions = reference.centers.shape
     # Of each batch in each cluster what `Compressed` has of the reference
-    sizes, sums = np.zeros((len(names), n_clusters)), np.zeros((len(names), n_clusters, n_dimensions))
+    sizes, sums = np.zeros((len(shifts), n_clusters)), np.zeros((len(shifts), n_clusters, n_dimensions))
     for rows, positions in _blocks(latent, reference.mean):
-        belongs = reference.memberships(positions)
+        belongs = reference.memberships(positions - shifts[codes[rows]])
         for batch in np.unique(codes[rows]):
             of_batch = codes[rows] == batch
             sizes[batch] += belongs[of_batch].sum(axis=0)
             sums[batch] += belongs[of_batch].T @ positions[of_batch]
-    effects = _effects(sizes, sums, reference)
+    return sizes, _effects(sizes, sums, reference)
+
+
+def move(
+    latent: np.ndarray, codes: np.ndarray, shifts: np.ndarray, effects: np.ndarray, reference: Compressed
+) -> np.ndarray:
+    """Take from cells the effects of their batches in their clusters, to which they belong as in :func:`regress`: float32."""
     corrected = np.empty(latent.shape, dtype=np.float32)
     for rows, positions in _blocks(latent, reference.mean):
-        belongs = reference.memberships(positions)
+        belongs = reference.memberships(positions - shifts[codes[rows]])
         for batch in np.unique(codes[rows]):
             of_batch = codes[rows] == batch
             positions[of_batch] -= belongs[of_batch] @ effects[batch]
         corrected[rows] = positions + reference.mean
     return corrected
+
+
+def _shares(sizes: np.ndarray) -> np.ndarray:
+    """Sizes of clusters (… x clusters) as shares of all."""
+    return sizes / sizes.sum(axis=-1, keepdims=True)
 
 
 def _effects(sizes: np.ndarray, sums: np.ndarray, reference: Compressed) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from refmap.transfer import symphony
 from refmap.transfer.neighbors import Index
-from refmap.transfer.symphony import PENALTY, SIGMA, compress, correct
+from refmap.transfer.symphony import PENALTY, SIGMA, compress, correct, move, regress
 
 TYPES = 4 * np.eye(5)[:4]  # where the cells of four types lie
 
@@ -50,13 +50,21 @@ def by_definition(latent, batches, reference, compressed):
     return corrected
 
 
-def test_the_correction_is_the_regression_of_all_cells(reference):
+def symphony_alone(latent, batches, compressed):
+    """The published method, without what the clusters agree on."""
+    names, codes = np.unique(batches, return_inverse=True)
+    nothing = np.zeros((len(names), latent.shape[1]))
+    _, effects = regress(latent, codes, nothing, compressed)
+    return move(latent, codes, nothing, effects, compressed)
+
+
+def test_symphony_is_the_regression_of_all_cells(reference):
     cells, _ = reference
     rng = np.random.default_rng(3)
     query, batches = cells_of(rng.integers(0, 4, 150), 4) + 1, rng.choice(["a", "b", "c"], 150)
     compressed = compress(cells, 0)
     expected = by_definition(query, batches, cells, compressed)
-    found = correct(query, batches, compressed)
+    found = symphony_alone(query, batches, compressed)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected[len(cells) :], atol=1e-5)
     np.testing.assert_allclose(expected[: len(cells)], cells, atol=1e-6)  # of the reference the regression moves nothing
@@ -111,6 +119,38 @@ def test_a_type_that_the_reference_lacks_stays_apart(reference):
     novel = types == 4
     assert np.quantile(away[novel], 0.1) > np.quantile(away[~novel], 0.9)
     assert (nearest_types(found[~novel], reference) == types[~novel]).mean() > 0.97
+
+
+def test_a_type_that_the_reference_lacks_beside_one_that_it_has_keeps_its_distance(reference):
+    """Where most of a cluster's cells are of such a type, Symphony takes its difference for the batch's."""
+    beside = TYPES[0] + [0, 0, 0, 0, 3.0]
+    types = np.where(np.arange(400) % 4 == 0, 4, np.arange(400) % 3)
+    query, effect = cells_of(types, 10, np.concatenate([TYPES, [beside]])), np.float32([0.8, 0.5, -0.8, 0.5, -0.5])
+    batches, compressed = np.full(400, "a"), compress(reference[0], 0)
+    found, alone = (method(query + effect, batches, compressed) for method in (correct, symphony_alone))
+    off = [np.linalg.norm((latent - query)[types == 4], axis=1).mean() for latent in (found, alone)]
+    away = [np.linalg.norm(latent[types == 4].mean(axis=0) - TYPES[0]) for latent in (found, alone)]
+    assert off[0] < 1.2 < 1.5 < off[1]
+    assert away[0] > 2.2 > 1.6 > away[1]
+    assert np.linalg.norm((found - query)[types != 4], axis=1).mean() < 0.5
+
+
+def test_a_batch_that_lies_far_off_comes_to_its_own_clusters(reference):
+    types = np.arange(400) % 4
+    query, batches = cells_of(types, 11) + np.float32([5, -1, -1, -1, 3]), np.full(400, "a")
+    compressed = compress(reference[0], 0)
+    right = [
+        (nearest_types(latent, reference) == types).mean()
+        for latent in (correct(query, batches, compressed), symphony_alone(query, batches, compressed))
+    ]
+    assert right[0] > 0.99 > 0.8 > right[1]
+
+
+def test_a_batch_of_one_type_is_not_spread_over_the_others(reference):
+    query = cells_of(np.zeros(200, dtype=int), 12) + np.float32([0.5, 0.5, 0, -0.5, 0.5])
+    found = correct(query, np.full(200, "a"), compress(reference[0], 0))
+    assert (nearest_types(found, reference) == 0).all()
+    assert np.linalg.norm(found.mean(axis=0) - TYPES[0]) < 0.5 < np.linalg.norm(query.mean(axis=0) - TYPES[0])
 
 
 def test_few_cells_of_a_batch_move_little(reference):

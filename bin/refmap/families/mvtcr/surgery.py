@@ -151,15 +151,8 @@ class MvtcrSurgery(Surgery):
         facts = {name: self.card[name] for name in ("genes", "normalization", "batch_key")} | {"batches": self.batches}
         write_facts(folder, **{name: fact for name, fact in facts.items() if fact})
 
-    def reference_sha256(self) -> str:
-        return freezing.sha256(self.reference)
-
     def frozen_sha256(self) -> str:
         return freezing.sha256(held(self.network.module, self.growths))
-
-    @staticmethod
-    def seed(seed: int) -> None:
-        freezing.seed_everything(seed)
 
     @staticmethod
     def versions() -> dict[str, str]:

@@ -146,15 +146,8 @@ class SagenetSurgery(Surgery):
         """Write the model, which is the reference's, in refmap's files."""
         save(folder, self.description, self.classifiers)
 
-    def reference_sha256(self) -> str:
-        return freezing.sha256(self.reference)
-
     def frozen_sha256(self) -> str:
         return freezing.sha256(_tensors(self.classifiers))
-
-    @staticmethod
-    def seed(seed: int) -> None:
-        freezing.seed_everything(seed)
 
     @staticmethod
     def versions() -> dict[str, str]:

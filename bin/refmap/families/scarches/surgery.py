@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..base import Decoder, Settings, Surgery
 from ..devices import device_of
-from ..freezing import mask_gradients, seed_everything, sha256, versions
+from ..freezing import mask_gradients, sha256, versions
 from .loading import Growth, growth_of, held, hold_batch_norm, lay_out, quietly, save, to_best_device
 from .training import run_trainer, shuffled, trainer_arguments
 
@@ -157,15 +157,8 @@ class ConditionSurgery(Surgery):
     def save(self, folder: Path) -> None:
         save(self.model, folder, **self.facts)
 
-    def reference_sha256(self) -> str:
-        return sha256(self.reference)
-
     def frozen_sha256(self) -> str:
         return sha256(held(self.model.model, self.growths))
-
-    @staticmethod
-    def seed(seed: int) -> None:
-        seed_everything(seed)
 
     @staticmethod
     def versions() -> dict[str, str]:

@@ -92,15 +92,8 @@ class ScatlasvaeSurgery(Surgery):
         joined = counted(self.query.obs, self.model.batches)
         save(folder, self.network, self.model, self.counts | {key: self.counts[key] + joined[key] for key in joined})
 
-    def reference_sha256(self) -> str:
-        return freezing.sha256(self.reference)
-
     def frozen_sha256(self) -> str:
         return freezing.sha256(held(self.network, self.growths))
-
-    @staticmethod
-    def seed(seed: int) -> None:
-        freezing.seed_everything(seed)
 
     @staticmethod
     def versions() -> dict[str, str]:

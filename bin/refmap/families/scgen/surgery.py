@@ -189,15 +189,8 @@ class ScgenSurgery(Surgery):
             write_zarr(self.corrected, folder / CORRECTED)
         write_facts(folder, **{name: fact for name, fact in facts.items() if fact})
 
-    def reference_sha256(self) -> str:
-        return freezing.sha256(self.reference)
-
     def frozen_sha256(self) -> str:
         return freezing.sha256(self.network.state_dict())
-
-    @staticmethod
-    def seed(seed: int) -> None:
-        freezing.seed_everything(seed)
 
     @staticmethod
     def versions() -> dict[str, str]:
