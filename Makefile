@@ -2,10 +2,10 @@
 SHELL := bash
 export PATH := $(PATH):$(CURDIR)/.tools/bin
 
-.PHONY: help setup demo demo-families test test-platforms lint bench images base-images lock clean
+.PHONY: help setup demo demo-families demo-embeddings test test-platforms lint bench images base-images lock clean
 
 help: ## show these lines
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
 setup: ## set up what is missing: Java and Nextflow (.tools/bin/nextflow) where none is on PATH, and the Python environments
 	@tools/setup
@@ -17,6 +17,10 @@ demo: ## set up, then train a small reference on scanpy's PBMCs and map three fi
 demo-families: ## set up, then do the same with every family of models, into one report (results/demo-families)
 	@tools/setup families
 	@tools/demo_families results/demo-families
+
+demo-embeddings: ## set up, then map one query by surgery, by a model that it cannot move, and by an embedding of one's own (results/demo-embeddings)
+	@tools/setup
+	@tools/demo_embeddings results/demo-embeddings
 
 test: ## set up, then run all tests
 	@tools/setup test
@@ -44,5 +48,5 @@ lock: ## resolve the environments anew from containers/*/pyproject.toml
 	@tools/lock
 
 clean: ## remove what the demo, the tests and Nextflow left here (not .tools, nor your results)
-	@rm -rf results/demo results/demo-families work .nextflow .nextflow.log* .nf-test .nf-test.log .pytest_cache .hypothesis
+	@rm -rf results/demo results/demo-families results/demo-embeddings work .nextflow .nextflow.log* .nf-test .nf-test.log .pytest_cache .hypothesis
 	@find bin tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

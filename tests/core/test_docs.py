@@ -338,3 +338,30 @@ def test_the_references_have_what_the_list_is_printed_by():
         assert re.fullmatch(r"(hf://[\w.-]+/|zenodo:\d+|https://|s3://)\S+", reference["address"])
     for key in ("name", "address"):
         assert len({reference[key] for reference in references}) == len(references)
+
+
+def test_principal_components_of_a_reference_are_put_into_both_files(tmp_path, monkeypatch):
+    """By the lines of the page on embeddings, against the projection by another library."""
+    from sklearn.decomposition import PCA
+
+    monkeypatch.chdir(tmp_path)
+    make_demo(tmp_path)
+    (lines,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/families/embedding.md").read_text(), flags=re.M | re.S)
+    (tmp_path / "reference.h5ad").rename("atlas.h5ad")
+    query = ad.read_h5ad("donor_1.h5ad")  # shuffled genes, some of them missing
+    query.X = query.layers["counts"]
+    query.write_h5ad("donor_1.h5ad")
+    exec(compile(lines, "embedding.md", "exec"), {})
+    atlas, query = ad.read_h5ad("atlas.h5ad"), ad.read_h5ad("donor_1.h5ad")
+    genes = [gene for gene in atlas.var_names if gene in query.var_names]
+
+    def logged(cells):
+        counts = cells[:, genes].X.toarray().astype(float)
+        return np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)
+
+    assert query.obsm["X_pca"].shape == (100, 30) and query.n_vars == 612 and atlas.n_vars == 765
+    fitted = PCA(n_components=30, svd_solver="full").fit(logged(atlas))
+    for cells in (atlas, query):
+        # The last components, of like variance, differ between solvers
+        expected, found = fitted.transform(logged(cells))[:, :10], cells.obsm["X_pca"][:, :10]
+        np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=0.02, atol=0.02)  # a component's sign is free

@@ -279,3 +279,33 @@ def test_what_an_address_leads_to_is_fetched_once_and_kept_for_another_run(tmp_p
     # Its cells are prepared once a run, whether a row asks for them or the model's folder
     assert [path.with_name("cells").resolve() for path in run.scripts("PREPARE_REFERENCE")].count(atlas) == 2
     assert len(list(kept.iterdir())) == 3
+
+
+def test_embeddings_that_come_along_are_judged_in_bundles_and_need_no_surgery(tmp_path):
+    """The first of a bundle is killed in its last step, and there is no column of batches."""
+    for name in ("query.h5ad", "atlas.h5ad"):
+        (tmp_path / name).touch()
+    (tmp_path / "killed.config").write_text(
+        "process { withName: EXPORT_EMBEDDING { afterScript = { ids.size() > 1 ? 'rm -r exported/lung~a.zarr' : '' } } }"
+    )
+    rows = [f"lung,{name},query.h5ad,X_uce,atlas.h5ad,{key}\n" for name, key in [("a", "X_uce"), ("b", "X_uce"), ("c", "X_own")]]
+    head = "dataset,file_id,query,query_embedding,reference,reference_embedding\n"
+    (tmp_path / "sheet.csv").write_text(head + "".join(rows))
+    run = StubRun(tmp_path, "-c", "killed.config", "--input", "sheet.csv", "--mappings_per_task", "2")
+    assert run.status == 0, run.printed
+    counts = run.counts()
+    assert {"TRY_MODEL", "TRAIN_SURGERY", "EMBED_REFERENCE"}.isdisjoint(counts)
+    assert (counts["INSPECT_MODEL"], counts["CHECK_QUERY"], counts["ALIGN_GENES"]) == (
+        2,
+        2,
+        3,
+    )  # and the one that was killed, again
+    assert {"ALIGN_GENES (lung~a and 1 more)", "ALIGN_GENES (lung~a)", "ALIGN_GENES (lung~c)"} <= set(run.tasks())
+    mapped = [name for name in run.published() if name.startswith("reference_mapping/") and "/joint/" not in name]
+    assert mapped == sorted([
+        "reference_mapping/mappings.csv",
+        *(f"reference_mapping/dataset~lung/file_id~{name}.zarr" for name in "abc"),
+        *(f"reference_mapping/qc/dataset~lung/file_id~{name}/mapping.json" for name in "abc"),
+    ])  # fmt: skip
+    passed = json.loads((run.scripts("REPORT")[0].parent / "passed.json").read_text())
+    assert ["lung~a", "TRAIN_SURGERY"] in passed and ["lung~c", "TRAIN_SURGERY"] in passed

@@ -158,7 +158,7 @@ def _query_part(query: MappedQuery, scale: dict | None) -> Part:
     )
 
 
-def _batch_column(table: Path, key: str) -> pd.Series | None:
+def _batch_column(table: Path, key: str | None) -> pd.Series | None:
     """The query's batches out of the table of its cells, where the column gives way to one of the mapping's own."""
     known = pq.read_schema(table).names
     column = next((name for name in (f"{key}_query", key) if name in known), None)

@@ -54,8 +54,6 @@ def check(
     """
     if card["fault"]:
         return stopped(row, card["fault"])
-    if path is None:
-        return stopped(row, f"query file '{row['query']}' does not exist.")
     try:
         with Query(path, row["query"], row["modality"]) as query:
             return Check(query, row, card, table_path, gmt_path, airr_path, obs_path).plan(published)
@@ -237,6 +235,12 @@ class Check:
 
     def batch(self) -> None:
         row, key = self.row, self.row["batch_key"]
+        needless = not self.card["batch_key"] or row["query_embedding"]
+        if key and needless and key not in self.query.obs_columns:
+            self.warnings.append(
+                f"query '{row['query']}' has no obs column '{key}', which batch_key names: all of its cells are taken as one batch."
+            )
+            key = None
         if not self.card["batch_key"]:
             if key and not row["query_embedding"]:
                 self.warnings.append(
@@ -244,10 +248,12 @@ class Check:
                 )
             return
         if not key:
-            if row["one_batch"]:
+            if row["one_batch"] or needless:
                 self._count_batches(np.full(self.query.n_obs, f"{row['dataset']}.{row['file_id']}", dtype=object))
             else:
-                self._fault(f"needs a batch column, as the model has batches of '{self.card['batch_key']}': set batch_key.")
+                self._fault(
+                    f"needs a batch column, as the model has batches of '{self.card['batch_key']}': name it as batch_key, or set one_batch: true."
+                )
             return
         found = batches(self.query, key, self.card)
         self.warnings += found.notes(f"query '{row['query']}', batch column '{key}'")

@@ -59,7 +59,7 @@ def model_obs(query: Query, row: dict, card: dict, plan: dict) -> pd.DataFrame:
 
 def _batches(query: Query, row: dict, card: dict, plan: dict) -> np.ndarray:
     names = {value: batch["name"] for value, batch in plan["batches"].items()}
-    if row["one_batch"]:
+    if row["one_batch"] or row["batch_key"] not in query.obs_columns:
         return np.full(query.n_obs, next(iter(names.values())), dtype=object)
     return np.array([names[value] for value in batches(query, row["batch_key"], card).values], dtype=object)
 

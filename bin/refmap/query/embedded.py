@@ -45,6 +45,15 @@ def numbers_of(cells: Query, elem, key: str) -> np.ndarray:
         texts := [str(name) for name in found if not pd.api.types.is_numeric_dtype(found[name])]
     ):
         raise cells.fault(f"has columns in obsm '{key}' that are no numbers ({listed(texts, 3)}): leave these out of it.")
+    if isinstance(found, pd.DataFrame) and len(found) == cells.n_obs:
+        named = found.index.astype(str).to_numpy(object)
+        if (other := named != np.asarray(cells.obs_names, dtype=object)).any():
+            raise cells.fault(
+                f"has a table in obsm '{key}' whose rows are not the cells of obs in their order: its first other row is "
+                f"'{named[other][0]}', where obs has '{cells.obs_names[other][0]}'. Put its rows in the order of the cells."
+            )
+    if getattr(found, "dtype", np.dtype(float)).kind == "c":
+        raise cells.fault(f"has complex numbers in obsm '{key}': keep their real part, if the imaginary one is nothing.")
     with cells.reading(f"obsm '{key}'"), np.errstate(over="ignore"):
         return np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
 

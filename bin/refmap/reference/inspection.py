@@ -11,7 +11,9 @@ from ..models.card import ModelCard
 from ..models.folder import ModelFolder
 
 
-def inspect_model(path: Path | None, shown_as: str | None = None, trust_models: bool = False, origin: dict | None = None) -> ModelCard:
+def inspect_model(
+    path: Path | None, shown_as: str | None = None, trust_models: bool = False, origin: dict | None = None
+) -> ModelCard:
     """Recognise and describe the model in a folder (or the folder of a file) without executing anything of it.
 
     `path` is None where there is no model. What is wrong with it stands in the card's `fault`; nothing is raised. `trust_models` lets a model pass whose

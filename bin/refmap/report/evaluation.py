@@ -5,7 +5,7 @@ Labels should lie apart in the latent space and batches together, and the labels
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,6 +59,8 @@ def evaluate(cells: Cells, row: dict, batches: pd.Series, around: Reference | No
         column that knows most of the true ones; ``joint`` is None without such a reference.
     ``predicted``, ``transferred``
         What :func:`f1` says of the model's own labels and of those from the reference's cells; None where there are none.
+    ``foreign``
+        What :func:`tell_foreign` says of cells of labels that the reference lacks; None where there are none.
     """
     truth = cells.columns.get(row["truth_key"])
     if truth is None or truth.isna().all():
@@ -66,12 +68,8 @@ def evaluate(cells: Cells, row: dict, batches: pd.Series, around: Reference | No
     rng = np.random.default_rng(seed)
     known = truth.notna().to_numpy()
     query = Truth(cells.latent[known], truth[known].to_numpy(object), pd.factorize(batches[known])[0])
-    joint = around and _joint(
-        replace(query, latent=cells.shared[known]),
-        next((labels for labels in cells.labels if labels.made == "transferred"), None),
-        around,
-        rng,
-    )
+    transferred = next((labels for labels in cells.labels if labels.made == "transferred"), None)
+    joint = around and _joint(replace(query, latent=cells.shared[known]), transferred, around, rng)
     scores = {labels.made: f1(truth, labels) for labels in cells.labels}
     return {
         "truth_key": row["truth_key"],
@@ -79,6 +77,41 @@ def evaluate(cells: Cells, row: dict, batches: pd.Series, around: Reference | No
         "joint": joint and measure(joint, seed),
         "predicted": scores.get("predicted"),
         "transferred": scores.get("transferred"),
+        "foreign": transferred and tell_foreign(truth, transferred.classes, cells.novelty, cells.separation),
+    }
+
+
+def tell_foreign(
+    truth: pd.Series, classes: Collection[str], novelty: pd.Series | None, separation: pd.Series | None
+) -> dict | None:
+    """How cells whose true label the reference lacks are told from the others.
+
+    Returns
+    -------
+    None where no cell, or every one, is such. Else their ``labels``, how many there are of them and of others (``n_cells``,
+    ``n_others``), and the area under the ROC curve by which their ``novelty`` (p-value) and their ``separation`` tell them, 1 if
+    wholly and 0.5 if not at all; None of a figure that no cell has.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    known = truth.notna().to_numpy()
+    foreign = known & ~np.isin(truth.to_numpy(object), np.array([*classes], dtype=object))
+    others = known & ~foreign
+    if not foreign.any() or not others.any():
+        return None
+
+    def told(scores: pd.Series | None) -> float | None:
+        values = np.full(len(truth), np.nan) if scores is None else scores.to_numpy(float)
+        rows = known & np.isfinite(values)
+        both = len(np.unique(foreign[rows])) == 2
+        return float(roc_auc_score(foreign[rows], values[rows])) if both else None
+
+    return {
+        "labels": sorted(set(truth[foreign])),
+        "n_cells": int(foreign.sum()),
+        "n_others": int(others.sum()),
+        "novelty": told(None if novelty is None else -novelty),
+        "separation": told(separation),
     }
 
 

@@ -125,6 +125,11 @@ class Outcome:
         return self.figure("novel").get("value")
 
     @property
+    def foreign(self) -> dict:
+        """How cells whose true label the reference lacks are told from the others; empty where there are none."""
+        return (self.record.get("evaluation") or {}).get("foreign") or {}
+
+    @property
     def calibrations(self) -> dict[str, dict]:
         """How its labels agree with the true ones: `<key>_predicted` or `<key>_transferred` -> what calibrate says."""
         return self.record.get("calibration") or {}

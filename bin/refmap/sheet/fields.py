@@ -169,7 +169,13 @@ class Mapping(BaseModel):
             "`query_embedding`."
         ),
     ] = None
-    batch_key: Annotated[Text, TEXT, Field(description="The column of the query's `obs` that holds its batches.")]
+    batch_key: Annotated[
+        Key,
+        Field(
+            description="The column of the query's `obs` that holds its batches; not needed for a model without batches, with `one_batch`, or "
+            "with `query_embedding`: then all cells are one."
+        ),
+    ] = None
     labels_key: Annotated[
         Keys, Field(description="The column of `obs` with labels that the model is given; several for a model of several.")
     ] = []

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..common.errors import RefmapError
+from ..families import trainable
 from .entries import Entry, Fault, sentences, show
 from .fields import (
     COLUMNS,
@@ -56,7 +57,8 @@ def read_sheet(path: str | Path, defaults: dict[str, Any], reference: bool = Fal
         raise RefmapError(f"{path.name}: a sheet is a file that ends in .yaml, .yml, .csv or .tsv; rename it, or give another.")
     faults: list[Fault] = []
     entries = reader(_read_text(path), path.name, reference, faults)
-    mappings = [_check(entry, reference, faults) for entry in entries]
+    batches = trained_batches(defaults) if reference else None
+    mappings = [_check(entry, reference, batches, defaults["one_batch"], faults) for entry in entries]
     _check_unique(entries, faults)
     if not entries and not faults:
         faults.append(Fault("holds no mapping; give at least one query.", path.name))
@@ -90,8 +92,11 @@ def _read_text(path: Path) -> str:
         raise RefmapError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
 
 
-def _check(entry: Entry, reference: bool, faults: list[Fault]) -> Mapping | None:
-    """Return the checked mapping, or none; what is wrong with it is added to `faults`."""
+def _check(entry: Entry, reference: bool, batches: str | None, one_batch: bool, faults: list[Fault]) -> Mapping | None:
+    """Return the checked mapping, or none; what is wrong with it is added to `faults`.
+
+    `batches` names those of the reference that this run trains, if its model has any; `one_batch` is the run's own.
+    """
     missing = [name for name in required(reference, entry.values) if name not in entry.values and name not in entry.absent]
     faults += [entry.fault(f"{entry.label(name)} is missing. {FIELDS[name].description}") for name in missing]
     try:
@@ -101,6 +106,14 @@ def _check(entry: Entry, reference: bool, faults: list[Fault]) -> Mapping | None
         faults += [entry.fault(_wrong(entry, name)) for name in wrong]
         return None
     faults += [entry.fault(sentence) for sentence in _contradictions(entry, mapping)]
+    one_batch = one_batch if mapping.one_batch is None else mapping.one_batch
+    if batches and not (mapping.model or mapping.query_embedding or mapping.batch_key or one_batch):
+        faults.append(
+            entry.fault(
+                f"{entry.label('batch_key')} is missing, and the reference that this run trains has batches, of '{batches}': name the "
+                "column of the query's `obs` with its batches, or set one_batch to true."
+            )
+        )
     return mapping
 
 
@@ -192,6 +205,12 @@ def _reference_cells(mapping: Mapping, defaults: dict[str, Any]) -> dict:
         "columns": [key for key in (mapping.mapqc_sample_key, mapping.mapqc_study_key) if key],
         "origin": None,  # until an address is followed
     }
+
+
+def trained_batches(settings: dict[str, Any]) -> str | None:
+    """The column with the batches of the reference that a run trains, if its model learns them."""
+    kind = trainable().get(settings["family"])  # none of a hierarchy, whose base learns batches
+    return settings["reference_batch_key"] if kind is None or "reference_batch_key" in kind.needs else None
 
 
 def trained_cells(settings: dict[str, Any]) -> dict:

@@ -105,9 +105,7 @@ def correct(latent: np.ndarray, batches: np.ndarray, reference: Compressed) -> n
     return move(latent, codes, before, common + borne[:, :, None] * (effects - common), reference)
 
 
-def regress(
-    latent: np.ndarray, codes: np.ndarray, shifts: np.ndarray, reference: Compressed
-) -> tuple[np.ndarray, np.ndarray]:
+def regress(latent: np.ndarray, codes: np.ndarray, shifts: np.ndarray, reference: Compressed) -> tuple[np.ndarray, np.ndarray]:
     """Symphony's regression of cells (cells x dimensions) on their batches, which `codes` number.
 
     A cell belongs to clusters by where it lies less the shift of its batch (batches x dimensions; zero in Symphony itself).
@@ -129,9 +127,7 @@ def regress(
     return sizes, _effects(sizes, sums, reference)
 
 
-def move(
-    latent: np.ndarray, codes: np.ndarray, shifts: np.ndarray, effects: np.ndarray, reference: Compressed
-) -> np.ndarray:
+def move(latent: np.ndarray, codes: np.ndarray, shifts: np.ndarray, effects: np.ndarray, reference: Compressed) -> np.ndarray:
     """Take from cells the effects of their batches in their clusters, to which they belong as in :func:`regress`: float32."""
     corrected = np.empty(latent.shape, dtype=np.float32)
     for rows, positions in _blocks(latent, reference.mean):

@@ -17,6 +17,8 @@ from inspect_model import main as inspect_model
 from prepare_reference import prepare_reference
 from qc_mapping import main as qc_mapping
 from refmap.query.checks import check
+from refmap.query.columns import model_obs
+from refmap.query.query import Query
 from refmap.reference.brought import describe_embedding
 from rows import ROW
 from scipy import sparse
@@ -136,6 +138,17 @@ def test_a_query_that_brings_its_embedding_has_a_plan(atlas, tmp_path):
     # Of a reference without batches the query's are known all the same
     plan = plan_of(tmp_path, cells(30, 1, "X_own"), card_of(atlas, batch_key=None))
     assert (plan["faults"], plan["warnings"], plan["batch_column"], plan["batches"]) == ([], [], "refmap_batch", {})
+
+
+@pytest.mark.parametrize(("key", "n_told"), [(None, 0), ("donor", 1)])
+def test_a_query_that_brings_its_embedding_needs_no_batches(atlas, tmp_path, key, n_told):
+    plan = plan_of(tmp_path, cells(30, 1, "X_own"), card_of(atlas), batch_key=key)
+    assert plan["faults"] == [] and plan["batches"] == {"lung.donor_1": {"cells": 30, "name": "lung.donor_1"}}
+    assert [told for told in plan["warnings"] if "has no obs column 'donor', which batch_key names" in told] == plan["warnings"]
+    assert len(plan["warnings"]) == n_told
+    with Query(tmp_path / "q.h5ad", "q.h5ad") as query:
+        obs = model_obs(query, plan["row"], card_of(atlas), plan)
+    assert obs["study"].tolist() == ["lung.donor_1"] * 30
 
 
 def test_embeddings_of_two_sizes_are_not_of_one_model(atlas, tmp_path):

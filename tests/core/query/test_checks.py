@@ -100,7 +100,7 @@ PROTEINS = make_card(proteins=["CD3", "CD4"], protein_key="adt")
         (same, {"layer": "countz"}, None, "has no layer 'countz': set layer to one of 'X', 'counts'. Did you mean 'counts'?"),
         (same, {"layer": "raw"}, None, "has no raw.X: set layer to one of 'X', 'counts'."),
         (same, {"batch_key": "doner"}, None, "has no obs column 'doner': its columns are 'donor'. Did you mean 'donor'?"),
-        (same, {"batch_key": None}, None, "needs a batch column, as the model has batches of 'batch': set batch_key."),
+        (same, {"batch_key": None}, None, "needs a batch column, as the model has batches of 'batch': name it as batch_key, or set one_batch: true."),
         (
             with_gap, {}, None,
             "has 2 of 9 cells without a value in batch column 'donor': fill them, remove these cells, or set one_batch: true.",
@@ -296,6 +296,14 @@ def test_warnings(tmp_path):
         in plan_of(adata, tmp_path, card | {"labels": {"cell_type": ["T"]}}, labels_keys=["all"])["warnings"][-1]
     )
     assert "trained without batches" in plan_of(adata, tmp_path, make_card(batch_key=None))["warnings"][-1]
+
+
+@pytest.mark.parametrize("key", [None, "doner"])
+def test_a_model_without_batches_needs_no_batch_column(tmp_path, key):
+    plan = plan_of(make_query(MODEL), tmp_path, make_card(batch_key=None), batch_key=key)
+    assert (plan["faults"], plan["batches"], plan["batch_column"]) == ([], {}, None)
+    told = "query 'data/q.h5ad' has no obs column 'doner', which batch_key names: all of its cells are taken as one batch."
+    assert plan["warnings"] == [told] * bool(key)
 
 
 def test_command_keeps_the_faults_in_the_plan(tmp_path):

@@ -54,9 +54,10 @@ def with_a(value):
         (with_a(1e300), "X_uce", "such as 'cell2'"),  # beyond float32
         (pd.DataFrame({"a": [1.0] * 4, "type": list("xyxy")}, index=NAMES), "X_uce", "has columns in obsm 'X_uce' that are no numbers ('type')"),
         (VALUES[:, :0], "X_uce", "has 4 x 0 values in obsm 'X_uce', which query_embedding names, and 4 cells"),
+        (VALUES + 1j, "X_uce", "has complex numbers in obsm 'X_uce'"),
         (VALUES.reshape(4, 3, 1), "X_uce", "has 4 x 3 x 1 values in obsm 'X_uce'"),
     ],
-    ids=["missing", "nan", "infinite", "too large", "text", "empty", "three dimensions"],
+    ids=["missing", "nan", "infinite", "too large", "text", "empty", "complex", "three dimensions"],
 )  # fmt: skip
 def test_what_is_no_embedding_is_told(embedding, key, told, tmp_path):
     with Query(stored(tmp_path / "q.h5ad", embedding)) as query, pytest.raises(RefmapError, match=re.escape(told)):
@@ -75,4 +76,18 @@ def test_an_embedding_has_a_row_a_cell(values, size, tmp_path):
         Query(path) as query,
         pytest.raises(RefmapError, match=f"has {size} values in obsm 'X_uce', which query_embedding names, and 4 cells"),
     ):
+        read_embedding(query, "X_uce", "query_embedding")
+
+
+def test_a_table_has_the_cells_in_their_order(tmp_path):
+    """As anndata does not write it, and other writers do."""
+    path = stored(tmp_path / "q.h5ad", pd.DataFrame(VALUES, index=NAMES, columns=list("abc")))
+    with h5py.File(path, "a") as file:
+        table = file["obsm/X_uce"]
+        index = table.attrs["_index"]
+        del table[index]
+        table[index] = ["cell0", "cell2", "cell1", "cell3"]
+        table[index].attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
+    told = "first other row is 'cell2', where obs has 'cell1'. Put its rows in the order of the cells."
+    with Query(path) as query, pytest.raises(RefmapError, match=re.escape(told)):
         read_embedding(query, "X_uce", "query_embedding")

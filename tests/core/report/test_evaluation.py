@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from refmap.report.evaluation import Truth, batch_entropy, evaluate, f1, label_purity, measure
+from refmap.report.evaluation import Truth, batch_entropy, evaluate, f1, label_purity, measure, tell_foreign
 from refmap.report.mapped_cells import Cells, Labels, Reference
 from refmap.report.outcomes import Outcome
 from refmap.report.sections.evaluation import evaluation
@@ -145,3 +145,17 @@ def test_section_shows_what_there_is():
     assert "<td>transferred</td><td>&lt;b&gt;</td><td>9</td><td>0.500</td><td>0.750</td>" in page
     assert "query and reference" not in page and "lung/b" not in page
     assert evaluation([Outcome({"dataset": "lung", "file_id": "b"}, record={})]) is None
+
+
+def test_cells_of_labels_that_the_reference_lacks_are_told_by_how_they_lie():
+    truth = pd.Series(["A", "A", "B", "C", "C", None], dtype=object)
+    separation = pd.Series([1.0, 3.0, 1.5, 2.0, 4.0, 9.0])
+    novelty = pd.Series([0.5, 0.9, 0.4, 0.1, np.nan, 0.0])
+    found = tell_foreign(truth, ["A", "B"], novelty, separation)
+    # Of the six pairs of a foreign and another cell, five are in order: 3.0 is beyond 2.0
+    assert found == {"labels": ["C"], "n_cells": 2, "n_others": 3, "novelty": 1.0, "separation": pytest.approx(5 / 6)}
+    assert tell_foreign(truth, ["A", "B"], None, separation * np.nan) | {"labels": []} == {
+        "labels": [], "n_cells": 2, "n_others": 3, "novelty": None, "separation": None,
+    }  # fmt: skip
+    assert tell_foreign(truth, ["A", "B", "C"], novelty, separation) is None
+    assert tell_foreign(truth, ["D"], novelty, separation) is None

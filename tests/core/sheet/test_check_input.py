@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from refmap.sheet.fields import FIELDS
 from refmap.sheet.parameters import defaults, load_schema
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,13 +51,13 @@ def test_one_line_a_mapping_in_the_sheets_order_in_ascii(check):
 
 
 def test_parameters_and_sheet_are_told_together(check):
-    result, output = check(SHEET.replace(",m,donor\n", ",m,\n", 1), seed="x", sede=1)
+    result, output = check(SHEET.replace(",m,donor\n", ",,donor\n", 1), seed="x", sede=1)
     assert (result.exit_code, output) == (1, None)
     assert result.stderr.splitlines() == [
         f"3 faults {TOLD}",
         "--sede: there is no such parameter. Did you mean 'seed'?",
         '--seed is "x", but must be a whole number from 0 to 4294967295.',
-        "row 2 (lung/b): column 'batch_key' is missing. The column of the query's `obs` that holds its batches.",
+        f"row 2 (lung/b): column 'model' is missing. {FIELDS['model'].description}",
     ]
 
 

@@ -141,7 +141,7 @@ def test_launch_forms_read_the_columns_of_the_sheet_from_its_schema(written):
     assert refused(row) == []  # without a model: a run with --reference trains it
     assert refused(row | {"max_epochs": "many"}) == ["'many' is not of type 'integer'"]
     assert refused(row | {"batch_size": 0}) == ["0 is less than the minimum of 1"]
-    assert refused({key: value for key, value in row.items() if key != "batch_key"}) == ["'batch_key' is a required property"]
+    assert refused({key: value for key, value in row.items() if key != "query"}) == ["'query' is a required property"]
     assert "'donor'" in refused(row | {"donor": 1})[0]
 
 

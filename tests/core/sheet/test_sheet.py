@@ -33,7 +33,9 @@ DEFAULTS = {
     "seed": 7,
     "min_gene_overlap": 0.2,
     "warn_gene_overlap": 0.8,
+    "family": "scanvi",
     "reference": "atlas.h5ad",
+    "reference_batch_key": "study",
     "reference_layer": "counts",
     "reference_var_key": "ensembl",
     "reference_protein_key": None,
@@ -477,6 +479,20 @@ def test_a_model_may_be_left_out_if_a_reference_is_trained(read, faults):
     assert faults(text) == [f"sheet.csv: {missing}"]
 
 
+def test_batches_are_named_where_the_reference_that_is_trained_learns_them(read, faults):
+    text = "dataset,file_id,query\nlung,donor_1,data/donor_1.h5ad\n"
+    (told,) = faults(text, reference=True)
+    assert told == (
+        "row 2 (lung/donor_1): column 'batch_key' is missing, and the reference that this run trains has batches, of 'study': name the "
+        "column of the query's `obs` with its batches, or set one_batch to true."
+    )
+    (row,) = read(text.replace("query\n", "query,one_batch\n").replace("h5ad\n", "h5ad,true\n"), reference=True)
+    assert row["batch_key"] is None and row["one_batch"]
+    # Of a model that is there already its card tells whether it has any
+    (row,) = read(text.replace("query\n", "query,model\n").replace("h5ad\n", "h5ad,models/hlca\n"))
+    assert row == ROW | {"batch_key": None}
+
+
 EMBEDDING = {
     "dataset": "lung",
     "file_id": "donor_1",
@@ -543,10 +559,6 @@ NAME = "must be a name of at most 100 letters, digits, '.', '_' and '-' that doe
         ("dataset:a/b", f"row 2 (a/b/donor_1): column 'dataset' is 'a/b', but {NAME}"),
         ("dataset:a~b", f"row 2 (a~b/donor_1): column 'dataset' is 'a~b', but {NAME}"),
         ("file_id:", "row 2 (lung/?): column 'file_id' is missing. The query's name, unique within its dataset."),
-        (
-            "batch_key:",
-            "row 2 (lung/donor_1): column 'batch_key' is missing. The column of the query's `obs` that holds its batches.",
-        ),
         (
             "model:",
             "row 2 (lung/donor_1): column 'model' is missing. "
@@ -624,8 +636,8 @@ def test_a_model_and_its_cells_may_have_an_address(read, faults):
             ["sheet.csv: its columns are parted by ';'; save the sheet with commas or tabs."],
         ),
         (
-            "dataset,file_id,query,model\nlung,a,a.h5ad,m\nlung,b,b.h5ad,m\n",
-            ["sheet.csv: column 'batch_key' is missing. The column of the query's `obs` that holds its batches."],
+            "dataset,file_id,query\nlung,a,a.h5ad\nlung,b,b.h5ad\n",
+            [f"sheet.csv: column 'model' is missing. {FIELDS['model'].description}"],
         ),
         (
             f"{HEADER}\n{FIRST},x\n",
@@ -721,10 +733,6 @@ def test_a_cell_may_not_hold_a_line_break(faults):
             ],
         ),
         (
-            scarches({"labels_key": "x"}),
-            ["lung/donor_1: key 'model_params.batch_key' is missing. The column of the query's `obs` that holds its batches."],
-        ),
-        (
             dataset({"donor_1": None}),
             [
                 "lung/donor_1: the path is missing. The query's counts: a path or URI of an .h5ad, .zarr, .h5mu or .loom, or of an .h5 or a matrix folder of Cell Ranger."
@@ -761,10 +769,7 @@ def test_a_cell_may_not_hold_a_line_break(faults):
 )
 def test_a_yaml_that_cannot_be_used(faults, content, sentences):
     if sentences is None:
-        sentences = [
-            "lung: key 'model_params' is ['donor'], but must be a mapping of keys to values.",
-            "lung/donor_1: key 'model_params.batch_key' is missing. The column of the query's `obs` that holds its batches.",
-        ]
+        sentences = ["lung: key 'model_params' is ['donor'], but must be a mapping of keys to values."]
     assert faults(yaml.dump(content), ".yaml") == sentences
 
 
@@ -824,7 +829,6 @@ def test_the_faults_of_all_rows_are_told_at_once(faults):
     assert [line.split(" is ")[0] for line in found[1:-1]] == [
         "row 2 (lung/donor_1): column 'max_epochs'",
         "row 3 (?/a b): column 'dataset'",
-        "row 3 (?/a b): column 'batch_key'",
         "row 3 (?/a b): column 'file_id'",
         "row 3 (?/a b): column 'max_epochs'",
     ]

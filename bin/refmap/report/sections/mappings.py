@@ -21,6 +21,15 @@ def mappings(outcomes: list[Outcome]) -> dict:
             "Unknown", "Share of cells without a transferred label, by the column of labels with least of them", "Reds"
         ),
         "novel": _share("Novel", "Share of cells unlike the reference", "Reds"),
+        "mixing": _share("Mixing", "Share of reference cells around the query's, of what is expected: see Trust", "Greens"),
+        "foreign": _header(
+            "Foreign told",
+            "Where the truth has labels that the reference lacks: how their cells are told from others by their separation (area under the ROC curve)",
+            min=0,
+            max=1,
+            scale="Greens",
+            format="{:.3f}",
+        ),
         "accuracy": _header(
             "Accuracy", "Share of cells predicted right, where the truth is known", min=0, max=1, scale="Blues", format="{:.3f}"
         ),
@@ -99,6 +108,8 @@ def _figures(outcome: Outcome) -> dict:
         "groups": outcome.novel_groups,
         "unknown": _percent(outcome.unknown),
         "novel": _percent(outcome.novel),
+        "mixing": _percent(outcome.figure("mixing").get("relative")),
+        "foreign": outcome.foreign.get("separation"),
         "family": record.get("family") or outcome.card.get("family"),
         "model": record.get("class_name") or outcome.card.get("class_name"),
         "cells": outcome.n_cells,
