@@ -314,11 +314,12 @@ def test_a_bomb_is_refused_in_little_memory(tmp_path):
     (tmp_path / "attr.pkl").write_bytes(HOLDS_MUCH["as a key"])
     program = """
 import resource, sys
+from pathlib import Path
 from refmap.reference.inspection import inspect_model
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 10**9,) * 2)
 for path in sys.argv[1:]:
-    print(inspect_model(path).fault)
+    print(inspect_model(Path(path)).fault)
 """
     command = [sys.executable, "-c", program, str(tmp_path / "model.pt"), str(tmp_path / "attr.pkl")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
