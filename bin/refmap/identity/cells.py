@@ -36,16 +36,20 @@ class LabelledCells(Cells):
 
     labels    int, the label of each cell, a place in `names`, each of which some cell has
     names     object array of str, sorted
+    hidden    bool, whether the model was trained without the label of the cell, though it saw those of others; None: it is not known
+              of any
     """
 
     labels: np.ndarray
     names: np.ndarray
+    hidden: np.ndarray | None = None
 
     def part(self, members: np.ndarray) -> LabelledCells:
         """Return the cells of a boolean mask, with the labels and batches that they have."""
         kept, labels = np.unique(self.labels[members], return_inverse=True)
         batches = np.unique(self.batches[members], return_inverse=True)[1]
-        return LabelledCells(self.values[members], self.latent[members], batches, labels, self.names[kept])
+        hidden = None if self.hidden is None else self.hidden[members]
+        return LabelledCells(self.values[members], self.latent[members], batches, labels, self.names[kept], hidden)
 
     def as_query(self, members: np.ndarray) -> Cells:
         """Return the cells of a boolean mask as a query of one batch, without their labels."""

@@ -11,6 +11,8 @@ from .gene_view import HeldOut
 
 # The share of cells whose set of labels is to hold the right one.
 COVERAGE = 0.9
+# Of so many held-out cells whose labels the model has not seen it is told how often the latent is right, and of these alone.
+FEWEST_HIDDEN = 100
 # What rounding makes of equal scores.
 ROUNDING = 1e-12
 
@@ -91,7 +93,11 @@ def learn_certainty(held_out: HeldOut) -> Certainty | None:
         Of the gene view's label: the share that is right, and the expected calibration error of its certainty, and of its bare
         share of votes.
     latent_accuracy, latent_ece
-        The same of the label that the latent gives; its certainty is what the genes say of that label.
+        The same of the label that the latent gives; its certainty is what the genes say of that label. Of cells whose labels were
+        hidden from the model, and of these alone, where there are a hundred: those of the others it has put where their label
+        belongs.
+    latent_n, latent_hidden
+        Of how many cells that is, and whether they are hidden ones.
     target, coverage, set_size
         The share of sets that is to hold the right label, the share that does, and the mean number of labels in a set.
     """
@@ -108,6 +114,7 @@ def learn_certainty(held_out: HeldOut) -> Certainty | None:
         own[here] = curve(votes[here].max(axis=1))
         of_latent[here] = of_any(votes[rows[here], held_out.latent[here]])
         covered[here], size[here] = sets[np.arange(here.sum()), labels[here]], sets.sum(axis=1)
+    told = held_out.hidden if held_out.hidden.sum() >= FEWEST_HIDDEN else np.ones(len(labels), dtype=bool)
     figures = {
         "n": len(labels),
         "n_parts": n_parts,
@@ -115,8 +122,10 @@ def learn_certainty(held_out: HeldOut) -> Certainty | None:
         "accuracy": float((best == labels).mean()),
         "ece": calibration_error(own, best == labels),
         "ece_raw": calibration_error(votes.max(axis=1), best == labels),
-        "latent_accuracy": float((held_out.latent == labels).mean()),
-        "latent_ece": calibration_error(of_latent, held_out.latent == labels),
+        "latent_accuracy": float((held_out.latent == labels)[told].mean()),
+        "latent_ece": calibration_error(of_latent[told], (held_out.latent == labels)[told]),
+        "latent_n": int(told.sum()),
+        "latent_hidden": not told.all(),
         "target": COVERAGE,
         "coverage": float(covered.mean()),
         "set_size": float(size.mean()),

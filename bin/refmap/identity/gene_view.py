@@ -80,6 +80,7 @@ class HeldOut:
     labels    int, the label of each cell
     latent    int, the label that their latent neighbours give, -1 for none
     part      int, the batch, or the random part, that each was held out with: 0, 1, …
+    hidden    bool, whether the model was trained without the label of the cell
     by        ``batches`` or ``random cells``
     """
 
@@ -87,6 +88,7 @@ class HeldOut:
     labels: np.ndarray
     latent: np.ndarray
     part: np.ndarray
+    hidden: np.ndarray
     by: str
 
 
@@ -103,13 +105,16 @@ def hold_out_votes(reference: LabelledCells, seed: int) -> HeldOut:
     found = [one for members in held if (one := _hold_out(reference, members, seed)) is not None and len(one[1])]
     if not found:
         empty = np.empty(0, dtype=np.int64)
-        return HeldOut(np.empty((0, len(reference.names))), empty, empty, empty, by)
-    votes, labels, latent = (np.concatenate(columns) for columns in zip(*found))
-    return HeldOut(votes, labels, latent, np.repeat(np.arange(len(found)), [len(one[1]) for one in found]), by)
+        return HeldOut(np.empty((0, len(reference.names))), empty, empty, empty, empty.astype(bool), by)
+    votes, labels, latent, hidden = (np.concatenate(columns) for columns in zip(*found))
+    return HeldOut(votes, labels, latent, np.repeat(np.arange(len(found)), [len(one[1]) for one in found]), hidden, by)
 
 
-def _hold_out(reference: LabelledCells, members: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Votes, labels and the latent's labels of the members whose label others have; None where the others have one label."""
+def _hold_out(reference: LabelledCells, members: np.ndarray, seed: int) -> tuple[np.ndarray, ...] | None:
+    """Votes, labels, the latent's labels, and which labels were hidden, of the members whose label others have.
+
+    None where the others have one label.
+    """
     rest = reference.part(~members)
     weights = identity_weights(rest)
     if not weights.any():
@@ -120,7 +125,8 @@ def _hold_out(reference: LabelledCells, members: np.ndarray, seed: int) -> tuple
     latent = latent_labels(reference.latent[members], rest, reference.names)
     labels = reference.labels[members]
     kept = np.isin(labels, known)
-    return votes[kept], labels[kept], latent[kept]
+    hidden = np.zeros(len(kept), dtype=bool) if reference.hidden is None else reference.hidden[members]
+    return votes[kept], labels[kept], latent[kept], hidden[kept]
 
 
 def latent_labels(latent: np.ndarray, reference: LabelledCells, names: np.ndarray) -> np.ndarray:

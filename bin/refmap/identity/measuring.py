@@ -10,6 +10,7 @@ import numpy as np
 from ..common.cli import read_json, write_json
 from ..common.folders import ReferenceFolder
 from ..common.storage import read_zarr
+from ..models.hidden import HIDDEN_COLUMN
 from ..reference.selection import sample_by_group
 from .cells import LabelledCells
 from .expression import identity_weights
@@ -50,7 +51,8 @@ def measure_reference(scale: ReferenceFolder, seed: int) -> None:
 def of_sample(sample: ad.AnnData, batch_key: str | None) -> Counted:
     """The sample as the looks take it."""
     batches = sample.obs[batch_key].astype(object) if batch_key else None
-    return Counted(sample.X, sample.var_names.to_numpy(), sample.obsm["X_emb"], batches)
+    hidden = sample.obs[HIDDEN_COLUMN].to_numpy(dtype=bool) if HIDDEN_COLUMN in sample.obs else None
+    return Counted(sample.X, sample.var_names.to_numpy(), sample.obsm["X_emb"], batches, hidden)
 
 
 def learned_of(record: dict, key: str) -> Learned | None:

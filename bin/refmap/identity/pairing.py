@@ -21,12 +21,14 @@ class Counted:
     genes      their names, unique
     latent     float, cells x latent dimensions; NaN for cells that have no place
     batches    the batch of each cell, missing for none; None if all are of one
+    hidden     bool, whether the model was trained without the label of the cell; None if that is not known of any
     """
 
     counts: sparse.csr_matrix
     genes: np.ndarray
     latent: np.ndarray
     batches: np.ndarray | pd.Series | None = None
+    hidden: np.ndarray | None = None
 
     def on(self, columns: np.ndarray) -> Side:
         """Log-normalise the cells over some genes (places, int); those without counts there or without a place are left out."""
@@ -37,7 +39,8 @@ class Counted:
         rows = np.flatnonzero(some & np.isfinite(np.asarray(self.latent)).all(axis=1))
         values = log_normalize(counts if len(rows) == counts.shape[0] else counts[rows])
         batches = codes_of(self.batches, len(self.latent))[rows]
-        return Side(Cells(values, np.asarray(self.latent)[rows].astype(np.float32), _compact(batches)), rows, len(self.latent))
+        cells = Cells(values, np.asarray(self.latent)[rows].astype(np.float32), _compact(batches))
+        return Side(cells, rows, len(self.latent), None if self.hidden is None else self.hidden[rows])
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,24 @@ class Side:
 
     rows       int, their order among all
     n_cells    how many all are
+    hidden     bool, as of :class:`Counted`, of those that can be looked at
     """
 
     cells: Cells
     rows: np.ndarray
     n_cells: int
+    hidden: np.ndarray | None = None
 
     def labelled(self, labels: np.ndarray | pd.Series) -> LabelledCells:
         """Return the cells that have a label. `labels` are those of all cells, missing for none."""
         labels = pd.Series(np.asarray(labels, dtype=object)).iloc[self.rows]
         known = np.flatnonzero(labels.notna())
         names, codes = np.unique(labels.iloc[known].astype(str).to_numpy(dtype=object), return_inverse=True)
-        cells = self.cells
+        cells, hidden = self.cells, self.hidden
         if len(known) == len(cells):
-            return LabelledCells(cells.values, cells.latent, cells.batches, codes, names)
-        return LabelledCells(cells.values[known], cells.latent[known], _compact(cells.batches[known]), codes, names)
+            return LabelledCells(cells.values, cells.latent, cells.batches, codes, names, hidden)
+        hidden = None if hidden is None else hidden[known]
+        return LabelledCells(cells.values[known], cells.latent[known], _compact(cells.batches[known]), codes, names, hidden)
 
 
 @dataclass(frozen=True)

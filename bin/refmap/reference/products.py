@@ -151,7 +151,7 @@ def _are_scores(values: object) -> bool:
 
 def _is_calibration(found: dict) -> bool:
     bins = [part[name] for part in found["bins"] for name in ("low", "high", "n", "confidence", "accuracy")]
-    shares = [found[name] for name in ("n", "n_foreign", "threshold", "accuracy", "unknown_share", "ece")]
+    shares = [found[name] for name in ("n", "n_foreign", "threshold", "accuracy", "unknown_share", "unknown_of_all", "ece")]
     kept = [found[name] for name in ("accuracy_kept", "accuracy_unknown") if found[name] is not None]
     numbers = all(type(value) in (int, float) and math.isfinite(value) for value in [*bins, *shares, *kept])
     return numbers and found["by"] in ("batch", "cell") and found["calibrated_on"] in ("hidden", "seen", "unseen")

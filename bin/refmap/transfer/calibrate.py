@@ -14,7 +14,7 @@ from ..common.storage import read_zarr, write_zarr
 from ..models.hidden import HIDDEN_COLUMN
 from .calibration import calibrate
 from .held_out import HeldOut, hold_out
-from .labels import Transfer
+from .labels import UNKNOWN, Transfer
 from .levels import find_levels, transfer_columns
 from .maps import draw_map
 from .novelty import distance_scores
@@ -38,7 +38,8 @@ def calibrate_reference(
         The folder to make. Its record holds, beside that of `prepared`: ``seed``, ``neighbors``, ``held_out`` (``by`` batch or
         cell, ``n``), ``distances`` and ``separations`` (the scores of held-out cells, sorted: see :mod:`refmap.transfer.novelty` and
         :mod:`refmap.transfer.separation`), ``calibration`` (see :func:`refmap.transfer.calibration.calibrate`) by label column,
-        with ``by`` and ``calibrated_on``: held-out cells whose labels were ``hidden`` from the model, and these alone, where there
+        with ``unknown_of_all`` (the share of all held-out cells that are `Unknown`, those too that have no label of their own in the
+        column, as a query's cells of such types have none), ``by`` and ``calibrated_on``: held-out cells whose labels were ``hidden`` from the model, and these alone, where there
         are any; else those of above, whose labels the model has ``seen``, or which are ``unseen`` as it learns from no labels of the
         column; and ``levels`` (the label columns that are levels of one annotation, coarse to fine, by annotation).
 
@@ -109,4 +110,5 @@ def _known(scores: np.ndarray) -> list[float]:
 def _calibration(labels: pd.Series, given: Transfer, held: HeldOut, threshold: float, calibrated_on: str) -> dict | None:
     truth = labels.astype(object).iloc[held.rows].reset_index(drop=True)
     found = calibrate(truth, given, threshold)
-    return found and found | {"by": held.by, "calibrated_on": calibrated_on}
+    of_all = float((given.labels(threshold) == UNKNOWN).mean())
+    return found and found | {"unknown_of_all": of_all, "by": held.by, "calibrated_on": calibrated_on}

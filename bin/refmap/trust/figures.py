@@ -67,8 +67,9 @@ def unknown(labels: Mapping[str, pd.Series], classes: Mapping[str, int], held_ou
     classes
         Column -> the number of labels that the reference has in it.
     held_out
-        Column -> what is known of the reference's held-out cells: ``unknown_share`` and ``accuracy_kept``, the share of right
-        labels among those not `Unknown`. Columns, or either number, may be absent: then no cell is expected to be Unknown.
+        Column -> what is known of the reference's held-out cells: ``unknown_of_all``, the share that is `Unknown` of all of them, those
+        without a label of their own in the column among them, and ``accuracy_kept``, the share of right labels among those not
+        `Unknown`. Columns, or either number, may be absent: then no cell is expected to be Unknown.
 
     Returns
     -------
@@ -95,7 +96,7 @@ def _level(key: str, labels: pd.Series, n_classes: int | None, held_out: Mapping
     if n_classes == 1:
         return figure(note=f"The reference has one label in '{key}', which every cell gets: Unknown cannot occur.", **known)
     share = float((labels.isna() | (labels.astype(object) == UNKNOWN)).mean())
-    expected = held_out.get("unknown_share")
+    expected = held_out.get("unknown_of_all")
     floor = min(expected or 0.0, 1.0)
     known["excess"] = max(0.0, (share - floor) / (1 - floor)) if floor < 1 else 0.0
     return figure(share, expected, **known)

@@ -59,7 +59,7 @@ class ReferenceCells:
     latent         float, cells x latent dimensions
     labels         column -> the label of each cell, missing for none
     batches        the batch of each cell, missing for none; None if there are none
-    held_out       column -> what its held-out cells showed: ``unknown_share`` and ``accuracy_kept``; either may be absent
+    held_out       column -> what its held-out cells showed: ``unknown_of_all`` and ``accuracy_kept``; either may be absent
     separations    those of its held-out cells: float, empty if there are none
     """
 

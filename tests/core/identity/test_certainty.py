@@ -1,5 +1,7 @@
 """Certainties and sets of labels: isotonic regression and conformal sets, checked by hand and by other batches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from refmap.identity.certainty import conformal_limit, fit_curve, label_sets, learn_certainty
@@ -19,7 +21,7 @@ def drawn(n: int, seed: int, n_parts: int = 3, n_labels: int = 4, worse: int | N
         np.add.at(votes[cell], rng.integers(0, n_labels, 15 - right), 1)
         votes[cell, labels[cell]] += right
     latent = np.where(rng.random(n) < 0.7, labels, rng.integers(0, n_labels, n))
-    return HeldOut(votes / 15, labels, latent, part, "batches")
+    return HeldOut(votes / 15, labels, latent, part, np.zeros(n, dtype=bool), "batches")
 
 
 def test_the_curve_is_isotonic_regression():
@@ -68,6 +70,19 @@ def test_certainties_are_how_often_labels_are_right():
     assert learned.figures["n"] == 3000 and learned.figures["n_parts"] == 3 and learned.figures["by"] == "batches"
 
 
+def test_how_often_the_latent_is_right_is_told_by_labels_that_it_has_not_seen():
+    held = drawn(1500, 0)
+    hidden = np.random.default_rng(1).random(1500) < 0.2
+    held = replace(held, latent=np.where(hidden, held.latent, held.labels), hidden=hidden)
+    figures = learn_certainty(held).figures
+    assert figures["latent_accuracy"] == pytest.approx((held.latent == held.labels)[hidden].mean()) and figures["latent_accuracy"] < 0.85
+    assert figures["latent_hidden"] is True and figures["latent_n"] == hidden.sum() and figures["n"] == 1500
+    # Their labels teach as much as those of the others, and a hundred of them must be there.
+    assert figures["accuracy"] == learn_certainty(drawn(1500, 0)).figures["accuracy"]
+    few = learn_certainty(replace(held, hidden=hidden & (hidden.cumsum() < 100))).figures
+    assert few["latent_accuracy"] == pytest.approx((held.latent == held.labels).mean()) and few["latent_hidden"] is False
+
+
 def test_figures_are_those_of_parts_that_were_not_learned_from():
     """A part that is worse than the others is told by them: in-sample figures would look better."""
     held = drawn(1500, 0, worse=1)
@@ -75,7 +90,7 @@ def test_figures_are_those_of_parts_that_were_not_learned_from():
     own, of_latent, covered, size = [], [], [], []
     for part in range(3):
         here = held.part == part
-        others = HeldOut(*(getattr(held, name)[~here] for name in ("votes", "labels", "latent", "part")), "batches")
+        others = HeldOut(*(getattr(held, name)[~here] for name in ("votes", "labels", "latent", "part", "hidden")), "batches")
         best = others.votes.argmax(axis=1)
         curve = fit_curve(others.votes.max(axis=1), best == others.labels)
         pairs = fit_curve(others.votes.ravel(), (others.labels[:, None] == np.arange(4)).ravel())
@@ -98,4 +113,4 @@ def test_figures_are_those_of_parts_that_were_not_learned_from():
 def test_one_part_teaches_nothing_that_could_be_checked():
     assert learn_certainty(drawn(100, 0, n_parts=1)) is None
     empty = np.empty(0, dtype=int)
-    assert learn_certainty(HeldOut(np.empty((0, 3)), empty, empty, empty, "batches")) is None
+    assert learn_certainty(HeldOut(np.empty((0, 3)), empty, empty, empty, empty.astype(bool), "batches")) is None

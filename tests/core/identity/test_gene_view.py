@@ -1,5 +1,7 @@
 """The gene view's votes, against a search by hand in components of the whole matrix, and what held-out batches show."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -99,6 +101,20 @@ def test_labels_that_one_batch_alone_has_are_not_asked_of_the_others(labelled):
     alone = (part.names[part.labels] == "type 2").sum()
     assert len(found.labels) == len(part) - alone and 2 not in found.labels
     assert (found.votes[:, 2] > 0).any()  # it still has votes of others, where it is not held out
+
+
+def test_hidden_cells_are_known_by_what_is_held_out(reference):
+    """Through the steps that leave cells out: of one without counts, of those without a label, and of what batches lack."""
+    counts, labels = reference.counts.tolil(), reference.types.astype(object)
+    counts[4] = 0
+    labels[7] = None
+    hidden = reference.types == "type 1"
+    sampled = replace(reference.counted(), counts=counts.tocsr(), hidden=hidden)
+    cells = sampled.on(np.arange(counts.shape[1])).labelled(labels)
+    found = hold_out_votes(cells, 0)
+    assert len(found.labels) == len(cells) == len(labels) - 2
+    assert (found.hidden == (found.labels == 1)).all() and found.hidden.any()
+    assert not hold_out_votes(replace(cells, hidden=None), 0).hidden.any()
 
 
 def test_nothing_is_held_out_of_one_label(labelled):

@@ -20,6 +20,7 @@ from refmap.transfer.labels import Transfer, transfer_labels
 from refmap.transfer.neighbors import Index, Neighbors
 from refmap.transfer.novelty import distance_scores, p_values
 from refmap.transfer.transfer import place, shared_dimensions, transfer
+from refmap.trust.figures import unknown
 from rows import PREPARED
 from sklearn.neighbors import NearestNeighbors
 
@@ -338,6 +339,21 @@ def test_the_scale_of_a_reference(labelled):
     assert record["calibration"]["type"]["accuracy"] == 1 and record["calibration"]["type"]["n"] == 300
     cells = ad.read_zarr(scale.cells)
     assert cells.obsm["X_umap"].shape == (300, 2) and np.isfinite(cells.obsm["X_umap"]).all()
+
+
+def test_held_out_cells_without_a_label_at_a_level_count_as_unknown_there(tmp_path):
+    """As those of a query do: a light that compared these with labelled cells alone would call its finer levels bad."""
+    _, kind = groups(300)
+    scale = scale_of(tmp_path, labels=np.where(kind == 2, None, TYPES[kind]))
+    found = json.loads(scale.record.read_text())["calibration"]
+    assert found["type"]["unknown_share"] == 0 and found["type"]["unknown_of_all"] == pytest.approx((kind == 2).mean())
+    assert found["level"]["unknown_of_all"] == 0
+    latent, of_query = groups(90, seed=5)
+    out = MappedFolder(tmp_path / "labelled")
+    transfer(mapped_cells(tmp_path / "mapped", latent), scale, 0.2, False, out)
+    obs = ad.read_zarr(out.embedding).obs
+    told = unknown({key: obs[f"{key}_transferred"] for key in found}, {"type": 2, "level": 2}, found)
+    assert told["levels"]["type"]["value"] == round((of_query == 2).mean(), 4) and told["worst"] < 0.1
 
 
 def test_labels_are_calibrated_on_hidden_cells_alone_where_there_are_any(tmp_path):

@@ -81,7 +81,7 @@ def test_unknown_is_measured_against_held_out_cells():
         "coarse": pd.Series(["T"] * 90 + ["Unknown"] * 10),
         "unheard": pd.Series(["T"] * 70 + ["Unknown"] * 30),
     }
-    held_out = {"fine": {"unknown_share": 0.2, "accuracy_kept": 0.9}, "coarse": {"unknown_share": 0.3}}
+    held_out = {"fine": {"unknown_of_all": 0.2, "accuracy_kept": 0.9}, "coarse": {"unknown_of_all": 0.3}}
     found = F.unknown(labels, {"fine": 5, "coarse": 2, "unheard": 3}, held_out)
 
     fine = found["levels"]["fine"]
@@ -101,7 +101,7 @@ def test_unknown_has_no_meaning_without_labels_with_one_or_with_few_cells():
     mixed = F.unknown({"one": many, "two": many}, {"one": 1, "two": 2}, {})
     assert mixed["value"] == 0 and mixed["levels"]["one"]["value"] is None
     # Held-out cells of which none got a label leave nothing to lose.
-    assert F.unknown({"key": many}, {"key": 2}, {"key": {"unknown_share": 1.0}})["value"] == 0
+    assert F.unknown({"key": many}, {"key": 2}, {"key": {"unknown_of_all": 1.0}})["value"] == 0
 
 
 def test_novel_cells_beyond_those_that_are_expected():
@@ -422,7 +422,7 @@ def mapping(n: int = 400, shift: float = 0.0, types: int = 4, batches: int = 1, 
         latent=of_reference,
         labels={"cell_type": named(reference_kinds)},
         batches=pd.Series(rng(4).choice(["r1", "r2"], len(reference_kinds))),
-        held_out={"cell_type": {"unknown_share": 0.05, "accuracy_kept": 0.98}},
+        held_out={"cell_type": {"unknown_of_all": 0.05, "accuracy_kept": 0.98}},
         separations=held_out_separation(of_reference, None, 0),
     )
     if changes.pop("explained", False):
@@ -598,7 +598,7 @@ FINE = {
     "resemblance": F.figure(0.85, 1.0),
     "explained": F.figure(0.9, 1.0, clusters={}),
     "novel": F.figure(0.0, 0.0, flagged=0.04, flagged_expected=0.05, n_cells=100),
-    "unknown": F.unknown({"type": pd.Series(["a"] * 50)}, {"type": 2}, {"type": {"unknown_share": 0.1}}),
+    "unknown": F.unknown({"type": pd.Series(["a"] * 50)}, {"type": 2}, {"type": {"unknown_of_all": 0.1}}),
     "mixing": F.figure(0.4, 0.5, relative=0.8, lowest=0.4, held_out="batches", n_held_out=3),
     "clusters": F.figure(0.9, 1.0),
     "batches": F.figure(0.5, 0.8, before=0.1, relative=0.625, n_batches=3),
