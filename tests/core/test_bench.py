@@ -30,12 +30,13 @@ def made_run(left_out: str | None, light: str = "green") -> Run:
             "novel_score": [0.0] * 6 + [1.0, 1.0, 1.0, -1.0],
             "reference_distance": np.arange(10.0),
             "novel_group": [None] * 5 + ["novel_1", "novel_2", "novel_2", "novel_2", None],
+            "own_cluster": ["cluster_3"] * 5 + ["novel_1", "novel_2", "novel_2", "novel_2", "cluster_4"],
         }
     )
     calibration = {"label_transferred": {"accuracy": 0.6, "ece": 0.3}, "label_by_genes": {"accuracy": 0.9, "ece": 0.02}}
     figures = {"certain": {"value": 0.84}, "groups": {"value": 0.3, "groups": {"novel_2": {}}, "n_smaller": 1, "n_states": 0}}
     lights = {part: {"light": light, "reasons": [f"Of {part}."]} for part in ("labels", "embedding")}
-    groups = pd.DataFrame({"group": ["novel_1", "novel_2", "cluster_3"]})
+    groups = pd.DataFrame({"group": ["novel_1", "novel_2", "cluster_3", "cluster_4"]})
     return Run("made", left_out, 0, {"calibration": calibration, "trust": lights | {"figures": figures}}, cells, groups)
 
 
@@ -71,6 +72,10 @@ def test_a_type_that_was_left_out_is_told_by_scores_groups_and_unknown():
 def test_a_group_counts_only_where_most_of_its_cells_are_of_the_type():
     assert rank_of_group(made_run("b")) == 2 and rank_of_group(made_run("a")) == 1
     assert rank_of_group(made_run("c")) is None
+    # One that is not flagged stands in the table too.
+    run = made_run("b")
+    run.cells["truth"] = ["a"] * 9 + ["b"]
+    assert rank_of_group(run) == 4
 
 
 def test_the_tables_say_what_is_asked_for_and_why_lights_are_not_green():

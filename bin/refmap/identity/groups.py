@@ -1,9 +1,11 @@
-"""A query's own clusters, those most unlike the reference first, and the genes that set them apart."""
+"""Groups of a query's cells, types that the reference seems to lack first, and the genes that set them apart."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist
 
 from .cells import LabelledCells
 from .expression import group_means
@@ -17,6 +19,8 @@ TYPE, STATE = "type", "state"
 # the cells matched to that label that differ least: by less where it stands out the more. Where all of these cells are in such groups,
 # none may be of the label, and it is enough to be apart by so much.
 APART_AND_TIMES, APART_ALONE, OWN = ((0.3, 2.0), (0.1, 4.0)), 0.5, 0.1
+# Clusters above the limit are one group where all of them are set apart from one label by the same genes: so like each other, as a cosine.
+ALIKE = 0.8
 # Genes that a sentence names of either kind.
 NAMED_GENES = 3
 # Genes that a group is told by, and how like a label's profile what sets it apart must be, as a cosine.
@@ -26,11 +30,14 @@ MOST_GENES, LEAST_LIKE = 10, 0.5
 def groups_table(
     scores: Scores, limit: Threshold, null: Null, reference: LabelledCells, weights: np.ndarray, genes: np.ndarray
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Describe the query's own clusters, those most unlike the reference first.
+    """Describe groups of the query's cells: those read as types first, then those read as states, then all others, by their score.
+
+    A group is one of the query's own clusters. Of those above the threshold it is all that are one finding (:func:`findings`), so that
+    a type of many cells, which fine clustering cuts in pieces, does not fill the table.
 
     Returns
     -------
-    The table, a row a cluster: ``group`` (``novel_1``, … for those whose score is above the threshold, and ``cluster_3``, … by
+    The table, a row a group: ``group`` (``novel_1``, … for those whose score is above the threshold, and ``cluster_3``, … by
     their rank for the others), ``n_cells``, ``n_novel`` (cells above the threshold), ``matched_label``, ``score`` (the median of
     its cells), ``threshold``, ``null_quantile`` (the share of held-out reference cells that score less; NaN without any),
     ``genes`` (up to ten that set it apart, those that count most first, with + where the query has more and - where less) and
@@ -39,38 +46,44 @@ def groups_table(
     threshold are read, ``reading`` (:func:`read`; None below it), and ``about``, sentences. And the group of each cell (object array of
     str).
     """
-    medians, clusters = scores.medians, scores.clustering.clusters
-    order = np.argsort(-medians, kind="stable")
-    sizes = np.bincount(clusters)
-    above = np.bincount(clusters, weights=scores.cells > limit.value).astype(int)
-    names = np.empty(len(order), dtype=object)
-    names[order] = [
-        f"{NOVEL if medians[cluster] > limit.value else 'cluster_'}{rank}" for rank, cluster in enumerate(order.tolist(), 1)
-    ]
+    medians, matched, clusters = scores.medians, scores.matched, scores.clustering.clusters
     profiles = group_means(reference.values, reference.labels, len(reference.names)) * np.sqrt(weights)
-    n_null, flagged = len(null.scores), medians > limit.value
-    far = far_apart(profiles)
-    rows = []
-    for cluster in order:
-        residual, label, score = scores.residuals[cluster], scores.matched[cluster], float(medians[cluster])
-        alike = scores.matched == label
-        own, apart = float(np.quantile(scores.cells[alike[clusters]], OWN)), score * far[label]
+    far, flagged, sizes = far_apart(profiles), medians > limit.value, np.bincount(clusters)
+    own = {label: float(np.quantile(scores.cells[(matched == label)[clusters]], OWN)) for label in np.unique(matched)}
+    readings = np.array(
+        [
+            read(score, score * far[label], own[label], flagged[matched == label].all()) if above else None
+            for score, label, above in zip(medians, matched, flagged)
+        ],
+        dtype=object,
+    )
+    parts = findings(scores.residuals, matched, readings)
+    of_parts = [float(np.median(scores.cells[np.isin(clusters, part)])) for part in parts]
+    places = [(TYPE, STATE, None).index(readings[part[0]]) for part in parts]
+    n_null = len(null.scores)
+    rows, names = [], np.empty(len(sizes), dtype=object)
+    for rank, place in enumerate(np.lexsort((-np.array(of_parts), places)), 1):
+        part, score = parts[place], of_parts[place]
+        first, members = part[0], np.isin(clusters, part)
+        label, reading = matched[first], readings[first]
+        names[part] = f"{NOVEL if flagged[first] else 'cluster_'}{rank}"
+        residual = np.average(scores.residuals[part], axis=0, weights=sizes[part])
         like, cosine = most_like(residual, profiles, label)
         rows.append(
             {
-                "group": names[cluster],
-                "n_cells": int(sizes[cluster]),
-                "n_novel": int(above[cluster]),
+                "group": names[first],
+                "n_cells": int(members.sum()),
+                "n_novel": int((scores.cells[members] > limit.value).sum()),
                 "matched_label": reference.names[label],
                 "score": score,
                 "threshold": limit.value,
-                "null_quantile": float(np.searchsorted(null.scores, medians[cluster]) / n_null) if n_null else np.nan,
+                "null_quantile": float(np.searchsorted(null.scores, score) / n_null) if n_null else np.nan,
                 "genes": signed_genes(residual, genes),
                 "like_label": None if like is None else reference.names[like],
                 "like": cosine,
-                "apart": apart,
-                "own_score": own,
-                "reading": read(score, apart, own, flagged[alike].all()) if flagged[cluster] else None,
+                "apart": score * far[label],
+                "own_score": own[label],
+                "reading": reading,
             }
         )
         rows[-1]["about"] = sentence(rows[-1])
@@ -79,6 +92,34 @@ def groups_table(
     for name in ("like_label", "reading"):
         table[name] = pd.Series([row[name] for row in rows], dtype=object)
     return table, names[clusters]
+
+
+def findings(residuals: np.ndarray, matched: np.ndarray, readings: np.ndarray) -> list[list[int]]:
+    """Put clusters that are one finding together: those above the limit, matched to one label, read alike and set apart alike.
+
+    Parameters
+    ----------
+    residuals
+        float64, clusters x genes: what sets each apart. Any two clusters of a finding have a cosine above `ALIKE` (complete linkage).
+    matched, readings
+        The label of each cluster, and how it is read, None below the limit: such a cluster stays alone.
+
+    Returns
+    -------
+    The clusters of each finding, ascending: all clusters once.
+    """
+    found = []
+    for label in np.unique(matched):
+        for reading in (TYPE, STATE, None):
+            members = np.array([i for i in np.flatnonzero(matched == label) if readings[i] == reading], dtype=int)
+            if reading is None or len(members) < 2:
+                found += [[cluster] for cluster in members.tolist()]
+                continue
+            # A residual of nothing is like none; rounding may leave less than 0.
+            distances = np.nan_to_num(pdist(residuals[members], "cosine"), nan=1.0).clip(0)
+            joined = fcluster(linkage(distances, "complete"), 1 - ALIKE, "distance")
+            found += [members[joined == one].tolist() for one in np.unique(joined)]
+    return found
 
 
 def far_apart(profiles: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ class Made:
         return Counted(self.counts, self.genes, self.latent, self.batches)
 
     def sampled(self) -> Sampled:
-        return Sampled(self.counts, self.genes, self.latent, self.batches, self.types)
+        return Sampled(self.counts, self.genes, self.latent, self.batches, labels=self.types)
 
 
 def make(sizes: dict[str, int], n_batches: int, seed: int, shifted: float = 0.0, places: dict[str, str] | None = None) -> Made:

@@ -75,7 +75,10 @@ def test_how_often_the_latent_is_right_is_told_by_labels_that_it_has_not_seen():
     hidden = np.random.default_rng(1).random(1500) < 0.2
     held = replace(held, latent=np.where(hidden, held.latent, held.labels), hidden=hidden)
     figures = learn_certainty(held).figures
-    assert figures["latent_accuracy"] == pytest.approx((held.latent == held.labels)[hidden].mean()) and figures["latent_accuracy"] < 0.85
+    assert (
+        figures["latent_accuracy"] == pytest.approx((held.latent == held.labels)[hidden].mean())
+        and figures["latent_accuracy"] < 0.85
+    )
     assert figures["latent_hidden"] is True and figures["latent_n"] == hidden.sum() and figures["n"] == 1500
     # Their labels teach as much as those of the others, and a hundred of them must be there.
     assert figures["accuracy"] == learn_certainty(drawn(1500, 0)).figures["accuracy"]

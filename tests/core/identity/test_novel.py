@@ -8,8 +8,8 @@ from refmap.identity.cells import LabelledCells
 from refmap.identity.clusters import Clustering, own_clusterings
 from refmap.identity.differences import Matched, double_difference, spread_of_labels
 from refmap.identity.expression import identity_weights
-from refmap.identity.groups import far_apart, groups_table, most_like, read, sentence, signed_genes
-from refmap.identity.novel import Null, Scores, held_out_scores, identity_scores, threshold
+from refmap.identity.groups import far_apart, findings, groups_table, most_like, read, sentence, signed_genes
+from refmap.identity.novel import Null, Scores, Threshold, held_out_scores, identity_scores, threshold
 from refmap.identity.resemblance import resemblance
 from refmap.identity.shift import batch_shifts
 from refmap.transfer.neighbors import Index
@@ -126,7 +126,7 @@ def test_groups_are_ranked_and_those_above_the_threshold_are_novel(query, labell
         "reading",
         "about",
     ]
-    assert table["score"].is_monotonic_decreasing and table["n_cells"].sum() == 240
+    assert (table["score"][table["reading"].isna()].is_monotonic_decreasing) and table["n_cells"].sum() == 240
     flagged = table["score"] > limit.value
     assert flagged.any() and (table["group"].str.startswith("novel_") == flagged).all()
     assert [name.split("_")[1] for name in table["group"]] == [str(rank) for rank in range(1, len(table) + 1)]
@@ -157,6 +157,34 @@ def test_groups_are_ranked_and_those_above_the_threshold_are_novel(query, labell
         f"where {limit.value:.2f} is the limit: " in first["about"] and " and ".join(lacking.split(" and ")[:3]) in first["about"]
     )
     assert first["about"].endswith(".") and "most like" not in first["about"]
+
+
+def test_types_stand_before_states_and_a_finding_is_one_row(labelled, weights):
+    """Clusters 1 and 2 are set apart by the same genes; cluster 0 scores more, but so do others of its label (3)."""
+    clusters = np.arange(240) % 6
+    scores = np.array([0.5, 0.4, 0.45, 0.29, 0.01, 0.35])[clusters]
+    matched = np.array([0, 1, 1, 0, 1, 1])
+    residuals = np.zeros((6, len(weights)))
+    residuals[[0, 3, 4], 5], residuals[[1, 2], 10], residuals[2, 11], residuals[5, 20] = 1, 2, 1, 2
+    scored = Scores(scores, Clustering(clusters, np.zeros((240, 1), dtype=int)), matched, residuals, 1.0)
+    genes = np.array([f"gene {i}" for i in range(len(weights))])
+    table, groups = groups_table(scored, Threshold(0.3, None, 0.3), Null(np.empty(0), 0), labelled, weights, genes)
+    assert table["group"].tolist() == ["novel_1", "novel_2", "novel_3", "cluster_4", "cluster_5"]
+    assert table["reading"].tolist() == ["type", "type", "state", None, None]
+    assert table["score"].tolist() == pytest.approx([0.425, 0.35, 0.5, 0.29, 0.01])
+    assert table["n_cells"].tolist() == [80, 40, 40, 40, 40] and table["n_novel"].tolist() == [80, 40, 40, 0, 0]
+    assert (groups[np.isin(clusters, [1, 2])] == "novel_1").all() and table["genes"][0] == ["+gene 10", "+gene 11"]
+
+
+def test_findings_are_alike_in_label_reading_and_genes():
+    residuals = np.array([[1.0, 0, 0], [1, 0.2, 0], [0, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]])
+    matched = np.array([0, 0, 0, 1, 0, 0, 0, 0])
+    readings = np.array(["type", "type", "type", "type", "state", None, "type", "type"], dtype=object)
+    assert sorted(findings(residuals, matched, readings)) == [[0, 1], [2], [3], [4], [5], [6], [7]]
+    # A chain of neighbours is no finding: any two must be alike.
+    angles = np.radians([0, 30, 60])
+    chain = np.column_stack([np.cos(angles), np.sin(angles)])
+    assert sorted(map(len, findings(chain, np.zeros(3, dtype=int), np.array(["state"] * 3, dtype=object)))) == [1, 2]
 
 
 def test_a_known_type_in_a_wrong_place_is_like_its_label(reference, labelled, weights, null):

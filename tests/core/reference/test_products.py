@@ -27,7 +27,8 @@ NEXT = REQUEST | {"trained": False, "reference": None, "layer": None}
 SEED, THRESHOLD, K = 3, 0.2, 10
 # A calibration that could be one
 WHOLE = dict.fromkeys(
-    ("n", "n_foreign", "threshold", "accuracy", "unknown_share", "unknown_of_all", "accuracy_kept", "accuracy_unknown", "ece"), 0.5
+    ("n", "n_foreign", "threshold", "accuracy", "unknown_share", "unknown_of_all", "accuracy_kept", "accuracy_unknown", "ece"),
+    0.5,
 )
 WHOLE |= {"bins": [], "by": "batch", "calibrated_on": "seen"}
 
