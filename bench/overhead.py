@@ -27,6 +27,7 @@ REFERENCE = {
     "reference_var_key": None,
     "reference_protein_key": None,
     "reference_unlabeled_category": "Unknown",
+    "reference_hidden_labels": 0.1,
     "reference_categorical_covariate_keys": None,
     "reference_continuous_covariate_keys": None,
     "reference_options": None,

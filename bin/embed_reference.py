@@ -7,6 +7,7 @@ import click
 import numpy as np
 from refmap.common.cli import INPUT, OUTPUT, command, hush_libraries, read_json
 from refmap.common.storage import read_zarr
+from refmap.families import by_name
 from refmap.reference.training import embed_reference as embed
 
 
@@ -19,8 +20,10 @@ from refmap.reference.training import embed_reference as embed
 def embed_reference(aligned: Path, model: Path, card: Path, seed: int, output: Path) -> None:
     """Write the latent of cells whose batches the model knows; nothing is trained."""
     hush_libraries()
+    described = read_json(card)
+    cells = read_zarr(aligned, by_name(described["family"]).surgery().most_in_memory(described))
     with open(output, "wb") as stream:
-        np.savez(stream, **embed(read_zarr(aligned), model, read_json(card), seed))
+        np.savez(stream, **embed(cells, model, described, seed))
 
 
 if __name__ == "__main__":

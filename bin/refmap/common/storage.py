@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import zarr
 
 # What passes between steps is read once: quick matters more than small.
 COMPRESSOR = numcodecs.Blosc(cname="lz4", clevel=5, shuffle=numcodecs.Blosc.SHUFFLE)
+
+# What is held of a cell beside its counts where a matrix is in memory, in values of these.
+CELL = 64
 
 
 def stored_name(name: str) -> str:
@@ -39,9 +43,30 @@ def _renamed(adata: ad.AnnData, rename: Callable[[str], str]) -> ad.AnnData:
     return adata
 
 
-def read_zarr(path: Path) -> ad.AnnData:
-    """Read what :func:`write_zarr` wrote, under the names that it was given."""
+def read_zarr(path: Path, most: float = math.inf) -> ad.AnnData:
+    """Read what :func:`write_zarr` wrote, under the names that it was given.
+
+    A sparse X of which more than `most` values would have to be held is left on disk, as :class:`.stored_rows.StoredRows`, where
+    there are no further layers. A cell counts as `CELL` values.
+    """
+    if not math.isinf(most):
+        root = zarr.open_group(path, mode="r")
+        n_cells = root["X"].attrs["shape"][0]
+        if root["X/data"].shape[0] + CELL * n_cells > most and not len(root["layers"]):
+            return _without_x(root)
     return _renamed(ad.read_zarr(path), given_name)
+
+
+def _without_x(root: zarr.Group) -> ad.AnnData:
+    """What a store holds, its X left where it is."""
+    from anndata.io import read_elem
+
+    from .stored_rows import StoredRows
+
+    parts = {name: read_elem(root[name]) for name in ("obs", "var", "obsm", "uns")}
+    cells = _renamed(ad.AnnData(**parts), given_name)
+    cells.X = StoredRows(root["X"])
+    return cells
 
 
 def write_zarr(adata: ad.AnnData, path: Path) -> None:

@@ -6,6 +6,7 @@ the family's own environment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,11 @@ class Surgery:
     holds_facts: bool = False  # the files that it saves hold what stands in `refmap.yaml`
     # The sentence for a mapping that has nothing to train; None where the card has said so already.
     untrained: str | None = "Nothing was trained: the model has no batch or covariate that this query could add to."
+
+    @staticmethod
+    def most_in_memory(card: dict) -> float:
+        """How many values of an aligned query `prepare` wants in memory at most: X of a larger one is left on disk."""
+        return math.inf
 
     @classmethod
     def prepare(cls, path: Path, query: Any, card: dict, settings: Settings) -> Surgery:

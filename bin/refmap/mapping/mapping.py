@@ -71,7 +71,7 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
     )
 
     def read() -> tuple[ad.AnnData, dict]:
-        query = read_zarr(prepared.aligned)
+        query = read_zarr(prepared.aligned, by_name(card["family"]).surgery().most_in_memory(card))
         query.obs, model_card = below_hierarchy(query.obs, card)
         return query, model_card
 

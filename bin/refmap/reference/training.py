@@ -84,7 +84,8 @@ def embed_reference(cells: ad.AnnData, model: Path, card: dict, seed: int) -> di
     surgery_of = by_name(card["family"]).surgery()
     surgery_of.seed(seed)
     # Some families leave genes out of what they train on; a hierarchy's labels are none of the model's below it.
-    cells = cells[:, card["genes"]].copy()
+    if list(cells.var_names) != card["genes"]:
+        cells = cells[:, card["genes"]].copy()
     cells.obs, model_card = below_hierarchy(cells.obs, card)
     surgery = surgery_of.prepare(folder.path, cells, model_card, Settings(seed=seed, options=option_defaults(card["options"])))
     found = {"X_emb": surgery.embed(), "X_emb_var": surgery.variance()}

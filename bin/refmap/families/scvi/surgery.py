@@ -7,6 +7,7 @@ mask, and its hash is taken from its file and again from the grown model after t
 from __future__ import annotations
 
 import inspect
+import math
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +29,19 @@ from .proteins import impute, incomplete, mask_missing, read_masks
 from .training import check_machine, recorded, run_training, training_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import anndata as ad
     import torch
 
 # The encoder of the library size belongs to no category: where a model uses one, scvi-tools trains it whole in surgery.
 # The latent does not depend on it.
 LIBRARY_ENCODER = "l_encoder"
+# Of counts in memory, 9 bytes each: half a gigabyte. More are left on disk, by the classes that are read so.
+MOST_IN_MEMORY = 64_000_000
+READ_FROM_DISK = ("SCVI", "SCANVI")
+# Cells of those on disk that are embedded at once, in whole minibatches of scvi-tools'.
+BLOCK = 1 << 16
 # Counts its calls and nothing else.
 COUNTERS = "num_batches_tracked"
 
@@ -96,6 +104,11 @@ class Surgery(base.Surgery):
     n_batches: int = 1
     engine: str = AUTO
     warnings: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def most_in_memory(card: dict) -> float:
+        """That of classes that are read from disk."""
+        return MOST_IN_MEMORY if card["class_name"] in READ_FROM_DISK else math.inf
 
     @classmethod
     def prepare(cls, path: Path, query: ad.AnnData, card: dict, settings: Settings) -> Surgery:
@@ -271,11 +284,27 @@ class Surgery(base.Surgery):
             trainer, reason = trainer_of(self.model, self.learned(), arguments)
         if trainer is None:
             log(f"trained by scvi-tools: {reason}")
+            self._load()
             history, trained = run_training(self.model, arguments, log)
         else:
             log("trained by refmap's engine")
             history, trained = recorded(self.model, arguments["max_epochs"], lambda: trainer.run(log))
         return history, trained | {"engine": "refmap" if trainer else "scvi-tools", "engine_reason": reason}
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the query's counts are left on disk."""
+        from ...common.stored_rows import StoredRows
+
+        return isinstance(getattr(self.model.adata, "X", None), StoredRows)
+
+    def _load(self) -> None:
+        """Read counts that are on disk, for scvi-tools' own trainer, which takes cells in any order."""
+        if self.is_stored:
+            cells = self.model.adata
+            counts = cells.X = cells.X.to_memory()
+            for name in cells.layers:
+                cells.layers[name] = counts
 
     def batch_size(self, settings: dict) -> int:
         """Some classes have a default of their own."""
@@ -285,16 +314,35 @@ class Surgery(base.Surgery):
     def embed(self) -> np.ndarray:
         """Return the query's latent, float32, cells x latent dimensions."""
         self.model.is_trained_ = True
-        return np.asarray(self.model.get_latent_representation(), dtype=np.float32)
+        return self._by_blocks(lambda **of: self.model.get_latent_representation(**of))
+
+    def _by_blocks(self, tell: Callable[..., np.ndarray | pd.DataFrame]) -> np.ndarray:
+        """What the model tells of all cells, float32: of counts on disk, of some `indices` at a time."""
+        if not self.is_stored:
+            return np.asarray(tell(), dtype=np.float32)
+        n_cells, told = self.model.adata.n_obs, None
+        for start in range(0, n_cells, BLOCK):
+            block = np.asarray(tell(indices=np.arange(start, min(start + BLOCK, n_cells))), dtype=np.float32)
+            if told is None:
+                told = np.empty((n_cells, block.shape[1]), dtype=np.float32)
+            told[start : start + len(block)] = block
+        return told
 
     def predict(self) -> dict[str, Prediction]:
         """Return the word of the model's classifier, if it has one."""
         if self.label_key is None:
             return {}
-        probabilities = self.model.predict(soft=True)
-        # TOTALANVI and others give (probabilities, attributions).
-        table = probabilities[0] if isinstance(probabilities, tuple) else probabilities
-        return {self.label_key: Prediction.of_probabilities(table.columns, table.to_numpy())}
+        classes: list[str] = []
+
+        def probabilities(**of: np.ndarray) -> pd.DataFrame:
+            told = self.model.predict(soft=True, **of)
+            # TOTALANVI and others give (probabilities, attributions).
+            table = told[0] if isinstance(told, tuple) else told
+            classes[:] = table.columns
+            return table
+
+        values = self._by_blocks(probabilities)
+        return {self.label_key: Prediction.of_probabilities(classes, values)}
 
     def decoder(self, latent: np.ndarray) -> Decoder | None:
         """What the model expects of the query's counts of genes, if that is what it models."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from ....common.stored_rows import StoredRows
 from .likelihood import Counts
 from .network import Minibatch, Network
 
@@ -17,11 +19,16 @@ if TYPE_CHECKING:
 
 # Cells that go through the first layer at once.
 BLOCK = 4096
+# Of counts that are left on disk: the values that are read at once, 8 bytes each, and out of how many places of the file.
+HELD, TOGETHER = 1 << 23, 64
 
 
 @dataclass
 class Cells:
     """All cells of a query.
+
+    Where their counts are in memory, what never changes in surgery is computed once and kept. Where they are left on disk it is
+    computed whenever cells are read, and cells are read a run at a time: all that takes them in an order of its own asks for that.
 
     Attributes
     ----------
@@ -29,20 +36,23 @@ class Cells:
         Cells x genes, CSR, no zeros stored.
     rest
         What a minibatch holds of them beside their counts, by its name: tensors of a row a cell.
+    network
+        Which they are for.
     """
 
-    counts: sparse.csr_matrix
+    counts: sparse.csr_matrix | StoredRows
     rest: dict[str, torch.Tensor]
+    network: Network
 
     @classmethod
     def of(cls, manager: AnnDataManager, network: Network) -> Cells:
         """Those of the data that a model was set up with."""
         from scvi import REGISTRY_KEYS as KEYS
 
-        module = network.module
-        dtype = module.decoder.px_scale_decoder[0].weight.dtype
-        counts = sparse.csr_matrix(manager.get_from_registry(KEYS.X_KEY))
-        counts.eliminate_zeros()
+        counts = manager.get_from_registry(KEYS.X_KEY)
+        if not isinstance(counts, StoredRows):
+            counts = sparse.csr_matrix(counts)
+            counts.eliminate_zeros()
 
         def read(key: str, of: torch.dtype) -> torch.Tensor:
             if key not in manager.data_registry:
@@ -50,47 +60,96 @@ class Cells:
             return torch.as_tensor(np.asarray(manager.get_from_registry(key)), dtype=of)
 
         def numbers(key: str) -> torch.Tensor:
-            return read(key, torch.float32).to(dtype)
+            return read(key, torch.float32).to(network.dtype)
 
         batches, covariates = read(KEYS.BATCH_KEY, torch.int64), read(KEYS.CAT_COVS_KEY, torch.int64)
         one_hots = covariates if network.embedding is not None else torch.cat([batches, covariates], dim=1)
-        sizes = numbers(KEYS.SIZE_FACTOR_KEY)
-        if not module.use_size_factor_key:
-            sizes = torch.as_tensor(np.asarray(counts.sum(axis=1)), dtype=dtype)
         rest = {
-            "log_size": sizes.flatten().log(),
             "batches": batches.flatten(),
             "labels": read(KEYS.LABELS_KEY, torch.int64).flatten(),
             "covariates": covariates,
-            "categories": _categories(one_hots, module.decoder.px_decoder.n_cat_list),
+            "categories": _categories(one_hots, network.module.decoder.px_decoder.n_cat_list),
             "continuous": numbers(KEYS.CONT_COVS_KEY),
         }
-        cells = cls(counts, rest)
-        empty = torch.zeros((counts.shape[0], 0), dtype=dtype)
-        rest["started"] = rest["constants"] = empty
-        blocks = [np.arange(start, min(start + BLOCK, len(cells))) for start in range(0, len(cells), BLOCK)]
-        started = [
-            network.start(_entering(counts[rows], module.log_variational, dtype), rest["continuous"][rows]) for rows in blocks
-        ]
-        constants = [network.constants(cells[rows]) for rows in blocks]
-        rest["started"], rest["constants"] = torch.cat(started), torch.cat(constants)
+        if network.module.use_size_factor_key:
+            rest["log_size"] = numbers(KEYS.SIZE_FACTOR_KEY).flatten().log()
+        cells = cls(counts, rest, network)
+        if not cells.are_stored:
+            blocks = [np.arange(start, min(start + BLOCK, len(cells))) for start in range(0, len(cells), BLOCK)]
+            computed = [cells._computed(counts[rows], cells._rest(rows)) for rows in blocks]
+            rest |= {name: torch.cat([block[name] for block in computed]) for name in computed[0]}
         return cells
+
+    @property
+    def are_stored(self) -> bool:
+        """Whether their counts are left on disk."""
+        return isinstance(self.counts, StoredRows)
 
     def __len__(self) -> int:
         return self.counts.shape[0]
 
     def __getitem__(self, rows: np.ndarray) -> Minibatch:
         """Some cells, by their places."""
-        counts = self.counts[rows]
+        counts, rest = self.counts[rows], self._rest(rows)
+        if self.are_stored:
+            rest |= self._computed(counts, rest)
+        return Minibatch(counts=self._as_tensors(counts), **rest)
+
+    def runs(self, places: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        """Cells in their order, as many at a time as are read at once: whole minibatches of `size`; all of them if in memory."""
+        step = self._run(size) if self.are_stored else len(places)
+        for start in range(0, len(places), max(step, 1)):
+            run = places[start : start + step]
+            if self.are_stored:
+                self.counts.hold(np.sort(run))
+            yield run
+
+    def shuffled(self, places: np.ndarray, size: int) -> np.ndarray:
+        """Cells in random order, by torch's random numbers: any, or one in which each of their `runs` lies in a few blocks.
+
+        Places that follow each other are a block, which begin elsewhere each time; blocks are shuffled, and then the cells of each
+        run. Where like cells follow each other in a query, `TOGETHER` blocks are what is left of the mixture in a run.
+        """
+        if not self.are_stored:
+            return places[torch.randperm(len(places)).numpy()]
+        run = self._run(size)
+        block = max(1, run // TOGETHER)
+        turned = np.roll(np.sort(places), int(torch.randint(len(places), ())))
+        blocks = [turned[start : start + block] for start in range(0, len(turned), block)]
+        order = np.concatenate([blocks[number] for number in torch.randperm(len(blocks))])
+        for start in range(0, len(order), run):
+            part = order[start : start + run]
+            part[:] = part[torch.randperm(len(part)).numpy()]
+        return order
+
+    def in_order(self, places: np.ndarray) -> np.ndarray:
+        """Cells whose order does not matter, in one in which they are quickly read."""
+        return np.sort(places) if self.are_stored else places
+
+    def _run(self, size: int) -> int:
+        """How many cells are read at once: whole minibatches, of which one at least, of cells with `HELD` values in all."""
+        mean = max(1, self.counts.nnz // max(1, len(self)))
+        return max(1, HELD // mean // size) * size
+
+    def _rest(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         index = torch.from_numpy(rows)
-        rest = {name: values.index_select(0, index) for name, values in self.rest.items()}
-        return Minibatch(
-            counts=Counts(
-                torch.from_numpy(counts.indptr.astype(np.int64)),
-                torch.from_numpy(counts.indices.astype(np.int64)),
-                torch.from_numpy(counts.data).to(rest["started"].dtype),
-            ),
-            **rest,
+        return {name: values.index_select(0, index) for name, values in self.rest.items()}
+
+    def _computed(self, counts: sparse.csr_matrix, rest: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What of cells follows from their counts and never changes in surgery."""
+        module, network = self.network.module, self.network
+        computed = {"started": network.start(_entering(counts, module.log_variational, network.dtype), rest["continuous"])}
+        if "log_size" not in rest:
+            sizes = torch.as_tensor(np.asarray(counts.sum(axis=1)), dtype=network.dtype)
+            computed["log_size"] = sizes.flatten().log()
+        computed["constants"] = network.constants(self._as_tensors(counts), rest["batches"], rest["labels"])
+        return computed
+
+    def _as_tensors(self, counts: sparse.csr_matrix) -> Counts:
+        return Counts(
+            torch.from_numpy(counts.indptr.astype(np.int64)),
+            torch.from_numpy(counts.indices.astype(np.int64)),
+            torch.from_numpy(counts.data).to(self.network.dtype),
         )
 
 

@@ -143,7 +143,7 @@ class Trainer:
 
     def _train(self, places: np.ndarray, epoch: int, optimizer: torch.optim.Optimizer) -> Sums:
         sums = Sums()
-        for minibatch in self._minibatches(places[torch.randperm(len(places)).numpy()]):
+        for minibatch in self._minibatches(self.cells.shuffled(places, self.settings["batch_size"])):
             self.kl_weight = _kl_weight(self.plan, epoch - 1, self.steps)
             losses = self.losses(*minibatch)
             optimizer.zero_grad()
@@ -156,15 +156,16 @@ class Trainer:
     def _validate(self, places: np.ndarray) -> Sums:
         sums = Sums()
         with torch.no_grad(), _evaluating(self.network.module):
-            for minibatch in self._minibatches(places):
+            for minibatch in self._minibatches(self.cells.in_order(places)):
                 sums.add(self.losses(*minibatch))
         return sums
 
     def _minibatches(self, places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Cells in their order, each time with as many that have labels, from their first again where these run out."""
+        """Cells in their order, each time with as many of their run that have labels, from their first again where these run out."""
         size = self.settings["batch_size"]
-        labelled = _parts(places[self.is_labelled[places]], size) or [None]
-        return zip(_parts(places, size), itertools.cycle(labelled), strict=False)
+        for run in self.cells.runs(places, size):
+            labelled = _parts(run[self.is_labelled[run]], size) or [None]
+            yield from zip(_parts(run, size), itertools.cycle(labelled), strict=False)
 
     def losses(self, places: np.ndarray, labelled: np.ndarray | None = None) -> Losses:
         """Those of cells by their places, and of some that have labels."""

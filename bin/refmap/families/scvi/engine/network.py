@@ -164,12 +164,15 @@ class Network:
     ----------
     learned
         What there is to train.
+    dtype
+        The precision of its values.
     noise
         Draws standard normal numbers of a shape.
     """
 
     def __init__(self, module: VAE, masks: dict[str, torch.Tensor]):
         self.module = module
+        self.dtype = module.decoder.px_scale_decoder[0].weight.dtype
         self.learned = learned = Learned(module, masks)
         self.noise: Callable[..., torch.Tensor] = torch.randn
         self.embedding = None
@@ -201,17 +204,17 @@ class Network:
             started += self.encoder.start(continuous, slice(n_genes, n_genes + width))
         return started
 
-    def log_theta(self, cells: Minibatch) -> torch.Tensor | None:
+    def log_theta(self, batches: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
         """The logarithm of the inverse dispersions: of the genes, or cells x genes; None where the decoder gives them."""
-        of = {"gene-batch": cells.batches, "gene-label": cells.labels}
+        of = {"gene-batch": batches, "gene-label": labels}
         if self.dispersions is not None:
             return self.dispersions.index_select(0, of[self.module.dispersion])
         return self.module.px_r.detach() if self.module.dispersion == "gene" else None
 
-    def constants(self, cells: Minibatch) -> torch.Tensor:
-        """What of the cells' negative log-likelihoods takes no part in the gradient."""
+    def constants(self, counts: Counts, batches: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What of cells' negative log-likelihoods takes no part in the gradient."""
         with torch.no_grad():
-            return self.likelihood.constants(self.log_theta(cells), cells.counts)
+            return self.likelihood.constants(self.log_theta(batches, labels), counts)
 
     def posterior(self, cells: Minibatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of the cells' latents, before what makes a logistic normal of a normal."""
@@ -242,7 +245,7 @@ class Network:
         if self.embedding is not None:
             inputs.append(self._embedded(cells))
         hidden = self.decoder(torch.cat(inputs, dim=1) if len(inputs) > 1 else z, _rows(cells.categories))
-        reconstruction = self.likelihood(hidden, log_size, self.log_theta(cells), cells.counts) + cells.constants
+        reconstruction = self.likelihood(hidden, log_size, self.log_theta(cells.batches, cells.labels), cells.counts) + cells.constants
         if not self.is_scanvi:
             kl = _kl(mean, variance)
             loss = (reconstruction + kl_weight * kl + kl_size).mean()
