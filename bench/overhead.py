@@ -28,6 +28,10 @@ REFERENCE = {
     "reference_protein_key": None,
     "reference_unlabeled_category": "Unknown",
     "reference_hidden_labels": 0.1,
+    "reference_airr": None,
+    "reference_gmt": None,
+    "reference_genes": None,
+    "reference_spatial_key": None,
     "reference_categorical_covariate_keys": None,
     "reference_continuous_covariate_keys": None,
     "reference_options": None,
@@ -108,14 +112,14 @@ def prepare(query: str, **columns: str) -> None:
     Path("training.json").write_text(
         json.dumps({key: row[key] for key in ("train", "seed", "freeze_dropout", "strategy", "engine")})
     )
-    run("core", "inspect_model.py --model model --card card.json")
+    run("core", "inspect_model.py --model model --shown-as model --card card.json")
 
 
 def mapping_steps(query: str, env: str) -> dict[str, tuple[str, str]]:
     """The steps of a mapping that was prepared, onto a model of the environment `env`: their environments and commands."""
     return {
         "CHECK_QUERY": ("core", f"check_query.py --row row.json --query {query} --card card.json --output plan.json"),
-        "ALIGN_GENES": ("core", f"align_genes.py --plan plan.json --query {query} --card card.json --output prepared"),
+        "ALIGN_GENES": ("core", f"align_genes.py --plan plan.json --query {query} --card card.json --output prepared --mapped brought"),
         "TRAIN_SURGERY": (
             env,
             "train_surgery.py --plan plan.json --prepared prepared --training training.json --model model --card card.json"

@@ -14,7 +14,6 @@ from refmap.common.storage import read_zarr, write_zarr
 from refmap.common.stored_rows import StoredRows
 from refmap.families.base import Settings
 from refmap.families.scvi import surgery as scvi_surgery
-from refmap.families.scvi.engine import cells as engine_cells
 from refmap.families.scvi.engine.cells import Cells
 from refmap.families.scvi.engine.network import Network
 from refmap.query import align
@@ -28,8 +27,8 @@ def tiny(monkeypatch):
     """Chunks, windows, runs and blocks of a few cells; everything is left on disk."""
     monkeypatch.setattr(align, "CHUNK_VALUES", 300)
     monkeypatch.setattr(stored_rows, "WINDOW", 700)
-    monkeypatch.setattr(engine_cells, "HELD", 2_000)
-    monkeypatch.setattr(engine_cells, "TOGETHER", 4)
+    monkeypatch.setattr(stored_rows, "RUN", 2_000)
+    monkeypatch.setattr(stored_rows, "TOGETHER", 4)
     monkeypatch.setattr(scvi_surgery, "MOST_IN_MEMORY", 0)
     monkeypatch.setattr(scvi_surgery, "BLOCK", 128)
 
@@ -141,9 +140,21 @@ def test_training_from_disk_leads_where_that_in_memory_does(query, scvi_model, t
     np.testing.assert_allclose(found.latent, expected.latent, atol=0.05)
 
 
-def test_scvi_tools_own_trainer_is_given_them_in_memory(query, scvi_model, tmp_path, tiny):
-    mapped = map_cells(query, scvi_model, tmp_path / "m", train=SHORT, engine="scvi")
-    assert mapped.record["train"]["engine"] == "scvi-tools" and np.isfinite(mapped.latent).all()
+def test_scvi_tools_own_trainer_reads_each_cell_once_an_epoch(query, scvi_model, tmp_path, monkeypatch, tiny):
+    seen = []
+
+    def runs(self, *given, own=StoredRows.runs):
+        for run in own(self, *given):
+            seen.append(run)
+            yield run
+
+    monkeypatch.setattr(StoredRows, "runs", runs)
+    found = map_cells(query, scvi_model, tmp_path / "disk", train=SHORT, engine="scvi")
+    assert found.record["train"]["engine"] == "scvi-tools"
+    np.testing.assert_array_equal(np.bincount(np.concatenate(seen)), SHORT["max_epochs"])
+    monkeypatch.undo()
+    expected = map_cells(query, scvi_model, tmp_path / "memory", train=SHORT, engine="scvi")
+    np.testing.assert_allclose(found.history["elbo_validation"], expected.history["elbo_validation"], rtol=0.02)
 
 
 def test_names_with_slashes_are_read_beside_what_is_left_on_disk(tmp_path):

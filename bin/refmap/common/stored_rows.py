@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +14,8 @@ from scipy import sparse
 
 # Values that are held where rows are read in their order: 8 bytes each.
 WINDOW = 1 << 22
+# Where they are read in a random order: how many, and out of how many places of the file.
+RUN, TOGETHER = 1 << 23, 64
 
 
 class StoredRows(_CSRDataset):
@@ -36,6 +39,36 @@ class StoredRows(_CSRDataset):
         """Read rows (ascending, each once), and forget those that were held."""
         self._held = None
         self._rows, self._held = rows, self._read(rows)
+
+    def runs(self, places: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        """Hold rows in their order, as many at a time as go into memory, whole minibatches of `size`; gives the places of each."""
+        step = self._run(size)
+        for start in range(0, len(places), step):
+            run = places[start : start + step]
+            self.hold(np.sort(run))
+            yield run
+
+    def shuffled(self, places: np.ndarray, size: int, permutation: Callable[[int], np.ndarray]) -> np.ndarray:
+        """Places in a random order in which each of their `runs` lies in a few blocks.
+
+        Places that follow each other are a block, which begin elsewhere each time; blocks are shuffled, and then the cells of each
+        run. Where like cells follow each other in a query, `TOGETHER` blocks are what is left of the mixture in a run.
+        `permutation` gives the numbers below another in random order.
+        """
+        run = self._run(size)
+        block = max(1, run // TOGETHER)
+        turned = np.roll(np.sort(places), permutation(len(places))[0])
+        blocks = [turned[start : start + block] for start in range(0, len(turned), block)]
+        order = np.concatenate([blocks[number] for number in permutation(len(blocks))])
+        for start in range(0, len(order), run):
+            part = order[start : start + run]
+            part[:] = part[permutation(len(part))]
+        return order
+
+    def _run(self, size: int) -> int:
+        """How many rows are held at once: whole minibatches, one at least, with `RUN` values in all."""
+        mean = max(1, self.nnz // max(1, self.shape[0]))
+        return max(1, RUN // mean // size) * size
 
     def __getitem__(self, index: object) -> sparse.csr_matrix:
         """Rows by their places, as a slice or in any order; of them, some columns."""

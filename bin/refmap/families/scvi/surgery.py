@@ -26,7 +26,7 @@ from .growth import Growth, category_sizes, growth_of
 from .loading import as_mudata, model_class, read_saved
 from .options import chosen_batches
 from .proteins import impute, incomplete, mask_missing, read_masks
-from .training import check_machine, recorded, run_training, training_arguments
+from .training import check_machine, reading_in_runs, recorded, run_training, training_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -284,7 +284,7 @@ class Surgery(base.Surgery):
             trainer, reason = trainer_of(self.model, self.learned(), arguments)
         if trainer is None:
             log(f"trained by scvi-tools: {reason}")
-            self._load()
+            self._read_in_runs()
             history, trained = run_training(self.model, arguments, log)
         else:
             log("trained by refmap's engine")
@@ -298,13 +298,17 @@ class Surgery(base.Surgery):
 
         return isinstance(getattr(self.model.adata, "X", None), StoredRows)
 
-    def _load(self) -> None:
-        """Read counts that are on disk, for scvi-tools' own trainer, which takes cells in any order."""
-        if self.is_stored:
-            cells = self.model.adata
-            counts = cells.X = cells.X.to_memory()
-            for name in cells.layers:
-                cells.layers[name] = counts
+    def _read_in_runs(self) -> None:
+        """Let scvi-tools' own trainer take cells as they are quickly read from disk; those with labels only from memory."""
+        if not self.is_stored:
+            return
+        model = self.model
+        if not len(getattr(model, "_labeled_indices", ())):
+            model._data_splitter_cls = reading_in_runs(model._data_splitter_cls, model.adata.X)
+            return
+        counts = model.adata.X = model.adata.X.to_memory()
+        for name in model.adata.layers:
+            model.adata.layers[name] = counts
 
     def batch_size(self, settings: dict) -> int:
         """Some classes have a default of their own."""

@@ -5,12 +5,19 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ...common.errors import RefmapError
 from ...common.exhaustion import MachineFault
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ...common.stored_rows import StoredRows
 
 # Below this number of cells a validation set would hold one cell or none.
 FEWEST_FOR_VALIDATION = 20
@@ -106,6 +113,40 @@ def run_training(model, arguments: dict, log: Callable = print) -> tuple[pd.Data
         return int(model.trainer.current_epoch)
 
     return recorded(model, arguments["max_epochs"], train)
+
+
+def reading_in_runs(splitter: type, counts: StoredRows) -> type:
+    """A model's splitter of its cells whose loaders, of cells without labels, take them as `counts` on disk are quickly read."""
+    import numpy as np
+    import torch
+
+    class Batches(torch.utils.data.Sampler):
+        def __init__(self, places: np.ndarray, size: int, shuffle: bool):
+            self.places, self.size, self.shuffle = places, size, shuffle
+
+        def __len__(self) -> int:
+            return math.ceil(len(self.places) / self.size)
+
+        def __iter__(self) -> Iterator[np.ndarray]:
+            order = np.sort(self.places)
+            if self.shuffle:
+                order = counts.shuffled(order, self.size, lambda n: torch.randperm(n).numpy())
+            for run in counts.runs(order, self.size):
+                yield from (run[start : start + self.size] for start in range(0, len(run), self.size))
+
+    class InRuns(splitter):
+        def _loader(self, places: np.ndarray, shuffle: bool) -> torch.utils.data.DataLoader:
+            batches = Batches(places, self.data_loader_kwargs["batch_size"], shuffle)
+            dataset = self.adata_manager.create_torch_dataset()
+            return torch.utils.data.DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=self.pin_memory)
+
+        def train_dataloader(self) -> torch.utils.data.DataLoader:
+            return self._loader(self.train_idx, shuffle=True)
+
+        def val_dataloader(self) -> torch.utils.data.DataLoader | None:
+            return self._loader(self.val_idx, shuffle=False) if len(self.val_idx) else None
+
+    return InRuns
 
 
 def recorded(model, max_epochs: int, train: Callable[[], int]) -> tuple[pd.DataFrame, dict]:

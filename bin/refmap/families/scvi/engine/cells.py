@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # Cells that go through the first layer at once.
 BLOCK = 4096
-# Of counts that are left on disk: the values that are read at once, 8 bytes each, and out of how many places of the file.
-HELD, TOGETHER = 1 << 23, 64
 
 
 @dataclass
@@ -95,41 +93,17 @@ class Cells:
             rest |= self._computed(counts, rest)
         return Minibatch(counts=self._as_tensors(counts), **rest)
 
-    def runs(self, places: np.ndarray, size: int) -> Iterator[np.ndarray]:
-        """Cells in their order, as many at a time as are read at once: whole minibatches of `size`; all of them if in memory."""
-        step = self._run(size) if self.are_stored else len(places)
-        for start in range(0, len(places), max(step, 1)):
-            run = places[start : start + step]
-            if self.are_stored:
-                self.counts.hold(np.sort(run))
-            yield run
+    def runs(self, places: np.ndarray, size: int) -> Iterable[np.ndarray]:
+        """Cells in their order, as many at a time as are read at once, whole minibatches of `size`; all of them if in memory."""
+        return self.counts.runs(places, size) if self.are_stored else [places]
 
     def shuffled(self, places: np.ndarray, size: int) -> np.ndarray:
-        """Cells in random order, by torch's random numbers: any, or one in which each of their `runs` lies in a few blocks.
-
-        Places that follow each other are a block, which begin elsewhere each time; blocks are shuffled, and then the cells of each
-        run. Where like cells follow each other in a query, `TOGETHER` blocks are what is left of the mixture in a run.
-        """
-        if not self.are_stored:
-            return places[torch.randperm(len(places)).numpy()]
-        run = self._run(size)
-        block = max(1, run // TOGETHER)
-        turned = np.roll(np.sort(places), int(torch.randint(len(places), ())))
-        blocks = [turned[start : start + block] for start in range(0, len(turned), block)]
-        order = np.concatenate([blocks[number] for number in torch.randperm(len(blocks))])
-        for start in range(0, len(order), run):
-            part = order[start : start + run]
-            part[:] = part[torch.randperm(len(part)).numpy()]
-        return order
+        """Cells in random order, by torch's random numbers: any, or one in which each of their `runs` is quickly read."""
+        return self.counts.shuffled(places, size, permutation) if self.are_stored else places[permutation(len(places))]
 
     def in_order(self, places: np.ndarray) -> np.ndarray:
         """Cells whose order does not matter, in one in which they are quickly read."""
         return np.sort(places) if self.are_stored else places
-
-    def _run(self, size: int) -> int:
-        """How many cells are read at once: whole minibatches, of which one at least, of cells with `HELD` values in all."""
-        mean = max(1, self.counts.nnz // max(1, len(self)))
-        return max(1, HELD // mean // size) * size
 
     def _rest(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         index = torch.from_numpy(rows)
@@ -151,6 +125,11 @@ class Cells:
             torch.from_numpy(counts.indices.astype(np.int64)),
             torch.from_numpy(counts.data).to(self.network.dtype),
         )
+
+
+def permutation(n: int) -> np.ndarray:
+    """The numbers below `n` in random order, by torch's random numbers."""
+    return torch.randperm(n).numpy()
 
 
 def _categories(one_hots: torch.Tensor, widths: list[int]) -> torch.Tensor:
