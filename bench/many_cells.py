@@ -136,7 +136,7 @@ def bench(
         real = ad.read_h5ad(source)
         if not Path("model").exists():
             real.write_h5ad("atlas.h5ad")
-            parameters = {"reference_batch_key": batch, "reference_labels_key": labels, "reference_max_epochs": 20, "reference_n_top_genes": 2_000}
+            parameters = {"reference_batch_key": batch, "reference_labels_key": labels, "reference_max_epochs": 2, "reference_n_top_genes": 500}
             Path("reference.json").write_text(json.dumps(REFERENCE | parameters))
             for env, command in reference_steps("scvi").values():
                 run(env, command)

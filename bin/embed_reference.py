@@ -7,7 +7,6 @@ import click
 import numpy as np
 from refmap.common.cli import INPUT, OUTPUT, command, hush_libraries, read_json
 from refmap.common.storage import read_zarr
-from refmap.families import by_name
 from refmap.reference.training import embed_reference as embed
 
 
@@ -21,7 +20,7 @@ def embed_reference(aligned: Path, model: Path, card: Path, seed: int, output: P
     """Write the latent of cells whose batches the model knows; nothing is trained."""
     hush_libraries()
     described = read_json(card)
-    cells = read_zarr(aligned, by_name(described["family"]).surgery().most_in_memory(described))
+    cells = read_zarr(aligned, described["most_in_memory"])
     with open(output, "wb") as stream:
         np.savez(stream, **embed(cells, model, described, seed))
 

@@ -101,12 +101,14 @@ def querySize(plan) {
 }
 
 // The same of an aligned matrix, whose genes are the model's, and how many cells will pass through the network: all of them once
-// an epoch, and twice more for their embedding and their labels. A stub's matrix has nothing
-def alignedSize(store, epochs) {
+// an epoch, and twice more for their embedding and their labels. Of more than `most` values those beyond are left on disk. A stub's
+// matrix has nothing
+def alignedSize(store, epochs, most) {
     def matrix = store.resolve('X/.zattrs')
     if (!matrix.exists()) {
         return querySize([:]) + [passes: 0]
     }
     def (cells, genes) = parse(matrix.text).shape
-    return [cells: cells, genes: genes, values: parse(store.resolve('X/data/.zarray').text).shape[0], passes: cells * ((epochs ?: 0) + 2)]
+    def values = parse(store.resolve('X/data/.zarray').text).shape[0]
+    return [cells: cells, genes: genes, values: most ? Math.min(values, most) : values, passes: cells * ((epochs ?: 0) + 2)]
 }

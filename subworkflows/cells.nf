@@ -23,8 +23,8 @@ workflow CELLS {
     code
 
     main:
-    // A reference is a record of its own: [reference, model, cells, cells_airr, card, env, prepared, source, fault, warnings, latent]
-    references = known.unique { m -> m.reference }.map { m -> m.subMap(['reference', 'model', 'cells', 'cells_airr', 'card', 'env']) }
+    // A reference is a record of its own: [reference, model, cells, cells_airr, card, env, most_in_memory, prepared, source, fault, warnings, latent]
+    references = known.unique { m -> m.reference }.map { m -> m.subMap(['reference', 'model', 'cells', 'cells_airr', 'card', 'env', 'most_in_memory']) }
     // What another run found out about the same one is taken over
     IDENTIFY_REFERENCE(
         references.filter { r -> settings.cache && r.reference.model != trainedHere() }.map { r -> filesOf(r) },
@@ -51,7 +51,7 @@ workflow CELLS {
     counted = sources.counts.map { r -> r + [cells_alone: withoutLabels(r.reference)] }
     distinct = counted.map { r -> [r.cells_alone, r] }.groupTuple().map { _cells, same -> same.min { r -> r.reference.request } }
     EMBED_REFERENCE(
-        distinct.map { r -> [r.cells_alone, r.env, alignedSize(r.prepared.resolve('aligned.zarr'), 0), r.prepared, r.model, r.card] },
+        distinct.map { r -> [r.cells_alone, r.env, alignedSize(r.prepared.resolve('aligned.zarr'), 0, r.most_in_memory), r.prepared, r.model, r.card] },
         settings.subMap(['seed']),
         code,
     )

@@ -8,7 +8,7 @@ include { CELLS } from './cells'
 include { given ; parse ; put ; stamp ; toJson ; trainedHere } from '../modules/functions'
 
 // Every distinct model inspected and tried once, and every distinct reference's cells put into its latent space. Emits
-//   mappings    the records with model_name, card, untried, env, hierarchical, reference, and reference_cells: [source, fault, warnings]
+//   mappings    the records with model_name, card, untried, env, hierarchical, most_in_memory, reference, and reference_cells: [source, fault, warnings]
 //   cards       a file each
 //   references  [reference, the scale that its cells set], of those that have cells; [] where these cannot be embedded
 //   trained     the model that the run trained, with what its cells say beside its files; nothing where there is none
@@ -61,7 +61,7 @@ workflow MODELS {
         .mix(inspected.untryable.map { m -> [m.model_name, [card: m.card, untried: null]] })
     known = put(all, 'tried', tried, 'model_name').map { m ->
         def card = parse(m.tried.card.text)
-        m + m.tried + [env: card.env, hierarchical: card.hierarchy != null]
+        m + m.tried + [env: card.env, hierarchical: card.hierarchy != null, most_in_memory: card.most_in_memory]
     }
 
     CELLS(known, own, trained, settings, code)

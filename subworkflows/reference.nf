@@ -30,7 +30,7 @@ workflow REFERENCE {
     ALIGN_REFERENCE.out.aligned.subscribe { _aligned, checked -> parse(checked.text).warnings.each { warning -> log.warn(warning) } }
     TRAIN_REFERENCE(
         ALIGN_REFERENCE.out.aligned.combine(trainer).map { aligned, checked, about ->
-            def size = alignedSize(aligned, settings.reference_max_epochs)
+            def size = alignedSize(aligned, settings.reference_max_epochs, null)
             [aligned, checked, given('reference_gmt', settings), parse(about.text).env, hierarchical, size]
         },
         code,

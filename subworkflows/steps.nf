@@ -37,7 +37,7 @@ workflow STEPS {
     }
 
     // How much is trained on is known of the aligned queries alone
-    fresh = prepared.fresh.map { all -> all.collect { m -> m + [size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train?.max_epochs)] } }
+    fresh = prepared.fresh.map { all -> all.collect { m -> m + [size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train?.max_epochs, m.most_in_memory)] } }
     TRAIN_SURGERY(fresh.map { all -> toTrain(all) }, code)
     surgery = settled(fresh, TRAIN_SURGERY.out.results, [mapped: '', updated: ''])
 

@@ -13,6 +13,7 @@ from refmap.common import stored_rows
 from refmap.common.storage import read_zarr, write_zarr
 from refmap.common.stored_rows import StoredRows
 from refmap.families.base import Settings
+from refmap.families.scvi import card as scvi_card
 from refmap.families.scvi import surgery as scvi_surgery
 from refmap.families.scvi.engine.cells import Cells
 from refmap.families.scvi.engine.network import Network
@@ -29,7 +30,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(stored_rows, "WINDOW", 700)
     monkeypatch.setattr(stored_rows, "RUN", 2_000)
     monkeypatch.setattr(stored_rows, "TOGETHER", 4)
-    monkeypatch.setattr(scvi_surgery, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(scvi_card, "MOST_IN_MEMORY", 0)
     monkeypatch.setattr(scvi_surgery, "BLOCK", 128)
 
 
@@ -108,6 +109,7 @@ def test_inference_from_disk_is_that_in_memory(query, scanvi_model, tmp_path, mo
     for key in expected.embedding.obsm:
         np.testing.assert_array_equal(found.embedding.obsm[key], expected.embedding.obsm[key])
     assert found.embedding.obs.equals(expected.embedding.obs)
+    assert list(found.embedding.obs_names) == list(query.obs_names)
     decoded = [np.load(tmp_path / name / "mapped" / "decoded.npz") for name in ("disk", "memory")]
     for name in decoded[0].files:
         np.testing.assert_array_equal(decoded[0][name], decoded[1][name])
@@ -115,7 +117,7 @@ def test_inference_from_disk_is_that_in_memory(query, scanvi_model, tmp_path, mo
 
 def test_minibatches_from_disk_are_those_in_memory(query, scanvi_model, tmp_path, tiny):
     card, prepared = prepare(query, scanvi_model, tmp_path / "prepared", ROW)
-    both = [scvi_surgery.Surgery.prepare(scanvi_model, read_zarr(prepared.aligned, most), card, Settings()) for most in (0, np.inf)]
+    both = [scvi_surgery.Surgery.prepare(scanvi_model, read_zarr(prepared.aligned, most), card, Settings()) for most in (0, None)]
     assert [surgery.is_stored for surgery in both] == [True, False]
     stored, held = (Cells.of(surgery.model.adata_manager, Network(surgery.model.module, surgery.learned())) for surgery in both)
     rows = np.random.default_rng(0).permutation(query.n_obs)[:20]
@@ -128,8 +130,7 @@ def test_minibatches_from_disk_are_those_in_memory(query, scanvi_model, tmp_path
 
 
 def test_training_from_disk_leads_where_that_in_memory_does(query, scvi_model, tmp_path, monkeypatch, tiny):
-    found, again = (map_cells(query, scvi_model, tmp_path / name, train=SHORT) for name in ("disk", "again"))
-    np.testing.assert_array_equal(found.latent, again.latent)
+    found = map_cells(query, scvi_model, tmp_path / "disk", train=SHORT)
     assert found.record["train"]["engine"] == "refmap"
     monkeypatch.undo()
     expected = map_cells(query, scvi_model, tmp_path / "memory", train=SHORT)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
 import numcodecs
+import pandas as pd
 import zarr
 
 # What passes between steps is read once: quick matters more than small.
@@ -43,13 +44,14 @@ def _renamed(adata: ad.AnnData, rename: Callable[[str], str]) -> ad.AnnData:
     return adata
 
 
-def read_zarr(path: Path, most: float = math.inf) -> ad.AnnData:
+def read_zarr(path: Path, most: int | None = None) -> ad.AnnData:
     """Read what :func:`write_zarr` wrote, under the names that it was given.
 
     A sparse X of which more than `most` values would have to be held is left on disk, as :class:`.stored_rows.StoredRows`, where
-    there are no further layers. A cell counts as `CELL` values.
+    there are no further layers; so are the names of its cells, which are numbered instead: see :func:`take_names`. A cell counts as
+    `CELL` values.
     """
-    if not math.isinf(most):
+    if most is not None:
         root = zarr.open_group(path, mode="r")
         n_cells = root["X"].attrs["shape"][0]
         if root["X/data"].shape[0] + CELL * n_cells > most and not len(root["layers"]):
@@ -58,15 +60,25 @@ def read_zarr(path: Path, most: float = math.inf) -> ad.AnnData:
 
 
 def _without_x(root: zarr.Group) -> ad.AnnData:
-    """What a store holds, its X left where it is."""
+    """What a store holds, its X and the names of its cells left where they are."""
     from anndata.io import read_elem
 
     from .stored_rows import StoredRows
 
-    parts = {name: read_elem(root[name]) for name in ("obs", "var", "obsm", "uns")}
-    cells = _renamed(ad.AnnData(**parts), given_name)
+    columns = {name: read_elem(root["obs"][name]) for name in root["obs"].attrs["column-order"]}
+    obs = pd.DataFrame(columns, index=pd.RangeIndex(root["X"].attrs["shape"][0]).astype(str))
+    parts = {name: read_elem(root[name]) for name in ("var", "obsm", "uns")}
+    cells = _renamed(ad.AnnData(obs=obs, **parts), given_name)
     cells.X = StoredRows(root["X"])
     return cells
+
+
+def take_names(path: Path, of: Path) -> None:
+    """Give the cells of a store, which are numbered, the names that those of another have."""
+    obs, named = (zarr.open_group(store, mode="r")["obs"].attrs["_index"] for store in (path, of))
+    shutil.rmtree(path / "obs" / obs)
+    shutil.copytree(of / "obs" / named, path / "obs" / obs)
+    zarr.consolidate_metadata(zarr.open_group(path, mode="r+", use_consolidated=False).store)
 
 
 def write_zarr(adata: ad.AnnData, path: Path) -> None:

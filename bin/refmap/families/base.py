@@ -6,7 +6,6 @@ the family's own environment.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,16 +129,12 @@ class Surgery:
     # The sentence for a mapping that has nothing to train; None where the card has said so already.
     untrained: str | None = "Nothing was trained: the model has no batch or covariate that this query could add to."
 
-    @staticmethod
-    def most_in_memory(card: dict) -> float:
-        """How many values of an aligned query `prepare` wants in memory at most: X of a larger one is left on disk."""
-        return math.inf
-
     @classmethod
     def prepare(cls, path: Path, query: Any, card: dict, settings: Settings) -> Surgery:
         """Load the reference at `path` and grow it.
 
-        `query` is the aligned AnnData: cells x model genes, in the model's order, with obs under the model's keys.
+        `query` is the aligned AnnData: cells x model genes, in the model's order, with obs under the model's keys. If the card has a
+        `most_in_memory`, X of a larger query is left on disk (:class:`refmap.common.stored_rows.StoredRows`).
         Raises `RefmapError` where the model cannot be loaded.
         """
         raise NotImplementedError

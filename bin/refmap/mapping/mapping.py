@@ -11,12 +11,13 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from .. import __version__
 from ..common.cli import hush_libraries, read_json, remove, write_json
 from ..common.errors import RefmapError
 from ..common.folders import MappedFolder, PreparedFolder
-from ..common.storage import read_zarr, write_zarr
+from ..common.storage import read_zarr, take_names, write_zarr
 from ..common.strategies import JOINT, PER_BATCH, SEQUENTIAL, in_order, same_as_joint
 from ..families import by_name
 from ..families.base import AUTO, Settings
@@ -70,8 +71,12 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
         prepared.gmt if row["gmt"] else None,
     )
 
+    are_numbered = False
+
     def read() -> tuple[ad.AnnData, dict]:
-        query = read_zarr(prepared.aligned, by_name(card["family"]).surgery().most_in_memory(card))
+        nonlocal are_numbered
+        query = read_zarr(prepared.aligned, card["most_in_memory"])
+        are_numbered = not sparse.issparse(query.X)  # but left on disk, as their names are
         query.obs, model_card = below_hierarchy(query.obs, card)
         return query, model_card
 
@@ -90,6 +95,8 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
     embedding.uns["refmap"] = who | embedding.uns["refmap"]
     _history(parts).to_csv(mapped.history)
     write_zarr(embedding, mapped.embedding)
+    if are_numbered:
+        take_names(mapped.embedding, prepared.aligned)
     if decoded := _decoded(parts, training["seed"]):
         decoded.write(mapped.decoded)
     start = start_record(plan, alignment, card)

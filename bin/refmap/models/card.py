@@ -61,6 +61,7 @@ class ModelCard:
     hierarchy: dict | None = None  # of its labels, where one was learned on its latent: see `refmap.hierarchy`
     predicts: bool = False  # it has a classifier for its labels
     latent_of_labels: bool = False  # the labels of its reference's cells shaped its latent
+    most_in_memory: int | None = None  # values of aligned counts that its surgery takes into memory; None: however many there are
     any_reference: bool = False  # it was trained on many studies, and cells of any can be its reference
     surgery_ready: bool = False  # its encoder sees the batch, so surgery can move the query's cells
     trusted: bool = False  # the user said that its pickles may be run

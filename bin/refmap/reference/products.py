@@ -62,7 +62,8 @@ def _write_profiles(
 ) -> None:
     """Write the mean of each label, in one pass over the aligned cells, of which `placed` are the rows of `cells`."""
     labels = [(key, name) for key in keys for name in cells.obs[key].cat.categories]
-    members = [np.asarray(cells.obs[key] == name) for key, name in labels]
+    codes = {key: cells.obs[key].cat.codes.to_numpy() for key in keys}
+    members = [(codes[key], number) for key in keys for number in range(len(cells.obs[key].cat.categories))]
     sums = np.zeros((len(labels), len(card["genes"])))
     with Query(aligned, "the aligned reference", called="reference") as query:
         for start, chunk in query.matrix("X").chunks(CHUNK_ROWS):
@@ -71,8 +72,8 @@ def _write_profiles(
             if card["input"] == "counts":
                 chunk = normalize(chunk, np.asarray(chunk.sum(axis=1, dtype=np.float64)).ravel(), TARGET_SUM)
             if labels:
-                sums += sparse.csr_matrix([member[first:last] for member in members], dtype=np.float64).dot(chunk).toarray()
-    n_cells = np.array([member.sum() for member in members], dtype=np.int64)
+                sums += sparse.csr_matrix([of[first:last] == number for of, number in members], dtype=np.float64).dot(chunk).toarray()
+    n_cells = np.array([np.count_nonzero(of == number) for of, number in members], dtype=np.int64)
     obs = pd.DataFrame(
         {"key": [key for key, _ in labels], "label": [name for _, name in labels], "n_cells": n_cells},
         index=pd.Index([f"{key}: {name}" for key, name in labels], dtype=object),

@@ -42,9 +42,13 @@ class Expression:
         self._placed = np.flatnonzero(placed)
 
     @property
-    def matrix(self):
-        """All of these cells x the model's genes: what gives CSR for an array of rows, or that itself where others lie among them."""
-        return self._matrix if len(self._placed) == self._matrix.shape[0] else self._matrix[self._placed]
+    def shape(self) -> tuple[int, int]:
+        """How many of these cells there are, and how many genes."""
+        return len(self._placed), self._matrix.shape[1]
+
+    def __getitem__(self, rows: np.ndarray) -> sparse.csr_matrix:
+        """Some of these cells x the model's genes, as they are stored."""
+        return self._matrix[self._placed[rows]]
 
     @cached_property
     def are_counts(self) -> bool:
@@ -110,7 +114,7 @@ class Expression:
         """Return the columns of the genes for the page, the most informative first, and how many of them are markers."""
         known = [values.astype(object).where(values != UNKNOWN, None) for values in labels]
         rows = _draw_rows(known[0] if known else pd.Series(None, index=range(len(self._placed)), dtype=object), seed)
-        sampled = sparse.csr_matrix(self._matrix[self._placed[rows]]).astype(np.float32)
+        sampled = sparse.csr_matrix(self[rows]).astype(np.float32)
         values = log_normalize(sampled) if self.are_counts else sampled
         by_label = [genes for column in known for genes in rank_markers(values, column.iloc[rows])]
         markers = take_in_turns(by_label, MOST_GENES)

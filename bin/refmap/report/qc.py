@@ -204,7 +204,7 @@ def _judge(
     figures = trust.measure(
         trust.QueryCells(
             latent=cells.shared,
-            expression=expression.matrix,
+            expression=expression,
             normalized=not expression.are_counts,
             batches=batches,
             labels=cells.levels,

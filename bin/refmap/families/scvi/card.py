@@ -16,6 +16,8 @@ from ...models.pickles import Tensor
 
 NEW = "model.pt"
 OLD = ("attr.pkl", "model_params.pt", "var_names.csv")
+# Values of counts that are taken into memory by classes that read more from disk: 9 bytes each, half a gigabyte.
+MOST_IN_MEMORY = 64_000_000
 
 
 # Classes of packages that stand on scvi-tools and save its file: Multigrate's.
@@ -30,6 +32,7 @@ class Class:
     encodes_by_default: bool = False  # the default of `encode_covariates`: whether the encoder sees the batch
     predicts: bool = False
     fixed_batches: bool = False  # surgery takes the reference's batches alone, and learns new covariate categories
+    reads_from_disk: bool = False  # surgery takes counts that are left on disk
     minified_as: str | None = None  # whose name the latent of a minified model has; none where there are no minified models
     proteins: bool = False  # it models proteins: others may have been set up with some, and make no use of them
     imputes: bool = False  # it is asked for the proteins that a query lacks
@@ -56,8 +59,8 @@ _INSTEAD = "train a SCVI with encode_covariates=True on the same counts, and map
 _METHYLATION = {"contexts": "methylation_contexts", "layers": ("mc_layer", "cov_layer")}
 
 CLASSES = {
-    "SCVI": Class(minified_as="scvi"),
-    "SCANVI": Class(minified_as="scanvi", predicts=True),
+    "SCVI": Class(minified_as="scvi", reads_from_disk=True),
+    "SCANVI": Class(minified_as="scanvi", predicts=True, reads_from_disk=True),
     "TOTALVI": Class(minified_as="totalvi", encodes_by_default=True, proteins=True, imputes=True, modalities=("rna_layer",)),
     "TOTALANVI": Class(
         minified_as="totalvi", encodes_by_default=True, predicts=True, proteins=True, imputes=True, modalities=("rna_layer",)
@@ -150,6 +153,7 @@ def scvi_card(folder: ModelFolder) -> ModelCard:
     card.input = "any" if str(settings.get("gene_likelihood")).startswith("normal") else kind.input
     card.predicts, card.fixed_batches, card.minified_as = kind.predicts, kind.fixed_batches, kind.minified_as
     card.latent_of_labels = kind.predicts
+    card.most_in_memory = MOST_IN_MEMORY if kind.reads_from_disk else None
     card.n_latent = _n_latent(weights, settings)
     card.layer = _text(setup.get("layer"))
     card.size_factor_key = _text(setup.get("size_factor_key"))

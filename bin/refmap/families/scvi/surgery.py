@@ -7,7 +7,6 @@ mask, and its hash is taken from its file and again from the grown model after t
 from __future__ import annotations
 
 import inspect
-import math
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
 # The encoder of the library size belongs to no category: where a model uses one, scvi-tools trains it whole in surgery.
 # The latent does not depend on it.
 LIBRARY_ENCODER = "l_encoder"
-# Of counts in memory, 9 bytes each: half a gigabyte. More are left on disk, by the classes that are read so.
-MOST_IN_MEMORY = 64_000_000
-READ_FROM_DISK = ("SCVI", "SCANVI")
 # Cells of those on disk that are embedded at once, in whole minibatches of scvi-tools'.
 BLOCK = 1 << 16
 # Counts its calls and nothing else.
@@ -105,11 +101,6 @@ class Surgery(base.Surgery):
     engine: str = AUTO
     warnings: list[str] = field(default_factory=list)
 
-    @staticmethod
-    def most_in_memory(card: dict) -> float:
-        """That of classes that are read from disk."""
-        return MOST_IN_MEMORY if card["class_name"] in READ_FROM_DISK else math.inf
-
     @classmethod
     def prepare(cls, path: Path, query: ad.AnnData, card: dict, settings: Settings) -> Surgery:
         """Grow the reference at `path` by the batches and covariate categories that are new in `query`.
@@ -119,7 +110,8 @@ class Surgery(base.Surgery):
         path
             Folder of the reference.
         query
-            Aligned query: cells x the model's genes in the model's order, obs columns under the model's keys.
+            Aligned query: cells x the model's genes in the model's order, obs columns under the model's keys. X of a large one is on
+            disk.
         card
             The model's card.
         settings
