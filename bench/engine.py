@@ -124,7 +124,7 @@ def parts(surgery) -> dict[str, tuple[float, float]]:
     def whole() -> None:
         module(tensors, loss_kwargs={"kl_weight": 0.1})[2].loss.backward()
 
-    theta = network.log_theta(cells)
+    theta = network.log_theta(cells.batches, cells.labels)
     return {
         "cells of a minibatch": (least(lambda: next(iter(loader))), least(lambda: trainer.cells[places])),
         "encoder": (

@@ -121,7 +121,9 @@ def measure(steps: dict[str, tuple[str, str]], cells: int, found: dict, only: tu
 @click.option("--epochs", default=1, help="Of surgery.")
 @click.option("--only", multiple=True, help="Steps that are run; all of them if none is named.")
 @click.option("--reference/--no-reference", "of_reference", default=True, help="Whether the same cells are a reference, too.")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where to work, and leave what was made; left out: in a temporary one.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Where to work, and leave what was made; left out: in a temporary one."
+)
 def bench(
     source: Path, batch: str, labels: str, cells: tuple[int, ...], values: int, epochs: int, only: tuple[str, ...],
     of_reference: bool, folder: Path | None,
@@ -136,7 +138,12 @@ def bench(
         real = ad.read_h5ad(source)
         if not Path("model").exists():
             real.write_h5ad("atlas.h5ad")
-            parameters = {"reference_batch_key": batch, "reference_labels_key": labels, "reference_max_epochs": 2, "reference_n_top_genes": 500}
+            parameters = {
+                "reference_batch_key": batch,
+                "reference_labels_key": labels,
+                "reference_max_epochs": 2,
+                "reference_n_top_genes": 500,
+            }
             Path("reference.json").write_text(json.dumps(REFERENCE | parameters))
             for env, command in reference_steps("scvi").values():
                 run(env, command)

@@ -119,7 +119,10 @@ def mapping_steps(query: str, env: str) -> dict[str, tuple[str, str]]:
     """The steps of a mapping that was prepared, onto a model of the environment `env`: their environments and commands."""
     return {
         "CHECK_QUERY": ("core", f"check_query.py --row row.json --query {query} --card card.json --output plan.json"),
-        "ALIGN_GENES": ("core", f"align_genes.py --plan plan.json --query {query} --card card.json --output prepared --mapped brought"),
+        "ALIGN_GENES": (
+            "core",
+            f"align_genes.py --plan plan.json --query {query} --card card.json --output prepared --mapped brought",
+        ),
         "TRAIN_SURGERY": (
             env,
             "train_surgery.py --plan plan.json --prepared prepared --training training.json --model model --card card.json"

@@ -72,7 +72,8 @@ def _write_profiles(
             if card["input"] == "counts":
                 chunk = normalize(chunk, np.asarray(chunk.sum(axis=1, dtype=np.float64)).ravel(), TARGET_SUM)
             if labels:
-                sums += sparse.csr_matrix([of[first:last] == number for of, number in members], dtype=np.float64).dot(chunk).toarray()
+                of_label = sparse.csr_matrix([of[first:last] == number for of, number in members], dtype=np.float64)
+                sums += of_label.dot(chunk).toarray()
     n_cells = np.array([np.count_nonzero(of == number) for of, number in members], dtype=np.int64)
     obs = pd.DataFrame(
         {"key": [key for key, _ in labels], "label": [name for _, name in labels], "n_cells": n_cells},

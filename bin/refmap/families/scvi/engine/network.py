@@ -245,7 +245,8 @@ class Network:
         if self.embedding is not None:
             inputs.append(self._embedded(cells))
         hidden = self.decoder(torch.cat(inputs, dim=1) if len(inputs) > 1 else z, _rows(cells.categories))
-        reconstruction = self.likelihood(hidden, log_size, self.log_theta(cells.batches, cells.labels), cells.counts) + cells.constants
+        log_theta = self.log_theta(cells.batches, cells.labels)
+        reconstruction = self.likelihood(hidden, log_size, log_theta, cells.counts) + cells.constants
         if not self.is_scanvi:
             kl = _kl(mean, variance)
             loss = (reconstruction + kl_weight * kl + kl_size).mean()
