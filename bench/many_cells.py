@@ -28,7 +28,7 @@ from scipy import sparse
 GENES = 30_000
 BLOCK = 50_000
 GB = 1 << 30
-# Without drawing: what each step's command is for a query of a reference, and for the reference's cells.
+# The steps of a query that has reference cells, and those of these cells: environments and commands.
 LABELS = {
     "TRANSFER_LABELS": (
         "core",
