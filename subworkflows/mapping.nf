@@ -31,7 +31,7 @@ workflow MAPPING {
     CHECK_ALONE(unseen.map { all -> toCheck(all) }, code)
     checked = goingOn(looked.mix(settled(unseen, CHECK_ALONE.out.results, [plan: '.plan.json']))).flatMap().map { m ->
         def plan = parse(m.plan.text)
-        m + [size: querySize(plan), counted: plan.counted != false, faults: faults(plan, m.row)]
+        m + [size: querySize(plan), faults: faults(plan, m.row)]
     }
 
     // The gate: all faults are told at once, and nothing is trained before every query has been looked at
@@ -47,7 +47,8 @@ workflow MAPPING {
     emit:
     checked = checked
     trained = TOGETHER.out.trained.mix(ALONE.out.trained)
-    exported = TOGETHER.out.exported.mix(ALONE.out.exported)
+    // Of one that was killed while its figures were drawn, what was written before, and not what was written again
+    exported = TOGETHER.out.exported.mix(ALONE.out.exported).unique { m -> m.id }
     judged = TOGETHER.out.judged.mix(ALONE.out.judged)
     passed = checked.map { m -> [m.id, 'CHECK_QUERY'] }.mix(TOGETHER.out.passed, ALONE.out.passed).unique()
     faults = TOGETHER.out.faults.mix(ALONE.out.faults)

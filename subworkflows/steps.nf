@@ -4,9 +4,6 @@ include { ALIGN_GENES      } from '../modules/align_genes'
 include { TRAIN_SURGERY    } from '../modules/train_surgery'
 include { UPDATE_HIERARCHY } from '../modules/update_hierarchy'
 include { EXPORT_EMBEDDING } from '../modules/export_embedding'
-include { QC_MAPPING       } from '../modules/qc_mapping'
-
-include { LABELS } from './labels'
 
 include { asTask ; goingOn ; leftAlone ; settled } from '../modules/bundles'
 include { alignedSize                            } from '../modules/functions'
@@ -53,31 +50,33 @@ workflow STEPS {
     placed = settled(models.hierarchical, UPDATE_HIERARCHY.out.results, [mapped: '', updated: ''])
     trained = models.done.mix(goingOn(placed))
 
-    // Labels from the reference's cells, where there are any
-    LABELS(trained.mix(prepared.embedded), references, settings, code)
-    labelled = LABELS.out.bundles
-
+    // Beside the cells of its reference, where these have set a scale; a row that names cells itself is not done without
+    scaled = trained.mix(prepared.embedded).branch { all ->
+        near: all[0].reference_cells.source
+        alone: true
+    }
+    placeable = scaled.near
+        .map { all -> [all[0].reference, all] }
+        .combine(references, by: 0)
+        .map { _reference, all, scale -> withScale(all, scale) }
+        .filter { all -> all[0].scale || !all[0].row.cells.reference }
+        .mix(scaled.alone.map { all -> withScale(all, []) })
     EXPORT_EMBEDDING(
-        labelled.map { all -> asTask(all) { m -> m.subMap(['plan', 'query', 'obs_table', 'mapped']) } },
-        settings.subMap(['output_format']),
+        placeable.map { all -> toExport(all) },
+        settings.subMap(['unknown_by', 'unknown_certainty', 'unknown_threshold', 'transfer_probabilities', 'output_format']),
         code,
     )
-    QC_MAPPING(
-        labelled.map { all -> asTask(all) { m -> m.subMap(['plan', 'query', 'obs_table', 'prepared', 'mapped']) } + [all[0].scale] },
-        settings.subMap(['unknown_threshold']),
-        code,
-    )
-    written = settled(labelled, EXPORT_EMBEDDING.out.results, [exported: '.zarr', h5ad: '.h5ad'])
-    described = settled(labelled, QC_MAPPING.out.results, [qc: ''])
-    ended = aligned.mix(surgery, placed, LABELS.out.ended, written, described)
+    written = settled(placeable, EXPORT_EMBEDDING.out.exported, [exported: '.zarr', h5ad: '.h5ad'])
+    described = settled(placeable, EXPORT_EMBEDDING.out.results, [qc: '', mapped: ''])
+    ended = aligned.mix(surgery, placed, described)
 
     emit:
     trained = trained.flatMap()
     exported = goingOn(written).flatMap()
-    judged = goingOn(described).flatMap()
+    judged = goingOn(described).flatMap().filter { m -> m.qc }
     left = leftAlone(ended)
     passed = passing(aligned, 'ALIGN_GENES').mix(
-        passing(surgery, 'TRAIN_SURGERY'), passed(prepared.embedded, 'TRAIN_SURGERY'), passing(placed, 'UPDATE_HIERARCHY'), LABELS.out.passed, passing(written, 'EXPORT_EMBEDDING'),
+        passing(surgery, 'TRAIN_SURGERY'), passed(prepared.embedded, 'TRAIN_SURGERY'), passing(placed, 'UPDATE_HIERARCHY'), passing(written, 'EXPORT_EMBEDDING'),
     )
     faults = ended.flatMap { step -> step.faults }
 }
@@ -90,6 +89,16 @@ def toAlign(all) {
 // What TRAIN_SURGERY takes
 def toTrain(all) {
     return asTask(all) { m -> m.subMap(['plan', 'prepared']) + [training: ofTraining(m.row)] } + [all[0].env, all[0].model, all[0].card]
+}
+
+// What EXPORT_EMBEDDING takes
+def toExport(all) {
+    return asTask(all) { m -> m.subMap(['plan', 'query', 'obs_table', 'prepared', 'mapped']) + [correction: m.row.correction] } + [all[0].scale]
+}
+
+// With the scale that the reference's cells set; [] where there are none, or they could not be embedded
+def withScale(all, scale) {
+    return all.collect { m -> m + [scale: scale] }
 }
 
 // What surgery alone needs of a row. The seed of one that needs no surgery is for what comes after it

@@ -16,6 +16,21 @@ def pbmc():
     return pbmc_counts()
 
 
+@pytest.fixture
+def in_one_process(monkeypatch):
+    """Commands of two stages do both in this process, as one that is forked from it could not compute with threads."""
+    from refmap.common import cli
+
+    def call(work) -> int:
+        try:
+            work()
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    monkeypatch.setattr(cli, "set_apart", call)
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Run:
     """The demo with a handful of epochs, on this machine."""

@@ -11,11 +11,11 @@ include { CALIBRATE_REFERENCE } from '../modules/calibrate_reference'
 include { CHECK_QUERY         } from '../modules/check_query'
 include { ALIGN_GENES         } from '../modules/align_genes'
 include { TRAIN_SURGERY       } from '../modules/train_surgery'
-include { TRANSFER_LABELS     } from '../modules/transfer_labels'
+include { EXPORT_EMBEDDING    } from '../modules/export_embedding'
 
 include { toCheck                               } from '../subworkflows/mapping'
-include { toAlign ; toTrain                     } from '../subworkflows/steps'
-include { asTask ; goingOn ; settled            } from '../modules/bundles'
+include { toAlign ; toExport ; toTrain          } from '../subworkflows/steps'
+include { goingOn ; settled                     } from '../modules/bundles'
 include { alignedSize ; parse ; put ; querySize ; toJson } from '../modules/functions'
 include { parameters                                   } from '../modules/parameters'
 
@@ -136,6 +136,8 @@ process MAKE_MAPPED {
         "seed": 0,
         "versions": {"refmap": "0.1.0"},
         "predictions": {"bulk_labels": {"mean_uncertainty": 0.25}},
+        "hshare": None,
+        "surgery_moves": True,
         "warnings": [],
     }
     (folder / "mapping.json").write_text(json.dumps(record))
@@ -261,7 +263,7 @@ workflow NEAR {
     main:
     MAPPED(null, [id])
     MAKE_CELLS(MAPPED.out.mappings.map { m -> m.cells })
-    request = [reference: 'cells.zarr', layer: 'X', var_key: null, airr: null, embedding: 'X_atlas', protein_key: null, origin: null, columns: [], transfer_keys: ['bulk_labels']]
+    request = [trained: false, reference: 'cells.zarr', layer: 'X', batch_key: null, var_key: null, airr: null, embedding: 'X_atlas', protein_key: null, origin: null, columns: [], transfer_keys: ['bulk_labels']]
     near = MAPPED.out.mappings.map { m -> m + [reference: [model: 'the reference', request: toJson(request)]] }
     PREPARE_REFERENCE(near.combine(MAKE_CELLS.out.cells).map { m, cells -> [m.reference, cells, [], [], '', m.card] }, 'code')
     CALIBRATE_REFERENCE(PREPARE_REFERENCE.out.prepared.map { reference, cells -> [reference, cells, []] }, settingsOf(null), 'code')
@@ -270,16 +272,16 @@ workflow NEAR {
     mappings = put(near, 'scale', CALIBRATE_REFERENCE.out.reference, 'reference')
 }
 
-// The same with labelled: mapped with the labels of these cells
-workflow LABELLED {
+// The same with labels in mapped, and with qc
+workflow DESCRIBED {
     take:
     id
 
     main:
     NEAR(id)
     near = NEAR.out.mappings.map { m -> [m] }
-    TRANSFER_LABELS(near.map { all -> asTask(all) { m -> m.subMap(['plan', 'prepared', 'mapped']) + [correction: 'none'] } + [all[0].scale] }, settingsOf(null), 'code')
+    EXPORT_EMBEDDING(near.map { all -> toExport(all) }, settingsOf(null), 'code')
 
     emit:
-    mappings = goingOn(settled(near, TRANSFER_LABELS.out.results, [labelled: ''])).flatMap()
+    mappings = goingOn(settled(near, EXPORT_EMBEDDING.out.results, [qc: '', mapped: ''])).flatMap()
 }

@@ -87,11 +87,13 @@ def asked(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("task", "queries"), [(SHARED, (SMALL, OTHER_SMALL)), (LARGE, (LARGE,))])
-@pytest.mark.parametrize(("step", "least"), [("ALIGN_GENES", GB), ("EXPORT_EMBEDDING", GB), ("QC_MAPPING", 3 * GB)])
-def test_steps_that_read_queries_ask_by_their_cells(asked, step, least, task, queries):
+def test_steps_that_read_queries_ask_by_their_cells(asked, task, queries):
     """For the memory of the largest, and the time of all."""
     cells = [QUERIES[query]["cells"] for query in queries]
-    assert asked[f"{step} ({task})", 1] == (1, least + 2 * KB * max(cells), HOUR + len(cells) * 60_000 + sum(cells))
+    least = HOUR + len(cells) * 60_000
+    assert asked[f"ALIGN_GENES ({task})", 1] == (1, GB + 2 * KB * max(cells), least + sum(cells))
+    most_of_a_part = max(GB, 20 * KB * min(50_000, max(cells)), 2 * KB * max(cells))
+    assert asked[f"EXPORT_EMBEDDING ({task})", 1] == (2, 3 * GB + most_of_a_part, least + 10 * sum(cells))
 
 
 def test_training_asks_by_the_values_that_are_taken_into_memory_and_by_what_it_will_see(asked):

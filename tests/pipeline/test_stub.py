@@ -67,8 +67,7 @@ def test_what_a_shared_task_left_undone_is_done_alone_but_for_a_fault(together):
         **{"INSPECT_MODEL": 1, "TRY_MODEL": 1, "PREPARE_REFERENCE": 1, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 1},
         **{"SAVE_REFERENCE": 1, "CHECK_QUERY": 1, "JOIN_MAPPINGS": 1, "REPORT": 1, "VERDICT": 1},
         # The steps of the one that was killed are done once more, from the first
-        **dict.fromkeys(["ALIGN_GENES", "TRAIN_SURGERY", "UPDATE_HIERARCHY", "TRANSFER_LABELS", "COMPARE_EXPRESSION"], 2),
-        **dict.fromkeys(["EXPORT_EMBEDDING", "QC_MAPPING"], 2),
+        **dict.fromkeys(["ALIGN_GENES", "TRAIN_SURGERY", "UPDATE_HIERARCHY", "EXPORT_EMBEDDING"], 2),
     }
     assert {"TRAIN_SURGERY (clinic~patient_1 and 2 more)", "TRAIN_SURGERY (pbmc~donor_1)"} <= set(together.tasks())
     assert together.published() == [
@@ -102,15 +101,7 @@ def test_the_report_is_given_what_became_of_every_mapping(together):
         "qc": ["clinic~patient_1", "pbmc~donor_1"],
     }
     passed = json.loads((script.parent / "passed.json").read_text())
-    steps = [
-        "CHECK_QUERY",
-        "ALIGN_GENES",
-        "TRAIN_SURGERY",
-        "UPDATE_HIERARCHY",
-        "TRANSFER_LABELS",
-        "COMPARE_EXPRESSION",
-        "EXPORT_EMBEDDING",
-    ]
+    steps = ["CHECK_QUERY", "ALIGN_GENES", "TRAIN_SURGERY", "UPDATE_HIERARCHY", "EXPORT_EMBEDDING"]
     done = [[name, step] for name in ("clinic~patient_1", "pbmc~donor_1") for step in steps]
     assert sorted(passed) == sorted([*done, *(["pbmc~donor_2", step] for step in steps[:2])])
 
@@ -144,11 +135,12 @@ def test_mappings_onto_one_model_share_tasks_and_an_inspection_and_its_cells(tmp
     assert run.status == 0, run.printed
     assert run.counts() == {
         **{"CHECK_INPUT": 1, "INSPECT_MODEL": 2, "TRY_MODEL": 2, "PREPARE_REFERENCE": 2, "CALIBRATE_REFERENCE": 1},
-        **{"CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 3, "TRANSFER_LABELS": 2, "COMPARE_EXPRESSION": 2},
-        **{"EXPORT_EMBEDDING": 3, "QC_MAPPING": 3, "JOIN_MAPPINGS": 2, "REPORT": 1, "VERDICT": 1},
+        **{"CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 3, "EXPORT_EMBEDDING": 3},
+        **{"JOIN_MAPPINGS": 2, "REPORT": 1, "VERDICT": 1},
     }
-    labelled = [name for name in run.tasks() if name.startswith("TRANSFER_LABELS")]
-    assert sorted(labelled) == ["TRANSFER_LABELS (lung~a and 1 more)", "TRANSFER_LABELS (lung~d)"]
+    near = {path.parent.joinpath("reference").exists() for path in run.scripts("EXPORT_EMBEDDING")}
+    labelled = sorted(path.name for script in run.scripts("EXPORT_EMBEDDING") for path in script.parent.glob("labelled/*"))
+    assert near == {True, False} and labelled == ["lung~a", "lung~c", "lung~d"]
     trained = [name for name in run.tasks() if name.startswith("TRAIN_SURGERY")]
     assert sorted(trained) == ["TRAIN_SURGERY (lung~a and 1 more)", "TRAIN_SURGERY (lung~b)", "TRAIN_SURGERY (lung~d)"]
     # Cards all have one name, and are not put one over another
@@ -183,15 +175,19 @@ def test_cells_are_embedded_once_whichever_of_their_labels_are_wanted(tmp_path):
     }
     counts = {
         name: len(run.scripts(name))
-        for name in ("PREPARE_REFERENCE", "EMBED_REFERENCE", "CALIBRATE_REFERENCE", "TRANSFER_LABELS")
+        for name in ("PREPARE_REFERENCE", "EMBED_REFERENCE", "CALIBRATE_REFERENCE", "EXPORT_EMBEDDING")
     }
-    assert counts == {"PREPARE_REFERENCE": 3, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 3, "TRANSFER_LABELS": 3}
+    assert counts == {"PREPARE_REFERENCE": 3, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 3, "EXPORT_EMBEDDING": 3}
 
 
 def test_what_is_killed_beside_others_in_any_step_is_done_alone(tmp_path):
     (tmp_path / "query.h5ad").touch()
     (tmp_path / "model").mkdir()
-    lost = {"CHECK_QUERY": "plans/d~a*", "ALIGN_GENES": "prepared/d~b", "TRANSFER_LABELS": "mapped/d~c", "QC_MAPPING": "qc/d~d"}
+    lost = {
+        "CHECK_QUERY": "plans/d~a*",
+        "ALIGN_GENES": "prepared/d~b",
+        "EXPORT_EMBEDDING": "qc/d~[cd] labelled/d~[cd] exported/d~c.zarr",
+    }
     steps = "\n".join(
         f"    withName: {step} {{ afterScript = {{ ids.size() > 1 ? 'rm -r {path}' : '' }} }}" for step, path in lost.items()
     )
@@ -200,8 +196,8 @@ def test_what_is_killed_beside_others_in_any_step_is_done_alone(tmp_path):
     (tmp_path / "sheet.csv").write_text("dataset,file_id,query,model,batch_key\n" + "".join(rows))
     run = StubRun(tmp_path, "-c", "killed.config", "--input", "sheet.csv", "--mappings_per_task", "6")
     assert run.status == 0, run.printed
-    alone = {name for name in run.tasks() if name.startswith("QC_MAPPING")}
-    assert alone == {"QC_MAPPING (d~a and 3 more)", "QC_MAPPING (d~b)", "QC_MAPPING (d~c)", "QC_MAPPING (d~d)"}
+    alone = {name for name in run.tasks() if name.startswith("EXPORT_EMBEDDING")}
+    assert alone == {f"EXPORT_EMBEDDING ({which})" for which in ("d~a and 4 more", "d~b", "d~c", "d~d")}
     assert "CHECK_ALONE (d~a)" in run.tasks()
     assert [name for name in run.published() if "/qc/" in name] == [
         f"reference_mapping/qc/dataset~d/file_id~{name}/mapping.json" for name in "abcdef"
@@ -244,7 +240,7 @@ def test_what_was_prepared_of_a_reference_is_kept_for_another_run_until_its_file
         run = StubRun(tmp_path, "--input", "sheet.csv", "--cache", "kept", "-work-dir", f"work_{number}")
         assert run.status == 0, run.printed
         done = set(run.counts())
-        assert {"IDENTIFY_REFERENCE", "TRANSFER_LABELS"} <= done
+        assert {"IDENTIFY_REFERENCE", "EXPORT_EMBEDDING"} <= done
         kept.append(sorted(path.name for path in (tmp_path / "kept/references").iterdir()))
         assert done & prepared == (set() if number == 1 else prepared)
     assert kept[0] == kept[1] and len(kept[0]) == 1 and len(kept[2]) == 2 and set(kept[0]) < set(kept[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import json
 import multiprocessing
 import resource
@@ -12,8 +13,8 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -85,7 +86,18 @@ def attempt(stage: str, outputs: dict[str, Path], fault: Path | None, row: dict,
         print(error, file=sys.stderr)
         if fault is None or isinstance(error, MachineFault):
             sys.exit(getattr(error, "status", 1))
+        stage = getattr(error, "stage", stage)
         write_json(fault, {"dataset": row.get("dataset"), "file_id": row.get("file_id"), "stage": stage, "message": str(error)})
+
+
+@contextmanager
+def part(stage: str) -> Iterator[None]:
+    """A part of a command's work, of which a :class:`RefmapError` names `stage` as where it came up."""
+    try:
+        yield
+    except RefmapError as error:
+        error.stage = stage
+        raise
 
 
 def hush_libraries() -> None:
@@ -99,6 +111,11 @@ def set_apart(work: Callable[[], object]) -> int:
     process.start()
     process.join()
     return process.exitcode
+
+
+def _told(status: int) -> int:
+    """The exit status that tells of that of a process set apart."""
+    return status if status >= 0 else 128 - status
 
 
 def within(seconds: int, work: Callable[[], object]) -> bool:
@@ -118,7 +135,7 @@ def within(seconds: int, work: Callable[[], object]) -> bool:
 
     status = set_apart(limited)
     if status not in (0, -signal.SIGXCPU):
-        sys.exit(status if status > 0 else 128 - status)
+        sys.exit(_told(status))
     return status == 0
 
 
@@ -155,7 +172,9 @@ def _words(options: dict) -> list[str]:
     return words
 
 
-def command(stage: str, libraries: Callable[[dict], Iterable[str]] = lambda options: ()) -> Callable:
+def command(
+    stage: str, libraries: Callable[[dict], Iterable[str]] = lambda options: (), then: tuple[str, Callable] | None = None
+) -> Callable:
     """Make a click command whose :class:`RefmapError` stops one mapping and not the run.
 
     With ``--fault PATH`` the sentence goes into that JSON file (``dataset``, ``file_id``, ``stage``, ``message``) and the
@@ -165,6 +184,10 @@ def command(stage: str, libraries: Callable[[dict], Iterable[str]] = lambda opti
     so, and never a fault.
 
     What the options declared as `OUTPUT` name appears whole, at the end, or not at all.
+
+    `then` is a second stage and its function, which has of the options those that it names, the outputs of the first where they
+    are by then. Each of the two runs in a process of its own, so that whatever ends the second leaves the outputs of the first
+    whole; with ``--last-attempt`` the command succeeds then.
 
     Several mappings are one call: ``--each FILE``, a JSON object of their names with the options that each has for itself,
     then the options that all have, in which ``{}`` stands for the name. Each is done in a process of its own, which holds the
@@ -178,7 +201,7 @@ def command(stage: str, libraries: Callable[[dict], Iterable[str]] = lambda opti
             "--each", type=INPUT, help="First of all: the mappings, JSON of options by name; {} is then a mapping's name."
         )
         @functools.wraps(function)
-        def run(fault: Path | None, each: Path | None, **options):
+        def run(fault: Path | None, each: Path | None, last_attempt: bool = False, **options):
             if each:
                 raise click.UsageError("--each stands before all other options.")
             # A log is read while its task runs
@@ -189,8 +212,29 @@ def command(stage: str, libraries: Callable[[dict], Iterable[str]] = lambda opti
                 if parameter.type is OUTPUT and parameter.name != "fault" and options[parameter.name]
             }
             row = read_json(options["plan"])["row"] if options.get("plan") else {}
-            attempt(stage, outputs, fault, row, functools.partial(function, **options))
 
+            def work(stage: str, function: Callable) -> Callable[[], None]:
+                named = inspect.signature(function).parameters
+                own = {name: outputs.pop(name) for name in outputs.keys() & named}
+                given = {name: value for name, value in options.items() if name in named}
+                options.update(own)
+                return functools.partial(attempt, stage, own, fault, row, functools.partial(function, **given))
+
+            if not then:
+                work(stage, function)()
+                return
+            if fault:
+                remove(fault)
+            if status := set_apart(work(stage, function)):
+                sys.exit(_told(status))
+            if fault and fault.exists():
+                return
+            if status := set_apart(work(*then)):
+                print(f"{then[0]} ended with status {status}, without a result", file=sys.stderr)
+                sys.exit(0 if last_attempt else _told(status))
+
+        if then:
+            run = click.option("--last-attempt", is_flag=True, help=f"Succeed even if {then[0]} ends without a result.")(run)
         made = click.command(cls=MappingCommand, **STYLE)(run)
         made.libraries = libraries
         return made

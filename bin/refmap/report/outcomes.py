@@ -9,14 +9,13 @@ from pathlib import Path
 from ..common.cli import read_json
 from ..common.strategies import faults_of
 
-# The stages that a mapping passes, in their order; UPDATE_HIERARCHY only if its model has a hierarchy.
+# The stages that a mapping passes, in their order; UPDATE_HIERARCHY only if its model has a hierarchy. The last is the second half
+# of the task before it.
 STAGES = (
     "CHECK_QUERY",
     "ALIGN_GENES",
     "TRAIN_SURGERY",
     "UPDATE_HIERARCHY",
-    "TRANSFER_LABELS",
-    "COMPARE_EXPRESSION",
     "EXPORT_EMBEDDING",
     "QC_MAPPING",
 )
@@ -239,7 +238,8 @@ def _settle(outcome: Outcome, faults: dict[str | None, dict], folder: Path | Non
         outcome.alignment = read_json(folder / "alignment.json")
     else:
         outcome.stage = next_stage(outcome, reached)
-        outcome.reason = f"{outcome.stage} ended without a result: see its log in the work directory that {TRACE} names"
+        task = "its log" if outcome.stage != STAGES[-1] else f"the log of {STAGES[-2]}"
+        outcome.reason = f"{outcome.stage} ended without a result: see {task} in the work directory that {TRACE} names"
 
 
 def next_stage(outcome: Outcome, reached: str | None) -> str:

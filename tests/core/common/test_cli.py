@@ -13,7 +13,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from refmap.common.cli import JSON, OUTPUT, command, write_json
+from refmap.common.cli import JSON, OUTPUT, command, part, write_json
 from refmap.common.errors import RefmapError
 from refmap.common.exhaustion import NO_MEMORY, NO_SPACE
 
@@ -168,6 +168,52 @@ def test_one_mapping_alone_ends_as_its_process_does(tmp_path):
     done = each(tmp_path, {"a": {}}, "--fail", "memory")
     assert done.returncode == NO_MEMORY and "less memory than it needs" in done.stderr
     assert each(tmp_path, {"a": {"unwritten": True}}).returncode == 0 and left(tmp_path / "tables") == []
+
+
+def draw(table, picture, fail):
+    """The second stage: a picture of the table that the first wrote."""
+    write_json(picture, [json.loads(table.read_text())])
+    if fail:
+        raise RefmapError("query 'q' is odd.") if fail == "fault" else FAILURES[fail]()
+
+
+@command("STAGE", then=("SECOND", draw))
+@click.option("--plan", type=click.Path(path_type=Path))
+@click.option("--table", type=OUTPUT, required=True)
+@click.option("--picture", type=OUTPUT, required=True)
+@click.option("--fail")
+@click.option("--fail-first", type=click.Choice(["fault", *FAILURES]))
+def twice(plan, table, fail_first):
+    """Write a table, and fail or not; then draw it, and fail or not."""
+    with part("PART"):
+        write_json(table, "new")
+        if fail_first:
+            raise RefmapError("query 'q' is odd.") if fail_first == "fault" else FAILURES[fail_first]()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "stays", "stage"),
+    [
+        ([], 0, ["picture", "table"], None),
+        (["--fail", "fault"], 0, ["fault", "table"], "SECOND"),
+        (["--fail", "killed"], 137, ["table"], None),
+        (["--fail", "memory"], NO_MEMORY, ["table"], None),
+        (["--fail", "killed", "--last-attempt"], 0, ["table"], None),
+        (["--fail-first", "fault"], 0, ["fault"], "PART"),
+        (["--fail-first", "killed", "--last-attempt"], 137, [], None),
+    ],
+    ids=["both", "fault", "killed", "memory", "killed at last", "fault of a part", "killed before"],
+)
+def test_what_ends_a_second_stage_leaves_what_the_first_wrote(tmp_path, monkeypatch, words, status, stays, stage):
+    monkeypatch.chdir(tmp_path)
+    write_json(Path("plan.json"), {"row": {"dataset": "lung", "file_id": "a"}})
+    write_json(Path("fault"), "that of an earlier attempt")
+    outputs = [word for name in ("table", "picture", "fault") for word in (f"--{name}", name)]
+    done = CliRunner().invoke(twice, ["--plan", "plan.json", *outputs, *words])
+    assert done.exit_code == status and left(tmp_path) == stays
+    if "picture" in stays:
+        assert json.loads(Path("picture").read_text()) == ["new"]
+    assert (json.loads(Path("fault").read_text())["stage"] if "fault" in stays else None) == stage
 
 
 def test_mappings_are_named_before_all_else(run, tmp_path):

@@ -2,14 +2,11 @@
 
 import json
 import re
-import shutil
 
 import anndata as ad
-import compare_expression
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 from made_cells import N_GENES, Made, look
 from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from refmap.common.storage import read_zarr, write_zarr
@@ -241,15 +238,3 @@ def test_a_model_that_takes_no_counts_has_no_sample(reference, tmp_path):
 def test_the_finest_column_is_searched():
     obs = pd.DataFrame({"a": ["x", "y"], "b": ["x", "x"], "c": ["p", "q"]})
     assert main_key(ad.AnnData(obs=obs), ["b", "a", "c"]) == "a" and main_key(ad.AnnData(obs=obs), []) is None
-
-
-def test_the_command_writes_the_same(labelled, scale, compared, tmp_path):
-    prepared, mapped = labelled
-    (tmp_path / "plan.json").write_text('{"row": {"dataset": "d", "file_id": "f"}}')
-    arguments = {"plan": tmp_path / "plan.json", "prepared": prepared.folder, "mapped": mapped.folder, "reference": scale.folder}
-    arguments |= {"unknown-by": "certainty", "certainty": 0.8, "threshold": 0.2, "output": tmp_path / "out"}
-    words = [str(word) for name, value in arguments.items() for word in (f"--{name}", value)]
-    done = CliRunner().invoke(compare_expression.compare_expression, words)
-    assert done.exit_code == 0, done.output
-    assert record_of(MappedFolder(tmp_path / "out")) == record_of(compared)
-    shutil.rmtree(tmp_path / "out")

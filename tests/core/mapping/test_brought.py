@@ -11,18 +11,15 @@ from align_genes import align_genes
 from calibrate_reference import calibrate_reference
 from check_query import check_query
 from click.testing import CliRunner
-from compare_expression import compare_expression
 from export_embedding import export_embedding
 from inspect_model import main as inspect_model
 from prepare_reference import prepare_reference
-from qc_mapping import main as qc_mapping
 from refmap.query.checks import check
 from refmap.query.columns import model_obs
 from refmap.query.query import Query
 from refmap.reference.brought import describe_embedding
 from rows import ROW
 from scipy import sparse
-from transfer_labels import transfer_labels
 
 GENES = [f"GENE{number}" for number in range(60)]
 REQUEST = ROW["cells"] | {"reference": "atlas.h5ad", "embedding": "X_pca", "batch_key": "study", "transfer_keys": ["cell_type"]}
@@ -208,7 +205,7 @@ def reference(atlas, tmp_path_factory):
 
 
 @pytest.mark.parametrize("counted", [True, False], ids=["with counts", "without"])
-def test_an_embedding_is_judged_as_that_of_any_model(reference, tmp_path, monkeypatch, counted):
+def test_an_embedding_is_judged_as_that_of_any_model(reference, tmp_path, monkeypatch, in_one_process, counted):
     monkeypatch.chdir(tmp_path)
     query = cells(240, 1, "X_own", shift=np.array([1.5, -1, 1, -1.5, 1]))
     own = np.asarray(query.obsm["X_own"], dtype=np.float32)
@@ -222,15 +219,9 @@ def test_an_embedding_is_judged_as_that_of_any_model(reference, tmp_path, monkey
     assert (reference / "scale/sample.zarr").exists() and sorted(path.name for path in Path("mapped").iterdir()) == [
         "embedding.zarr", "history.csv", "mapping.json", "results",
     ]  # fmt: skip
-    shared = {"plan": "plan.json", "prepared": "aligned", "reference": reference / "scale"}
-    run(transfer_labels, **shared, mapped="mapped", correction="auto", threshold=0.2, output="labelled")
-    last = "labelled"
-    if counted:
-        limits = {"unknown_by": "certainty", "certainty": 0.8, "threshold": 0.2}
-        run(compare_expression, **shared, mapped="labelled", **limits, output="compared")
-        last = "compared"
-    run(export_embedding, plan="plan.json", query="q.h5ad", mapped=last, output="out.zarr")
-    run(qc_mapping, **shared, query="q.h5ad", mapped=last, threshold=0.2, output="qc")
+    given = {"plan": "plan.json", "query": "q.h5ad", "prepared": "aligned", "mapped": "mapped", "reference": reference / "scale"}
+    limits = {"unknown_by": "certainty", "certainty": 0.8, "threshold": 0.2}
+    run(export_embedding, **given, correction="auto", **limits, labelled="labelled", output="out.zarr", qc="qc")
 
     out, record = ad.read_zarr("out.zarr"), json.loads(Path("qc/mapping.json").read_text())
     np.testing.assert_array_equal(out.obsm["X_emb_uncorrected"], own)

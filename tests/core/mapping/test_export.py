@@ -1,8 +1,5 @@
 """The output holds the query as it was, to the dtype, and what its mapping gave."""
 
-import json
-import shutil
-
 import anndata
 import h5py
 import numpy as np
@@ -10,11 +7,8 @@ import pandas as pd
 import pytest
 import zarr
 from anndata.io import write_elem
-from click.testing import CliRunner
-from export_embedding import export_embedding
 from refmap.common import h5ad
 from refmap.common.errors import RefmapError
-from refmap.common.folders import MappedFolder
 from refmap.mapping import export as export_module
 from refmap.mapping.export import export
 from refmap.query.contents import Contents
@@ -335,18 +329,3 @@ def test_cells_must_be_those_of_the_embedding(adata, embedding, tmp_path):
     ):
         export(query, make_row(), embedding, tmp_path / "o.zarr")
     assert not (tmp_path / "o.zarr").exists()
-
-
-def test_command(adata, embedding, tmp_path):
-    adata.write_h5ad(tmp_path / "query")
-    (tmp_path / "plan").write_text(json.dumps({"row": make_row()}))
-    mapped = MappedFolder(tmp_path / "mapped")
-    shutil.copytree(embedding, mapped.embedding)
-    result = CliRunner().invoke(
-        export_embedding,
-        ["--plan", str(tmp_path / "plan"), "--query", str(tmp_path / "query"), "--mapped", str(mapped.folder),
-         "--output", str(tmp_path / "file_id~donor_1.zarr")],
-        catch_exceptions=False,
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    assert anndata.read_zarr(tmp_path / "file_id~donor_1.zarr").obsm["X_emb"].shape == (40, 10)

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from browser import content_of, names_of, unpack
 from click.testing import CliRunner
+from export_embedding import export_embedding
 from PIL import Image
-from qc_mapping import main
 from refmap.common import layout
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
@@ -31,7 +31,7 @@ CLASSES = ["B", "NK", "T $\\frac$"]
 
 
 def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
-    """Write what QC_MAPPING is given of a query of n cells in three groups; return the paths, the plan and the truth."""
+    """Write what EXPORT_EMBEDDING is given of a query of n cells in three groups; return the paths, the plan and the truth."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 3, size=n)
@@ -62,7 +62,14 @@ def make_mapping(folder, n=300, n_latent=10, predicts=True, **changes):
         embedding.write_zarr(folder / "embedding.zarr")
 
     row = {
-        **{"dataset": "pbmc", "file_id": "d.1", "query": "data/query.h5ad", "modality": None, "obs_table": None},
+        **{
+            "dataset": "pbmc",
+            "file_id": "d.1",
+            "query": "data/query.h5ad",
+            "model": "atlas",
+            "modality": None,
+            "obs_table": None,
+        },
         **{"batch_key": "donor", "labels_keys": [], "truth_key": "cell_type", "umap_colors": []},
         **dict.fromkeys(MAPQC_KEYS),
         **changes,
@@ -296,19 +303,35 @@ def test_an_embedding_of_other_cells_is_refused(tmp_path):
         describe(mapping, tmp_path / "out")
 
 
-def test_command_writes_a_fault_and_no_folder(tmp_path):
-    mapping = make_mapping(tmp_path / "in", n=5, truth_key="cel_type")
-    given = {"plan": mapping.folder / "plan.json", "prepared": mapping.folder}
-    given |= {"query": mapping.folder / "query.h5ad", "mapped": mapping.folder}
-    given |= {"threshold": 0.2, "output": tmp_path / "out", "fault": tmp_path / "fault.json"}
-    result = CliRunner().invoke(
-        main, [word for key, value in given.items() for word in (f"--{key}", str(value))], catch_exceptions=False
-    )
+def export(mapping, mapped, out, *more):
+    """Call EXPORT_EMBEDDING; return the fault that it wrote."""
+    folder, out = mapping.folder, out / "of"
+    given = {"plan": folder / "plan.json", "query": folder / "query.h5ad", "prepared": folder, "mapped": mapped}
+    given |= {"unknown-by": "certainty", "certainty": 0.8, "threshold": 0.2, "fault": out / "fault.json"}
+    given |= {name: out / name for name in ("labelled", "output", "qc")}
+    words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
+    result = CliRunner().invoke(export_embedding, [*words, *more], catch_exceptions=False)
     assert result.exit_code == 0
-    fault = json.loads((tmp_path / "fault.json").read_text())
-    assert fault["dataset"] == "pbmc" and fault["file_id"] == "d.1" and fault["stage"] == "QC_MAPPING"
+    fault = json.loads((out / "fault.json").read_text())
+    assert [fault.pop(name) for name in ("dataset", "file_id")] == ["pbmc", "d.1"]
+    return fault | {"left": sorted(path.name for path in out.iterdir())}
+
+
+def test_a_fault_of_the_figures_leaves_the_query_with_its_embedding(tmp_path, in_one_process):
+    mapping = make_mapping(tmp_path / "in", n=5, truth_key="cel_type")
+    fault = export(mapping, mapping.folder, tmp_path)
+    assert (fault["stage"], fault["left"]) == ("QC_MAPPING", ["fault.json", "output"])
     assert "has no obs column 'cel_type'" in fault["message"] and "Did you mean 'cell_type'?" in fault["message"]
-    assert not (tmp_path / "out").exists()
+    assert ad.read_zarr(tmp_path / "of/output").obsm["X_emb"].shape == (5, 10)
+
+
+def test_a_fault_of_the_labels_leaves_nothing(tmp_path, in_one_process):
+    mapping, reference = make_mapping(tmp_path / "in", n=5), ReferenceFolder(tmp_path / "reference")
+    write_zarr(ad.AnnData(obsm={"X_emb": np.zeros((9, 11), dtype=np.float32)}), reference.cells)
+    reference.record.write_text(json.dumps({"n_latent": 11, "latent_names": None, "reference": "atlas.h5ad"}))
+    fault = export(mapping, mapping.folder, tmp_path, "--reference", str(reference.folder))
+    assert (fault["stage"], fault["left"]) == ("TRANSFER_LABELS", ["fault.json"])
+    assert fault["message"].startswith("The query's embedding has 10 dimensions and that of its reference cells")
 
 
 @pytest.mark.parametrize(
