@@ -187,7 +187,7 @@ def command(
 
     `then` is a second stage and its function, which has of the options those that it names, the outputs of the first where they
     are by then. Each of the two runs in a process of its own, so that whatever ends the second leaves the outputs of the first
-    whole; with ``--last-attempt`` the command succeeds then.
+    whole, and both hold the modules that `libraries` names; with ``--last-attempt`` the command succeeds then.
 
     Several mappings are one call: ``--each FILE``, a JSON object of their names with the options that each has for itself,
     then the options that all have, in which ``{}`` stands for the name. Each is done in a process of its own, which holds the
@@ -225,6 +225,8 @@ def command(
                 return
             if fault:
                 remove(fault)
+            for library in libraries(options):
+                importlib.import_module(library)
             if status := set_apart(work(stage, function)):
                 sys.exit(_told(status))
             if fault and fault.exists():

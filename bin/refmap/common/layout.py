@@ -23,8 +23,11 @@ def umap(latent: np.ndarray, seed: int, nearest: Nearest | None = None) -> np.nd
     computed here, because umap-learn compiles its own anew in each process, at 4 s of CPU whatever the number of cells.
     `nearest` are distances and indices of each cell's nearest neighbours, itself left out, where they are known already.
     """
+    from umap import layouts
     from umap.umap_ import find_ab_params, simplicial_set_embedding
 
+    # Compiled once an environment and not once a process, as umap-learn has it: 3 s of CPU
+    layouts._nb_optimize_layout_euclidean_single_epoch.enable_caching()
     rng = np.random.RandomState(seed)
     start = first_two(latent)
     start = start + rng.normal(scale=1e-4 * (np.ptp(start) or 1), size=start.shape)
