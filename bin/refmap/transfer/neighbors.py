@@ -7,18 +7,17 @@ from functools import cached_property
 
 import numpy as np
 
+from .lists import Lists
+
 # The Human Lung Cell Atlas's number of neighbours (Sikkema et al. 2023, doi:10.1038/s41591-023-02327-2).
 NEIGHBORS = 50
 # Up to as many cells, the neighbours of each among all are found exactly: beyond, work that grows with their square is hours.
 MOST_EXACT = 50_000
 # Of an inverted file: cells that its lists are learned from, for each list, and the lists that are looked through.
 CELLS_PER_LIST, LISTS_SEARCHED = 40, 16
-# Of so many reference cells, lists pay for so many that are searched; the cells that their centres are learned from, and the lists
-# that are looked through before it is known which others may be needed.
-FEWEST_IN_LISTS, FEWEST_FOR_LISTS, MOST_LEARNED, LISTS_AT_FIRST = 50_000, 1_000, 50_000, 4
-# Of distances, what rounding may make of them.
-ROUNDING = 1e-6
-# Cells searched at once: their distances to the whole reference are never all in memory.
+# Of so many reference cells, lists pay for so many that are searched.
+FEWEST_IN_LISTS, FEWEST_FOR_LISTS = 20_000, 1_000
+# Cells compared with all at once: their distances to the whole reference are never all in memory.
 BLOCK = 4096
 
 
@@ -52,9 +51,9 @@ class Neighbors:
 class Index:
     """An exact index over the latent of reference cells (cells x dimensions).
 
-    Approximate indices err in a few percent of the neighbours. Few cells are compared with all, by matrix products; of many, those
-    are left out that cannot be among the nearest (:class:`Lists`). The search is faiss' (Douze et al. 2024, arXiv:2401.08281), in
-    float32; the distances that it finds are computed again, as its own lose digits between near cells.
+    Approximate indices err in a few percent of the neighbours. Few cells are compared with all, by faiss (Douze et al. 2024,
+    arXiv:2401.08281) in float32; the distances that it finds are computed again, as its own lose digits between near cells. Of many,
+    those are left out that cannot be among the nearest (:class:`refmap.transfer.lists.Lists`).
     """
 
     def __init__(self, latent: np.ndarray):
@@ -86,12 +85,13 @@ class Index:
             # The selectors are held by Python alone.
             spared = faiss.IDSelectorRange(*hidden)
             options = faiss.SearchParameters(sel=faiss.IDSelectorNot(spared))
-        many = not hidden and len(self) >= FEWEST_IN_LISTS and len(latent) >= FEWEST_FOR_LISTS
+        if not hidden and len(self) >= FEWEST_IN_LISTS and len(latent) >= FEWEST_FOR_LISTS:
+            return Neighbors(*self._lists.search(latent, k))
         indices = np.empty((len(latent), k), dtype=np.int64)
         distances = np.empty((len(latent), k))
         for start in range(0, len(latent), BLOCK):
             block = latent[start : start + BLOCK]
-            found = self._lists.search(block, k) if many else self._flat.search(block, k, params=options)[1]
+            found = self._flat.search(block, k, params=options)[1]
             exact = np.linalg.norm(self.latent[found].astype(np.float64) - block[:, None, :], axis=2)
             order = np.argsort(exact, axis=1, kind="stable")
             rows = slice(start, start + len(block))
@@ -109,48 +109,6 @@ class Index:
         k = min(k, len(self) - 1)
         found = self.search(latent, k + 1)
         return _without(itself, found.indices, found.distances)
-
-
-class Lists:
-    """Reference cells in lists, each around a centre, of which those alone are looked through that may hold a neighbour.
-
-    No cell of a list is nearer than its centre less the list's radius, by the triangle inequality; so once k cells are found, lists
-    beyond the farthest of them are left out, and nothing is missed (Fukunaga & Narendra 1975, doi:10.1109/T-C.1975.224297).
-    """
-
-    def __init__(self, latent: np.ndarray):
-        import faiss
-
-        self.latent = latent
-        self._index = _inverted(latent, int(np.sqrt(len(latent))), np.arange(0, len(latent), 1 + len(latent) // MOST_LEARNED))
-        self._centers = self._index.quantizer.reconstruct_n(0, self._index.nlist).astype(np.float64)
-        # A list without cells is beyond everything.
-        self._radii = np.full(self._index.nlist, -np.inf)
-        held = self._index.invlists
-        for number in range(self._index.nlist):
-            if size := held.list_size(number):
-                members = faiss.rev_swig_ptr(held.get_ids(number), size)
-                self._radii[number] = np.linalg.norm(latent[members] - self._centers[number], axis=1).max()
-
-    def search(self, latent: np.ndarray, k: int) -> np.ndarray:
-        """Return the rows of the `k` nearest of each cell, of which there are as many: int64, cells x k."""
-        from scipy.spatial.distance import cdist
-
-        far = cdist(latent.astype(np.float64), self._centers)
-        order = np.argsort(far, axis=1)
-        found = self._in(order[:, :LISTS_AT_FIRST], latent, k)
-        farthest = np.linalg.norm(self.latent[found[:, -1]].astype(np.float64) - latent, axis=1)
-        # Where the first lists held too few, any list may be needed.
-        farthest[found[:, -1] < 0] = np.inf
-        needed = np.take_along_axis(far - self._radii, order, axis=1) <= farthest[:, None] * (1 + ROUNDING)
-        last = int(np.flatnonzero(needed.any(axis=0)).max()) + 1
-        return self._in(np.where(needed, order, -1)[:, :last], latent, k)
-
-    def _in(self, lists: np.ndarray, latent: np.ndarray, k: int) -> np.ndarray:
-        """The nearest of each cell in some lists (cells x lists, -1 for none)."""
-        lists = np.ascontiguousarray(lists, dtype=np.int64)
-        self._index.nprobe = lists.shape[1]
-        return self._index.search_preassigned(latent, k, lists, np.zeros(lists.shape, dtype=np.float32))[1]
 
 
 def _inverted(latent: np.ndarray, n_lists: int, learned: np.ndarray):
