@@ -56,14 +56,4 @@ def hold_out(
     sizes = np.bincount(codes)
     if (len(latent) - sizes[codes[drawn]] < k).any():
         return HeldOut(drawn, Index(latent).search_own(k, drawn), "cell")
-    # Batch by batch in the index, so that one is a range of rows that a search can leave out.
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(codes.max() + 2))
-    index = Index(latent[order])
-    indices = np.empty((len(drawn), k), dtype=np.int64)
-    distances = np.empty((len(drawn), k))
-    for batch in np.unique(codes[drawn]):
-        members = codes[drawn] == batch
-        found = index.search(latent[drawn[members]], k, hidden=(int(starts[batch]), int(starts[batch + 1])))
-        indices[members], distances[members] = order[found.indices], found.distances
-    return HeldOut(drawn, Neighbors(indices, distances), "batch")
+    return HeldOut(drawn, Index(latent).search(latent[drawn], k, apart=(codes[drawn], codes)), "batch")

@@ -55,8 +55,12 @@ class Lists:
         places = places[self._order]
         self._places = np.column_stack([places, self._lessened(places)]).astype(np.float32)
 
-    def search(self, latent: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, latent: np.ndarray, k: int, apart: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Find the `k` nearest of each cell (float32, cells x dimensions), of which there are as many, nearest first.
+
+        `apart` are as for :meth:`refmap.transfer.neighbors.Index.search`.
 
         Returns their rows, int64, and distances, float64: both cells x k.
         """
@@ -64,10 +68,11 @@ class Lists:
         indices, distances = np.empty(shape, dtype=np.int64), np.empty(shape)
         for start in range(0, len(latent), BLOCK):
             rows = slice(start, start + BLOCK)
-            indices[rows], distances[rows] = self._search(latent[rows], k)
+            own = None if apart is None else (apart[0][rows], apart[1][self._order])
+            indices[rows], distances[rows] = self._search(latent[rows], k, own)
         return indices, distances
 
-    def _search(self, latent: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _search(self, latent: np.ndarray, k: int, apart: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray]:
         places = (latent - self._mean).astype(np.float32)
         lengths = self._lessened(places)
         wanted = np.column_stack([-2 * places, np.ones(len(places), dtype=np.float32)])
@@ -75,7 +80,7 @@ class Lists:
         for rows, distances in self._distances(places):
             far[:, rows], nearest[rows] = distances.T, distances.argmin(axis=1)
         # What a product may be at most, and a distance
-        limits = self._limits(wanted, nearest, k) + 2 * self._slack * lengths
+        limits = self._limits(wanted, nearest, k, apart) + 2 * self._slack * lengths
         reach = np.sqrt((limits + lengths).clip(0)).astype(np.float32) * np.float32(1 + self._slack)
         limits = limits.astype(np.float32)
         found, kept = [_nothing()], 0
@@ -85,9 +90,13 @@ class Lists:
                 rows = near[start : start + COMPARED]
                 hits = np.flatnonzero(wanted[rows] @ self._places[first:end].T <= limits[rows, None])
                 row, column = np.divmod(hits, end - first)
-                found.append((rows[row].astype(np.uint16), self._order[first + column]))
-                kept += len(hits)
-            if kept > MOST_KEPT:
+                row, column = rows[row], first + column
+                if apart is not None:
+                    others = apart[0][row] != apart[1][column]
+                    row, column = row[others], column[others]
+                found.append((row.astype(np.uint16), self._order[column]))
+                kept += len(row)
+            if kept > max(MOST_KEPT, 4 * k * len(latent)):
                 found = [self._nearest(latent, found, k)[:2]]
                 kept = len(found[0][0])
         _, indices, distances = self._nearest(latent, found, k)
@@ -106,7 +115,7 @@ class Lists:
             squared += of_centers
             yield rows, np.sqrt(squared.clip(0, out=squared), out=squared)
 
-    def _limits(self, wanted: np.ndarray, nearest: np.ndarray, k: int) -> np.ndarray:
+    def _limits(self, wanted: np.ndarray, nearest: np.ndarray, k: int, apart: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
         """What the k-th least product of each cell with the reference's is at most, but for the slack of its own length."""
         limits = np.empty(len(wanted))
         order = np.argsort(nearest, kind="stable")
@@ -115,9 +124,11 @@ class Lists:
             rows = order[start:end]
             around = np.argsort(np.linalg.norm(self._centers - self._centers[number], axis=1), kind="stable")
             lists = around[: np.searchsorted(np.cumsum(sizes[around]), max(FEWEST_SEEDS, k)) + 1]
-            seeds = self._places[np.concatenate([np.arange(*self._starts[i : i + 2]) for i in lists])]
-            products = wanted[rows] @ seeds.T
-            limits[rows] = np.partition(products, k - 1, axis=1)[:, k - 1] + 2 * self._slack * seeds[:, -1].max()
+            seeds = np.concatenate([np.arange(*self._starts[i : i + 2]) for i in lists])
+            products = wanted[rows] @ self._places[seeds].T
+            if apart is not None:
+                products[apart[0][rows, None] == apart[1][seeds]] = np.inf
+            limits[rows] = np.partition(products, k - 1, axis=1)[:, k - 1] + 2 * self._slack * self._places[seeds, -1].max()
         return limits
 
     def _shells(self) -> Iterator[tuple[int, int, int]]:

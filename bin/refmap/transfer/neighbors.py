@@ -57,11 +57,15 @@ class Index:
     """
 
     def __init__(self, latent: np.ndarray):
+        self.latent = np.ascontiguousarray(latent, dtype=np.float32)
+
+    @cached_property
+    def _flat(self):
         import faiss
 
-        self.latent = np.ascontiguousarray(latent, dtype=np.float32)
-        self._flat = faiss.IndexFlatL2(self.latent.shape[1])
-        self._flat.add(self.latent)
+        index = faiss.IndexFlatL2(self.latent.shape[1])
+        index.add(self.latent)
+        return index
 
     @cached_property
     def _lists(self) -> Lists:
@@ -70,28 +74,33 @@ class Index:
     def __len__(self) -> int:
         return len(self.latent)
 
-    def search(self, latent: np.ndarray, k: int = NEIGHBORS, hidden: tuple[int, int] | None = None) -> Neighbors:
+    def search(self, latent: np.ndarray, k: int = NEIGHBORS, apart: tuple[np.ndarray, np.ndarray] | None = None) -> Neighbors:
         """Find the `k` nearest reference cells of each cell, fewer where there are not as many.
 
-        `hidden` are rows of the reference, from the first to before the last, that are left out.
+        `apart` are whole numbers of the cells and of the reference's, such as those of their batches: none of the reference's cells
+        with a cell's own number is among its neighbours.
         """
-        import faiss
-
         latent = np.ascontiguousarray(latent, dtype=np.float32)
-        left = len(self) - (hidden[1] - hidden[0] if hidden else 0)
-        k = min(k, left)
-        options = None
-        if hidden:
-            # The selectors are held by Python alone.
-            spared = faiss.IDSelectorRange(*hidden)
-            options = faiss.SearchParameters(sel=faiss.IDSelectorNot(spared))
-        if not hidden and len(self) >= FEWEST_IN_LISTS and len(latent) >= FEWEST_FOR_LISTS:
-            return Neighbors(*self._lists.search(latent, k))
-        indices = np.empty((len(latent), k), dtype=np.int64)
-        distances = np.empty((len(latent), k))
+        if apart is not None and len(latent):
+            k = min(k, *(int((apart[1] != number).sum()) for number in np.unique(apart[0])))
+        k = min(k, len(self))
+        if len(self) >= FEWEST_IN_LISTS and len(latent) >= FEWEST_FOR_LISTS:
+            return Neighbors(*self._lists.search(latent, k, apart))
+        if apart is None:
+            return self._compare(latent, k)
+        indices, distances = np.empty((len(latent), k), dtype=np.int64), np.empty((len(latent), k))
+        for number in np.unique(apart[0]):
+            rows, others = apart[0] == number, np.flatnonzero(apart[1] != number)
+            found = Index(self.latent[others])._compare(latent[rows], k)
+            indices[rows], distances[rows] = others[found.indices], found.distances
+        return Neighbors(indices, distances)
+
+    def _compare(self, latent: np.ndarray, k: int) -> Neighbors:
+        """The nearest of all, with each of which each cell is compared."""
+        indices, distances = np.empty((len(latent), k), dtype=np.int64), np.empty((len(latent), k))
         for start in range(0, len(latent), BLOCK):
             block = latent[start : start + BLOCK]
-            found = self._flat.search(block, k, params=options)[1]
+            found = self._flat.search(block, k)[1]
             exact = np.linalg.norm(self.latent[found].astype(np.float64) - block[:, None, :], axis=2)
             order = np.argsort(exact, axis=1, kind="stable")
             rows = slice(start, start + len(block))

@@ -12,7 +12,7 @@ from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, ReferenceFolder
 from refmap.common.storage import write_zarr
 from refmap.models.hidden import HIDDEN_COLUMN
-from refmap.transfer import neighbors
+from refmap.transfer import lists, neighbors
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.calibration import calibrate
 from refmap.transfer.held_out import hold_out
@@ -22,6 +22,7 @@ from refmap.transfer.novelty import distance_scores, p_values
 from refmap.transfer.transfer import place, shared_dimensions, transfer
 from refmap.trust.figures import unknown
 from rows import PREPARED
+from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 CENTRES = np.array([[0, 0, 0], [10, 0, 0], [0, 10, 0]], dtype=np.float32)
@@ -52,14 +53,6 @@ def test_neighbours_are_exact_also_far_from_the_origin(far):
     if not far:
         np.testing.assert_array_equal(found.indices, index)
     np.testing.assert_allclose(found.distances[:, 0], distance[:, 0], rtol=1e-6 if not far else 0.5)
-
-
-def test_hidden_rows_are_nobodys_neighbours():
-    latent, _ = groups(300)
-    found = Index(latent).search(latent, 20, hidden=(100, 200))
-    assert not ((found.indices >= 100) & (found.indices < 200)).any()
-    seen = np.r_[0:100, 200:300]
-    np.testing.assert_array_equal(found.indices, seen[Index(latent[seen]).search(latent, 20).indices])
 
 
 def test_a_cell_is_not_its_own_neighbour_even_among_its_doubles():
@@ -124,24 +117,69 @@ def test_neighbours_without_a_label_have_no_say():
     assert found.best.tolist() == ["A", "Unknown"] and found.uncertainty.tolist() == [0.5, 1]
 
 
-def test_of_many_cells_the_nearest_are_found_without_looking_at_all(monkeypatch):
+def exactly(reference, query, k, apart=None):
+    """The distances to the nearest: float64, cells x k, by those to all."""
+    distances = cdist(query.astype(np.float64), reference.astype(np.float64))
+    if apart is not None:
+        distances[apart[0][:, None] == apart[1]] = np.inf
+    return np.sort(distances, axis=1)[:, :k]
+
+
+def odd_places(kind, n):
+    """Places (float32) of cells as they may come, of which many may be alike."""
     rng = np.random.default_rng(0)
-    types = 20 * rng.normal(size=(8, 5))
-    latent = (types[rng.integers(0, 8, 3000)] + rng.normal(size=(3000, 5))).astype(np.float32)
-    # Of one type there are fewer cells than neighbours, and one cell lies far from all.
-    latent[:7] = 500 + rng.normal(size=(7, 5))
-    query = np.r_[latent[:40] + np.float32(0.1), 10 * types[:1].astype(np.float32)]
-    expected = Index(latent).search(query, 12)
-    monkeypatch.setattr(neighbors, "FEWEST_IN_LISTS", 100)
-    monkeypatch.setattr(neighbors, "FEWEST_FOR_LISTS", 10)
-    looked, whole = [], neighbors.Lists._in
+    if kind == "types":
+        types = 20 * rng.normal(size=(8, 5))
+        places = types[rng.integers(0, 8, n)] + rng.normal(size=(n, 5))
+        # Of one type there are fewer cells than neighbours, and one cell lies far from all.
+        places[:7], places[7] = 500 + rng.normal(size=(7, 5)), -9000
+    elif kind == "one dimension":
+        places = rng.normal(size=(n, 1))
+    elif kind == "far away":
+        places = 1e4 + rng.normal(size=(n, 4))
+    elif kind == "one spot":
+        places = np.full((n, 3), 7.1)
+    elif kind == "many on one spot":
+        places = np.where(rng.random((n, 1)) < 0.4, 3.3, rng.normal(size=(n, 4)))
+    return places.astype(np.float32)
+
+
+@pytest.mark.parametrize("k", [1, 12, 700])
+@pytest.mark.parametrize("kind", ["types", "one dimension", "far away", "one spot", "many on one spot"])
+def test_lists_find_the_nearest(kind, k, monkeypatch):
+    monkeypatch.setattr(lists, "FEWEST_SEEDS", 30)
+    monkeypatch.setattr(lists, "BLOCK", 150)
+    monkeypatch.setattr(lists, "MOST_KEPT", 0)
+    places = odd_places(kind, 900)
+    reference, query = places[:700], np.r_[places[:3], places[700:]]
+    indices, distances = lists.Lists(reference).search(query, k)
+    np.testing.assert_allclose(distances, exactly(reference, query, k), rtol=1e-12)
+    assert all(len(set(row)) == k for row in indices.tolist())
+    measured = np.linalg.norm(reference[indices].astype(np.float64) - query[:, None], axis=2)
+    np.testing.assert_allclose(measured, distances, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fewest", [1, 10_000])
+def test_cells_set_apart_are_no_neighbours(fewest, monkeypatch):
+    for name in ("FEWEST_IN_LISTS", "FEWEST_FOR_LISTS"):
+        monkeypatch.setattr(neighbors, name, fewest)
+    places, numbers = odd_places("types", 900), np.r_[np.zeros(600, int), np.arange(300) % 3]
+    own = numbers[-40:]
+    found = Index(places).search(places[-40:], 15, apart=(own, numbers))
+    assert (numbers[found.indices] != own[:, None]).all()
+    np.testing.assert_allclose(found.distances, exactly(places, places[-40:], 15, (own, numbers)), rtol=1e-12)
+    assert Index(places).search(places[-40:], 500, apart=(own, numbers)).indices.shape == (40, 200)
+
+
+def test_most_pairs_of_many_cells_are_not_compared(monkeypatch):
+    compared = []
+    whole = lists.np.flatnonzero
     monkeypatch.setattr(
-        neighbors.Lists, "_in", lambda lists, wanted, *rest: looked.append(wanted >= 0) or whole(lists, wanted, *rest)
+        lists.np, "flatnonzero", lambda values: compared.append(np.size(values) * (np.ndim(values) == 2)) or whole(values)
     )
-    found = Index(latent).search(query, 12)
-    np.testing.assert_array_equal(found.indices, expected.indices)
-    np.testing.assert_allclose(found.distances, expected.distances)
-    assert looked[-1][7:40].sum(axis=1).mean() < int(np.sqrt(3000)) / 2
+    places = odd_places("types", 6000)
+    lists.Lists(places[:5000]).search(places[5000:], 10)
+    assert 0 < sum(compared) < 5000 * 1000 / 4
 
 
 def test_no_labels_at_all():
