@@ -97,6 +97,11 @@ def overlap_warnings(query: Query, row: dict, card: dict, resolution: Resolution
         prefix, gain = common_prefix(gene_ids(query, row), card["genes"])
         if gain > resolution.matched:
             warnings.append(f"query '{query.shown_as}' has {gain:,} of them behind '{prefix}': set gene_prefix: '{prefix}'.")
+        elif resolution.other_case:
+            warnings.append(
+                f"query '{query.shown_as}' has {resolution.other_case:,} of them but for upper and lower case, as those of another species "
+                "are (Cd4 of the mouse, CD4 of man): if they are the same genes, give an id_table."
+            )
     if resolution.ambiguous:
         warnings.append(
             f"query '{query.shown_as}' has {resolution.ambiguous:,} gene ids that lead to several genes of the model: they are left out."

@@ -134,6 +134,8 @@ class Query(Source):
     def close(self) -> None:
         for other in self.beside.values():
             other.close()
+        if "_backed" in self.__dict__ and self._backed.isbacked:  # a file that is open can be opened again in the same way alone
+            self._backed.file.close()
         if isinstance(self.container, h5py.File):
             self.container.close()
 
@@ -240,6 +242,8 @@ class Query(Source):
         """Raises RefmapError listing what there is if the layer is not."""
         if layer not in self.layers:
             what = "no X" if layer == "X" else "no raw.X" if layer == "raw" else f"no layer '{layer}'"
+            if not self.layers:
+                raise self.fault("holds no matrix at all, neither X nor a layer nor raw: give a query with raw counts.")
             raise self.fault(f"has {what}: set layer to one of {listed(self.layers)}.{nearest(layer, self.layers)}")
 
     def matrix(self, layer: str = "X") -> Matrix | Beside:

@@ -68,6 +68,12 @@ def with_duplicates(adata):
     return adata
 
 
+def without_matrix(adata):
+    adata.X = None
+    del adata.layers["counts"]
+    return adata
+
+
 def with_gap(adata):
     adata.obs.loc[adata.obs_names[:2], "donor"] = None
     return adata
@@ -99,6 +105,7 @@ PROTEINS = make_card(proteins=["CD3", "CD4"], protein_key="adt")
         (with_duplicates, {}, None, "has 2 duplicate cell names (such as 'a'): make them unique, e.g. with adata.obs_names_make_unique()."),
         (same, {"layer": "countz"}, None, "has no layer 'countz': set layer to one of 'X', 'counts'. Did you mean 'counts'?"),
         (same, {"layer": "raw"}, None, "has no raw.X: set layer to one of 'X', 'counts'."),
+        (without_matrix, {}, None, "holds no matrix at all, neither X nor a layer nor raw: give a query with raw counts."),
         (same, {"batch_key": "doner"}, None, "has no obs column 'doner': its columns are 'donor'. Did you mean 'donor'?"),
         (same, {"batch_key": None}, None, "needs a batch column, as the model has batches of 'batch': name it as batch_key, or set one_batch: true."),
         (

@@ -62,6 +62,8 @@ def test_ids_of_another_species_stay_apart(tmp_path):
     # Of names that are no gene's it cannot be told whose they are
     plan = plan_of(make_query(["Mine1", "Mine2"]), tmp_path, make_card(genes=["MINE1", "MINE2"]))
     assert "2 are there but for upper and lower case, as those of another species" in plan["faults"][0]
+    plan = plan_of(make_query(["Mine1", "MINE2"]), tmp_path, make_card(genes=["MINE1", "MINE2"]))
+    assert plan["faults"] == [] and "has 1 of them but for upper and lower case" in plan["warnings"][-1]
 
 
 @pytest.mark.parametrize("sign", ["_", "___", "-", ":"])

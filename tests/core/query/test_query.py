@@ -100,10 +100,13 @@ def test_files_of_old_versions(adata, tmp_path):
         group.attrs["h5sparse_shape"] = adata.shape
         for part in ("data", "indices", "indptr"):
             group[part] = getattr(adata.X, part)
-    with Query(path) as query:
-        assert list(query.obs_names) == list(adata.obs_names)
-        assert list(query.obs_column("donor")) == list(adata.obs["donor"])
-        assert (next(query.matrix().chunks(100))[1].toarray() == adata.X.toarray()).all()
+    opened = []
+    for _ in range(2):  # in one process, which a task may do
+        with Query(path) as query:
+            assert list(query.obs_names) == list(adata.obs_names)
+            assert list(query.obs_column("donor")) == list(adata.obs["donor"])
+            assert (next(query.matrix().chunks(100))[1].toarray() == adata.X.toarray()).all()
+            opened.append(query)
 
 
 def truncated(adata, path):
