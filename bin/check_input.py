@@ -9,6 +9,7 @@ from refmap.common.cli import INPUT, OUTPUT, command, read_json, write_json
 from refmap.common.errors import RefmapError
 from refmap.families import trainer_of
 from refmap.hierarchy import base_parameters
+from refmap.sheet.fields import TRAIN_DEFAULTS
 from refmap.sheet.parameters import check_parameters, defaults, load_schema
 from refmap.sheet.sheet import bundled, read_sheet, trained_cells
 
@@ -39,6 +40,7 @@ def main(sheet: Path | None, parameters: Path, schema: Path, output: Path, train
         settings |= given
     except RefmapError as error:
         faults += str(error).splitlines()
+    settings["free_training"] = all(settings[name] == defaults(contract)[name] for name in TRAIN_DEFAULTS)
     rows: list[dict] = []
     if sheet:
         trained = bool(given.get("reference") or given.get("demo"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mapping import map_cells
 from refmap.families.base import Settings
-from refmap.families.scvi.engine.fitting import trainer_of
+from refmap.families.scvi.engine.fitting import Stopping, trainer_of
 from refmap.families.scvi.surgery import Surgery
 from refmap.families.scvi.training import training_arguments
 from refmap.reference.inspection import inspect_model
@@ -93,7 +93,9 @@ def grown(atlas, query, tmp_path_factory):
     """Grow an untrained model by the query: returns the surgery, ready to train."""
     import scvi
 
-    def grow(name: str, setup: dict, settings: dict, dropout: bool = False, labelled: bool = False) -> Surgery:
+    def grow(
+        name: str, setup: dict, settings: dict, dropout: bool = False, labelled: bool = False, n_cells: int | None = None
+    ) -> Surgery:
         kind = getattr(scvi.model, name)
         scvi.settings.seed = 0
         cells, folder = atlas.copy(), tmp_path_factory.mktemp("model")
@@ -108,7 +110,7 @@ def grown(atlas, query, tmp_path_factory):
                     values.normal_()
         model.is_trained_ = True
         model.save(str(folder), overwrite=True)
-        cells = query.copy()
+        cells = query[:n_cells].copy()
         if name == "SCANVI" and not labelled:
             cells.obs["bulk_labels"] = "Unknown"
         card = inspect_model(folder, "atlas").to_json()
@@ -123,9 +125,9 @@ def grown(atlas, query, tmp_path_factory):
     return grow
 
 
-def trainer(surgery: Surgery, **settings):
+def trainer(surgery: Surgery, free: bool = False, **settings):
     arguments = training_arguments(type(surgery.model), ARGUMENTS | settings, surgery.model.adata.n_obs, [])
-    return trainer_of(surgery.model, surgery.learned(), arguments)
+    return trainer_of(surgery.model, surgery.learned(), arguments, free)
 
 
 class Noise:
@@ -274,6 +276,7 @@ def test_both_engines_give_a_model_of_scvi_tools(name, request, pbmc, cells, tmp
     labels = {"labels_keys": ["bulk_labels"]} if name == "scanvi_model" else {}
     by = {engine: map_cells(query, model, tmp_path / engine, train=SHORT, engine=engine, **labels) for engine in ("auto", "scvi")}
     assert (by["auto"].record["train"]["engine"], by["auto"].record["train"]["engine_reason"]) == ("refmap", None)
+    assert by["auto"].record["train"]["stride"] == 1  # what was asked for
     assert (by["scvi"].record["train"]["engine"], by["scvi"].record["train"]["engine_reason"]) == ("scvi-tools", "as asked")
     ours, theirs = by["auto"].history, by["scvi"].history
     assert list(ours.index) == list(theirs.index) == [1, 2, 3, 4]
@@ -291,14 +294,66 @@ def test_both_engines_give_a_model_of_scvi_tools(name, request, pbmc, cells, tmp
     )
 
 
-def test_the_same_seed_trains_the_same(grown):
+@pytest.mark.parametrize("free", [False, True])
+def test_the_same_seed_trains_the_same(free, grown):
     left = []
     for _time in range(2):
         surgery = grown("SCVI", {}, {"encode_covariates": True}, dropout=True)
         Surgery.seed(3)
-        trainer(surgery, max_epochs=2)[0].run(lambda line: None)
+        trainer(surgery, free, max_epochs=2)[0].run(lambda line: None)
         left.append(surgery.embed())
     np.testing.assert_array_equal(*left)
+
+
+def test_ten_epochs_lead_where_a_hundred_of_scvi_tools_do(grown):
+    """By the ELBO of all cells, of the same noise each time, and by where the cells lie."""
+    settings = {"max_epochs": 100, "early_stopping": False, "check_val_every_n_epoch": None}
+    elbos, latents, trained = {}, {}, {}
+    for name, engine, free in (("start", "auto", None), ("ten", "auto", True), ("hundred", "scvi", False)):
+        surgery = grown("SCVI", {}, {"encode_covariates": True, "gene_likelihood": "nb"})
+        surgery.engine = engine
+        Surgery.seed(0)
+        if free is not None:
+            _history, trained[name] = surgery.train(settings | {"free": free}, lambda line: None)
+        of, _reason = trainer(surgery, free=True)
+        elbos[name] = of._validate(np.arange(len(of.cells))).figures("validation")["elbo_validation"]
+        latents[name] = surgery.embed()
+    assert trained["hundred"]["epochs"] == 100 and "stride" not in trained["hundred"]
+    assert trained["ten"] | {"seconds": 0} == {
+        **{"epochs": 10, "max_epochs": 10, "stopped_early": False, "seconds": 0},
+        **{"engine": "refmap", "engine_reason": None, "stride": 10},
+    }
+    assert elbos["start"] - elbos["ten"] == pytest.approx(elbos["start"] - elbos["hundred"], rel=0.05)
+    gone, apart = (np.abs(latents[name] - latents["hundred"]).mean() for name in ("start", "ten"))
+    assert apart < 0.1 * gone
+
+
+@pytest.mark.parametrize(
+    ("name", "n_cells"),
+    [
+        ("SCVI of poisson", 1),
+        ("covariates, injected", 5),
+        ("embedded batches", 90),
+        ("inferred sizes", 90),
+        ("SCANVI", 1),
+        ("SCANVI, linear classifier", 90),
+    ],
+)
+def test_any_query_is_trained_in_strides(name, n_cells, grown):
+    kind, setup, settings = MODELS[name]
+    surgery = grown(kind, setup, settings, labelled=kind == "SCANVI", n_cells=n_cells)
+    before = surgery.reference_sha256()
+    history, trained = surgery.train({"max_epochs": 25, "early_stopping": True, "free": True}, lambda line: None)
+    assert (trained["stride"], trained["max_epochs"]) == (10, 3)
+    assert list(history.index) == [1, 2, 3][: trained["epochs"]]
+    assert ("elbo_validation" in history) == (n_cells > 5)
+    assert history.notna().all(axis=None) and np.isfinite(surgery.embed()).all()
+    assert surgery.frozen_sha256() == before
+
+
+def test_training_in_strides_ends_where_the_curve_is_flat():
+    stopping = Stopping("elbo_validation", 1, 0.0, min_share=1e-4)
+    assert [stopping.stops({"elbo_validation": figure}) for figure in (2000, 1000, 999.8, 999.75)] == [False, False, False, True]
 
 
 BEYOND = {

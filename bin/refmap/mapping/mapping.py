@@ -250,7 +250,7 @@ def _train_of_all(trained: list[dict | None]) -> dict | None:
         "seconds": round(sum(facts["seconds"] for facts in done), 2),
         "batch_size": min(facts["batch_size"] for facts in done),
         # Of families that have an engine: the same of all surgeries of a mapping, as each is of the same model
-        **{key: done[0][key] for key in ("engine", "engine_reason") if key in done[0]},
+        **{key: done[0][key] for key in ("engine", "engine_reason", "stride") if key in done[0]},
     }
 
 

@@ -388,7 +388,8 @@ REFERENCE_KEYS = (
 )
 # What mapQC is told. It is run where samples are named.
 MAPQC_KEYS = ("mapqc_sample_key", "mapqc_study_key", "mapqc_control_key", "mapqc_control")
-# Settings of training with a default among the pipeline's parameters, then those that are left to the model's library.
+# Settings of training with a default among the pipeline's parameters, then those that are left to the model's library. Where a user
+# has chosen none of either, the row says so (`free`), and what trains may be quicker about it.
 TRAIN_DEFAULTS = ("max_epochs", "early_stopping", "check_val_every_n_epoch", "early_stopping_patience")
 YAML_ONLY = (
     "train_size",

@@ -42,7 +42,8 @@ def read_sheet(path: str | Path, defaults: dict[str, Any], reference: bool = Fal
     path
         A `.yaml`/`.yml` in scAtlasTb's format, or a `.csv`/`.tsv` with columns among :data:`.fields.COLUMNS`.
     defaults
-        The pipeline's parameters; they fill in what a row leaves open, and give the seed and the level of the warning.
+        The pipeline's parameters; they fill in what a row leaves open, and give the seed and the level of the warning. With
+        `free_training`, none of those of training was chosen: rows that choose none either are marked so, as `free`.
     reference
         Whether this run trains a reference: then a row need not name a model.
 
@@ -175,6 +176,8 @@ def _row(mapping: Mapping, defaults: dict[str, Any]) -> dict:
 
     train = {name: value(name) for name in TRAIN_DEFAULTS}
     train |= {name: given[name] for name in TRAIN_OPTIONS if given[name] is not None}
+    if defaults.get("free_training") and all(given[name] is None for name in TRAIN_KEYS):
+        train["free"] = True
     # What may be several is named so behind the sheet.
     names = {"labels_key": "labels_keys"}
     row = {names.get(name, name): given[name] for name in COLUMNS if name not in ("train", *TRAIN_KEYS, *REFERENCE_KEYS)}

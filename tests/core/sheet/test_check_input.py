@@ -50,6 +50,18 @@ def test_one_line_a_mapping_in_the_sheets_order_in_ascii(check):
     assert list(rows[0]) == list(rows[1])
 
 
+@pytest.mark.parametrize(
+    ("given", "free"),
+    [({}, [True, False, False]), ({"early_stopping": False}, [False] * 3), ({"check_val_every_n_epoch": 2}, [False] * 3)],
+)
+def test_a_row_is_trained_freely_where_nobody_chose_how(check, given, free):
+    """Not where a parameter is another, nor where the row gives a setting, be it the default's."""
+    rows = [f"lung,{name},{name}.zarr,m,donor,{chosen}" for name, chosen in (("a", ","), ("b", "100,"), ("c", ",64"))]
+    sheet = "\n".join(["dataset,file_id,query,model,batch_key,max_epochs,batch_size", *rows, ""])
+    _result, output = check(sheet, **given)
+    assert [json.loads(line)["train"].get("free", False) for line in output.splitlines()] == free
+
+
 def test_parameters_and_sheet_are_told_together(check):
     result, output = check(SHEET.replace(",m,donor\n", ",,donor\n", 1), seed="x", sede=1)
     assert (result.exit_code, output) == (1, None)

@@ -250,7 +250,7 @@ class Surgery(base.Surgery):
         """
         self.switch_dropout()
         arguments = training_arguments(type(self.model), settings, self.model.adata.n_obs, self.warnings)
-        return self._run(arguments, log)
+        return self._run(arguments, bool(settings.get("free")), log)
 
     def switch_dropout(self) -> None:
         """Let dropout act, where it is not frozen.
@@ -268,19 +268,20 @@ class Surgery(base.Surgery):
         """Which values surgery may move, of the parameters that the reference holds and that are not trained whole."""
         return {name: growth.trainable for name, growth in self.growths.items() if not self._retrained(name)}
 
-    def _run(self, arguments: dict, log=print) -> tuple[pd.DataFrame, dict]:
+    def _run(self, arguments: dict, free: bool, log=print) -> tuple[pd.DataFrame, dict]:
         from .engine.fitting import trainer_of
 
         trainer, reason = None, "as asked"
         if self.engine != SCVI:
-            trainer, reason = trainer_of(self.model, self.learned(), arguments)
+            trainer, reason = trainer_of(self.model, self.learned(), arguments, free)
         if trainer is None:
             log(f"trained by scvi-tools: {reason}")
             self._read_in_runs()
             history, trained = run_training(self.model, arguments, log)
         else:
             log("trained by refmap's engine")
-            history, trained = recorded(self.model, arguments["max_epochs"], lambda: trainer.run(log))
+            history, trained = recorded(self.model, trainer.max_epochs, lambda: trainer.run(log))
+            trained["stride"] = trainer.stride
         return history, trained | {"engine": "refmap" if trainer else "scvi-tools", "engine_reason": reason}
 
     @property

@@ -48,7 +48,7 @@ def check_machine() -> None:
 
 def training_arguments(kind: type, settings: dict, n_cells: int, warnings: list[str]) -> dict:
     """Turn the sheet's ``train`` settings into arguments of ``kind.train``."""
-    arguments = dict(settings)
+    arguments = {name: value for name, value in settings.items() if name != "free"}
     plan = dict(arguments.pop("plan_kwargs", None) or {})
     # Weight decay would pull at the frozen weights too.
     plan["weight_decay"] = 0.0
