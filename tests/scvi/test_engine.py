@@ -352,8 +352,8 @@ def test_any_query_is_trained_in_strides(name, n_cells, grown):
 
 
 def test_training_in_strides_ends_where_the_curve_is_flat():
-    stopping = Stopping("elbo_validation", 1, 0.0, min_share=1e-4)
-    assert [stopping.stops({"elbo_validation": figure}) for figure in (2000, 1000, 999.8, 999.75)] == [False, False, False, True]
+    stopping, figures = Stopping("elbo_validation", 2, 0.0, min_share=1e-4), (2000, 1000, 1001, 999.8, 999.75, 999.72)
+    assert [stopping.stops({"elbo_validation": figure}) for figure in figures] == [False] * 5 + [True]
 
 
 BEYOND = {

@@ -28,7 +28,7 @@ BETAS = 0.9, 0.999
 # the few values that are free is smooth, and hardly another if each step is ten times as long, and the averages fade and the weight
 # of the KL divergence grows ten times as fast (docs/engine.md).
 STRIDE = 10
-# And training ends where a pass over the cells lowers the negative ELBO of the held-out ones by less than this share.
+# And training ends where two passes over the cells do not lower the negative ELBO of the held-out ones by this share.
 FLAT = 2e-5
 
 
@@ -153,7 +153,7 @@ class Trainer:
         if settings["early_stopping"]:
             stopping = Stopping(*(settings[f"early_stopping_{name}"] for name in ("monitor", "patience", "min_delta")))
             if self.stride > 1:
-                stopping, every = Stopping("elbo_validation", 1, 0.0, FLAT), 1
+                stopping, every = Stopping("elbo_validation", 2, 0.0, FLAT), 1
         history, known = [], {}
         for epoch in range(1, epochs + 1):
             figures = self._train(splitter.train_idx, epoch, optimizer).figures("train")
