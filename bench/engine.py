@@ -1,13 +1,15 @@
 #!/usr/bin/env python
-"""The engine of surgery beside scvi-tools' trainer: cells a second, in one run, and what each of its means gains by itself.
+"""The engine of surgery beside scvi-tools' trainer: by turns in one run, and what each of its means gains by itself.
 
-By default 4,000 cells x 2,000 genes; `--full` takes 20,000. docs/engine.md shows both.
+By default 4,000 cells x 2,000 genes; docs/engine.md shows 20,000 too. Run with the environment `scvi`:
+
+    (. containers/activate scvi && python bench/engine.py [--cells 20000] [--rounds 3])
 """
 
 from __future__ import annotations
 
 import logging
-import statistics
+import os
 import sys
 import tempfile
 import time
@@ -15,17 +17,26 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import anndata as ad
 import click
+from lib.measuring import OURS, ROOT, alternate, part
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
+sys.path.insert(0, str(ROOT / "bin"))
 
-ROUNDS = 2
+# By what the row's `engine` asks for
+ENGINES = {OURS: "auto", "scvi-tools' trainer": "scvi"}
+MODELS = {
+    "SCVI nb": "SCVI, negative binomial",
+    "SCVI zinb": "SCVI, zero-inflated",
+    "SCVI poisson": "SCVI, Poisson",
+    "SCANVI nb": "SCANVI, negative binomial",
+    "SCANVI zinb": "SCANVI, zero-inflated",
+}
 EPOCHS = {"max_epochs": 2, "early_stopping": False, "check_val_every_n_epoch": None, "train_size": 1.0}
 
 
 def make_cells(n_cells: int, n_genes: int, depth: int, batches: list[str], seed: int):
     """Counts of cells of 20 mixtures, `depth` a cell."""
-    import anndata as ad
     import numpy as np
     from scipy import sparse
 
@@ -69,13 +80,6 @@ def grow(model: Path, query, engine: str):
     Surgery.seed(0)
     card = inspect_model(model, "model").to_json()
     return Surgery.prepare(model, query.copy(), card, Settings(engine=engine))
-
-
-def seconds(surgery) -> float:
-    """Of CPU, of a training: those on the clock hang on what else the machine does."""
-    start = time.process_time()
-    surgery.train(EPOCHS, log=lambda line: None)
-    return time.process_time() - start
 
 
 def least(step: Callable[[], object], times: int = 5, rounds: int = 12) -> float:
@@ -139,38 +143,40 @@ def parts(surgery) -> dict[str, tuple[float, float]]:
     }
 
 
-@click.command()
-@click.option("--full", is_flag=True, help="20,000 cells.")
-@click.option("--threads", default=1, show_default=True, help="Threads of both.")
-def main(full: bool, threads: int) -> None:
-    """Print cells a second of both, by the class and the likelihood of the model."""
-    import torch
-
-    torch.set_num_threads(threads)
-    n_cells, n_genes, depth = (20_000 if full else 4_000), 2_000, 500
-    query = make_cells(n_cells, n_genes, depth, ["q1", "q2"], seed=2)
+@click.command(context_settings={"show_default": True})
+@click.option("--cells", default=4_000, help="Of the query.")
+@click.option(
+    "--model", "models", multiple=True, type=click.Choice(list(MODELS)), default=list(MODELS), help="May be given again."
+)
+@click.option("--rounds", default=2, help="How often each is trained by either.")
+@click.option("--parts", "with_parts", is_flag=True, help="Tell the parts of a minibatch's step, too.")
+@click.option("--run-one", nargs=2, hidden=True)
+def main(cells: int, models: tuple[str, ...], rounds: int, with_parts: bool, run_one: tuple[str, str] | None) -> None:
+    """Print what the surgery of a query takes by either, by the class and the likelihood of the model."""
+    if run_one:
+        name, engine = run_one
+        surgery = grow(Path(name), ad.read_h5ad("query.h5ad"), engine)
+        with part(f"surgery of {MODELS[name]}"):
+            surgery.train(EPOCHS, log=lambda line: None)
+        return
+    n_genes, depth = 2_000, 500
+    query = make_cells(cells, n_genes, depth, ["q1", "q2"], seed=2)
     query.obs["label"] = "Unknown"
-    print(f"{n_cells:,} cells x {n_genes:,} genes, {query.X.nnz / n_cells:.0f} values a cell, {threads} threads")
-    print(f"{'model':<16}{'scvi-tools':>12}{'engine':>10}{'ratio':>8}   cells a second of CPU, median of {ROUNDS}")
+    print(f"{cells:,} cells x {n_genes:,} genes, {query.X.nnz / cells:.0f} values a cell, {EPOCHS['max_epochs']} epochs")
     with tempfile.TemporaryDirectory() as scratch:
-        for kind, likelihood in (("SCVI", "nb"), ("SCVI", "zinb"), ("SCVI", "poisson"), ("SCANVI", "nb"), ("SCANVI", "zinb")):
-            model = make_reference(Path(scratch) / f"{kind}_{likelihood}", kind, likelihood, n_genes, depth)
-            took = {engine: [] for engine in ("scvi", "auto")}
-            for _round in range(ROUNDS):
-                for engine in took:
-                    took[engine].append(seconds(grow(model, query, engine)))
-            ratios = [a / b for a, b in zip(*took.values(), strict=True)]
-            rates = [n_cells * EPOCHS["max_epochs"] / statistics.median(values) for values in took.values()]
-            spread = f"{min(ratios):.1f}-{max(ratios):.1f}"
-            print(
-                f"{kind + ' ' + likelihood:<16}{rates[0]:>12,.0f}{rates[1]:>10,.0f}{rates[1] / rates[0]:>8.1f}   {spread}",
-                flush=True,
-            )
-        print(f"\n{'ms of CPU of 128 cells':<40}{'scvi-tools':>12}{'engine':>10}{'ratio':>8}")
-        for likelihood in ("nb", "zinb", "poisson"):
-            surgery = grow(Path(scratch) / f"SCVI_{likelihood}", query[:6_000], "auto")
-            for name, (theirs, ours) in parts(surgery).items():
-                print(f"{likelihood + ': ' + name:<40}{theirs:>12.2f}{ours:>10.2f}{theirs / ours:>8.1f}", flush=True)
+        os.chdir(scratch)
+        query.write_h5ad("query.h5ad")
+        for name in models:
+            make_reference(Path(name), *name.split(), n_genes, depth)
+            ways = {way: ("scvi", f"../bench/engine.py --run-one '{name}' {engine}") for way, engine in ENGINES.items()}
+            alternate(name, cells, ways, rounds)
+        if with_parts:
+            print(f"\n{'ms of CPU of 128 cells':<40}{'scvi-tools':>12}{'engine':>10}{'ratio':>8}")
+            for name in [name for name in models if name.startswith("SCVI")]:
+                surgery = grow(Path(name), query[:6_000], "auto")
+                for step, (theirs, ours) in parts(surgery).items():
+                    print(f"{name + ': ' + step:<40}{theirs:>12.2f}{ours:>10.2f}{theirs / ours:>8.1f}", flush=True)
+        os.chdir("/")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import click
 import numpy as np
 import pandas as pd
 import zarr
-from overhead import ROOT, run
+from lib.measuring import OURS, ROOT, alternate
 
 sys.path.insert(0, str(ROOT / "bin"))
 
@@ -34,7 +34,6 @@ QUERIES, DIMENSIONS, TYPES, BATCHES = 200, 30, 100, 20
 KEYS = {"fine": 1, "coarse": 10}  # the label columns, and how many types each label of theirs holds
 NUMBERS = ["uncertainty", "certainty", "by_genes_certainty"]
 SCORES = ["reference_distance", "novelty_pvalue", "reference_separation", "separation_pvalue", "novel_score"]
-GB = 1 << 30
 
 
 class Places:
@@ -122,9 +121,10 @@ def plain(out: Path) -> None:
 @click.command(context_settings={"show_default": True})
 @click.option("--cells", multiple=True, type=int, default=[20_000], help="Of the reference and all queries; may be given again.")
 @click.option("--plain", "most_plain", default=20_000, help="The most cells that it is done without refmap for.")
+@click.option("--rounds", default=1, show_default=True, help="How often each is done.")
 @click.option("--run-plain", type=click.Path(path_type=Path), hidden=True)
-def bench(cells: tuple[int, ...], most_plain: int, run_plain: Path | None) -> None:
-    """Print CPU seconds, seconds and the most memory of joint atlases."""
+def bench(cells: tuple[int, ...], most_plain: int, rounds: int, run_plain: Path | None) -> None:
+    """Print CPU seconds and the most memory of joint atlases."""
     if run_plain:
         return plain(run_plain)
     places = Places()
@@ -135,14 +135,10 @@ def bench(cells: tuple[int, ...], most_plain: int, run_plain: Path | None) -> No
             make_queries(places, n // 2 // QUERIES, Path())
             Path("model.txt").write_text("model\n")
             joined = "join_mappings.py --name x --model model.txt --mapped mapped --qc qc --reference reference --seed 0 --output joint"
-            ways = {"refmap": ("core", joined)}
+            ways = {OURS: ("core", joined)}
             if n <= most_plain:
-                ways["scanpy"] = ("scarches", "../bench/joint.py --run-plain plain.h5ad")
-            for way, (env, command) in ways.items():
-                spent = run(env, command)
-                print(
-                    f"{n:>9,} cells {way:<7}{spent.cpu:>8.0f} s of CPU{spent.wall:>8.0f} s{spent.peak / GB:>7.2f} GB", flush=True
-                )
+                ways["anndata, scanpy"] = ("scarches", "../bench/joint.py --run-plain plain.h5ad")
+            alternate("joint atlas", n, ways, rounds)
             os.chdir("/")
 
 

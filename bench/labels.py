@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Label transfer beside `scarches.utils.knn`: CPU seconds for the same cells, and whether neighbours and labels are the same.
 
-Places in 30 dimensions around those of 100 types in 20 batches (as bench/joint.py makes them), five columns of labels, k = 50, two
-threads. scArches is timed on some of the query's cells, as its time is in proportion to them. Run with the core environment, beside
-which the environment `scarches` has to be:
+Places in 30 dimensions around those of 100 types in 20 batches (as bench/joint.py makes them), five columns of labels, k = 50. By
+turns in one run, without the imports. scArches may be timed on some of the query's cells, as its time is in proportion to them. Run
+with the core environment, beside which the environment `scarches` has to be:
 
-    python bench/labels.py [--reference 500000] [--query 100000] [--tried 1000]
+    python bench/labels.py [--reference 500000] [--query 100000] [--tried 1000] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import time
 
 import anndata as ad
 import click
 import numpy as np
 import pandas as pd
 from joint import Places, labels
-from overhead import ROOT, run
+from lib.measuring import OURS, ROOT, alternate, part
 
 KEYS = {f"level_{i}": width for i, width in enumerate((25, 10, 4, 2, 1), 1)}
 K = 50
@@ -37,62 +36,56 @@ def make(n_reference: int, n_query: int) -> None:
 
 
 def by_refmap(tried: int) -> dict:
-    """Neighbours and labels of the first cells; seconds of CPU for all of them."""
+    """Neighbours and labels of all cells, of which the first are returned."""
     sys.path.insert(0, str(ROOT / "bin"))
     from refmap.transfer.levels import find_levels, transfer_columns
     from refmap.transfer.neighbors import Index
 
     reference, query = np.load("reference.npy"), np.load("query.npy")
     own = {key: pd.Series(values.astype(object)) for key, values in np.load("labels.npz").items()}
-    start = time.process_time()
-    near = Index(reference).search(query, K)
-    searched = time.process_time()
-    found = transfer_columns(own, near, find_levels(own))
-    best = {key: given.best[:tried].astype(str) for key, given in found.items()}
-    return {"indices": near.indices[:tried], "search": searched - start, "labels": time.process_time() - searched, **best}
+    with part(f"labels from {len(reference):,} cells"):
+        near = Index(reference).search(query, K)
+        found = transfer_columns(own, near, find_levels(own))
+    return {"indices": near.indices[:tried], **{key: given.best[:tried].astype(str) for key, given in found.items()}}
 
 
 def by_scarches(tried: int) -> dict:
-    """The same of some cells by scArches, whose labels are text as in most files."""
+    """The same of the first cells by scArches, whose labels are text as in most files."""
     from scarches.utils.knn import weighted_knn_trainer, weighted_knn_transfer
 
     obs = pd.DataFrame({key: values.astype(object) for key, values in np.load("labels.npz").items()})
     obs.index = obs.index.astype(str)
     reference = ad.AnnData(obs=obs, obsm={"X_emb": np.load("reference.npy")})
     query = ad.AnnData(obs=pd.DataFrame(index=map(str, range(tried))), obsm={"X_emb": np.load("query.npy")[:tried]})
-    start = time.process_time()
-    model = weighted_knn_trainer(reference, "X_emb", K)
+    with part(f"labels from {reference.n_obs:,} cells"):
+        model = weighted_knn_trainer(reference, "X_emb", K)
+        best, _ = weighted_knn_transfer(query, "X_emb", reference.obs, "level_", model)
     indices = model.kneighbors(query.obsm["X_emb"], return_distance=False)
-    searched = time.process_time()
-    best, _ = weighted_knn_transfer(query, "X_emb", reference.obs, "level_", model)
-    whole = time.process_time() - searched
-    search = searched - start
-    return {"indices": indices, "search": search, "labels": whole - search, **{key: best[key].to_numpy(str) for key in KEYS}}
+    return {"indices": indices, **{key: best[key].to_numpy(str) for key in KEYS}}
+
+
+WAYS = {OURS: ("core", by_refmap), "scarches.utils.knn": ("scarches", by_scarches)}
 
 
 @click.command(context_settings={"show_default": True})
 @click.option("--reference", default=500_000, help="Cells of the reference.")
 @click.option("--query", default=100_000, help="Cells of the query.")
 @click.option("--tried", default=1_000, help="Those of them that scArches is timed on.")
+@click.option("--rounds", default=1, help="How often either is timed.")
 @click.option("--run-one", hidden=True)
-def bench(reference: int, query: int, tried: int, run_one: str | None) -> None:
+def bench(reference: int, query: int, tried: int, rounds: int, run_one: str | None) -> None:
     """Print what either takes, and how much of what they find is the same."""
+    tried = min(tried, query)
     if run_one:
-        np.savez(f"{run_one}.npz", **{"refmap": by_refmap, "scarches": by_scarches}[run_one](tried))
+        np.savez(f"{run_one}.npz", **WAYS[run_one][1](tried))
         return
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         make(reference, query)
-        for env, name in (("core", "refmap"), ("scarches", "scarches")):
-            run(env, f"../bench/labels.py --run-one {name} --tried {tried}")
-        own, other = (np.load(f"{name}.npz") for name in ("refmap", "scarches"))
+        commands = {way: (env, f"../bench/labels.py --run-one {way} --tried {tried}") for way, (env, _work) in WAYS.items()}
+        alternate("labels", query, commands, rounds, of={name: tried for name in WAYS if name != OURS})
+        own, other = (np.load(f"{name}.npz") for name in WAYS)
         os.chdir("/")
-    share = query / tried
-    for name, part in (("neighbours", "search"), ("labels", "labels")):
-        one, whole = float(own[part]), float(other[part]) * share
-        print(f"{name:<12}refmap {one:>8.1f} s, scArches {whole:>8.1f} s (from {tried:,} cells): {whole / one:.1f} times")
-    one, whole = (float(found["search"] + found["labels"]) for found in (own, other))
-    print(f"{'together':<12}refmap {one:>8.1f} s, scArches {whole * share:>8.1f} s: {whole * share / one:.1f} times")
     same = np.mean([len(set(a) & set(b)) / K for a, b in zip(own["indices"], other["indices"], strict=True)])
     print(f"the same neighbours: {same:.5f}; labels: {np.mean([(own[key] == other[key]).mean() for key in KEYS]):.5f}")
 

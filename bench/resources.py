@@ -1,7 +1,11 @@
 #!/usr/bin/env python
 """Memory and time that each step takes by the size of its query, beside what conf/base.config asks for (docs/scale.md).
 
-Without options, small queries and one kind of model, in some minutes; `--full` measures all that docs/scale.md shows.
+Without options, small queries and one kind of model, in some minutes; `--full` measures all that docs/scale.md shows. `--cells N`,
+which may be given again, measures queries and references of so many cells x 30,000 genes instead, with all that the reference's
+cells are taken for (docs/performance.md):
+
+    python bench/resources.py --cells 10000 --cells 100000 [--full-until 100000]
 """
 
 from __future__ import annotations
@@ -12,22 +16,23 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import numpy as np
 import pandas as pd
-from align import make_query
-from overhead import REFERENCE, ROOT, mapping_steps, prepare, reference_steps, run
+from lib.made import GENES, write_cells
+from lib.measuring import GB, OURS, ROOT, Failed, Row, record, run
+from lib.steps import REFERENCE, Steps, cells_steps, mapping_steps, prepare, reference_steps
 from scipy.optimize import nnls
 
-GB = 1 << 30
-BYTES = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": GB}
-SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": GB, "ms": 0.001, "s": 1, "m": 60, "h": 3600}
 ENVS = {"scanvi": "scvi", "scpoli": "scarches", "treearches": "scvi"}
 EPOCHS = 1
-MOST_CELLS_DRAWN = 50_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,12 @@ class Data:
     cells: int
     genes: int = 2_000
     form: str = "h5ad"
+    depth: int = 1_500
+
+    def write(self, path: str, *batches: str) -> None:
+        # Of 2,000 genes, those that a model was trained on, a cell has fewer counts
+        depth = min(self.depth, self.genes // 4)
+        write_cells(Path(path), self.cells, self.genes, depth, batches or ("d1", "d2"), self.form)
 
     def __str__(self) -> str:
         return f"{self.cells:,} x {self.genes:,} {self.form}"
@@ -61,20 +72,30 @@ FULL = [
 
 
 def requests(step: str, size: dict) -> tuple[float, float]:
-    """The bytes and the seconds that conf/base.config asks for a step's first attempt, without a GPU.
+    """The bytes and the seconds that conf/base.config asks for a step's first attempt, without a GPU and without job arrays.
 
     A step without a formula of its own has what stands first in the file.
     """
     text = (ROOT / "conf" / "base.config").read_text()
-    own = re.search(rf"withName: '{step}' \{{(.*?)\n    \}}", text, re.DOTALL)
+    own = [
+        body
+        for names, body in re.findall(r"withName: '([A-Z_|]+)' \{\n(.*?)\n    \}", text, re.DOTALL)
+        if step in names.split("|")
+    ]
 
-    def asked(directive: str, units: dict) -> float:
-        formula = re.search(rf"{directive} += \{{ (.*) \* task\.attempt \}}", own[1] if own else text)[1]
-        formula = re.sub(r"\(params\.gpu \? \S+ : (\S+)\)", r"\1", formula)
-        terms = re.findall(r"(\d[\d.]*)\.([A-Za-z]+)(?: \* size\.(\w+))?", formula)
-        return sum(float(number) * units[unit] * (size[key] if key else 1) for number, unit, key in terms)
+    def asked(directive: str) -> float:
+        closure = rf"^ +{directive} += \{{(.*?) \* task\.attempt\s+\}}"
+        (formula, *_) = [found[1] for body in [*own, text] if (found := re.search(closure, body, re.DOTALL | re.MULTILINE))]
+        # What an array asks for, and a GPU; the rest as Python has it
+        formula = re.sub(r"task\.index \? (.+?) : [^()\n]*(\([^()]*\)[^()\n]*)*", r"\1", formula)
+        formula = re.sub(r"\(params\.gpu\S* \? \S+ : (\S+?)\)", r"\1", formula).replace("Math.min", "min")
+        formula = re.sub(r"\b(\d[\d.]*)\.([A-Za-z]+)", lambda found: str(float(found[1]) * UNITS[found[2]]), formula)
+        *definitions, last = [line.strip() for line in formula.strip().splitlines() if "params." not in line]
+        known = {"size": SimpleNamespace(**size)}
+        exec("\n".join(line.removeprefix("def ") for line in definitions), known)
+        return eval(last, known)
 
-    return asked("memory", BYTES), asked("time", SECONDS)
+    return asked("memory"), asked("time")
 
 
 def stored(matrix: Path, epochs: int) -> dict:
@@ -85,27 +106,34 @@ def stored(matrix: Path, epochs: int) -> dict:
         "cells": cells,
         "genes": genes,
         "values": values,
-        "all_passes": cells * (epochs + 2),
+        **dict.fromkeys(("passes", "all_passes"), cells * (epochs + 2)),
         "all_cells": cells,
         "mappings": 1,
     }
 
 
-def measure(family: str, data: Data, steps: dict[str, tuple[str, str]], size_of) -> list[dict]:
-    """Run steps; a row of the table for each. `size_of` gives a step's size once it has been run."""
+def measure(family: str, data: Data, steps: Steps, size_of: Callable[[str], dict]) -> list[dict]:
+    """Run steps; a row of the table for each. `size_of` gives a step's size once it has been run.
+
+    Raises Failed where a step does not end well.
+    """
     rows = []
     for step, (env, command) in steps.items():
-        spent = run(env, command)
-        rows.append({"step": step, "family": family, "data": data, **size_of(step), **vars(spent)})
-        print(f"{step:<17}{family:<11}{data!s:<26}{spent.peak / GB:>7.2f} GB{spent.cpu:>8.1f} s of CPU", flush=True)
+        try:
+            spent = run(env, command)
+        except Failed as error:
+            record(Row(step, OURS, data.cells, note=str(error).splitlines()[-1]))
+            raise
+        record(Row(step, OURS, data.cells, cpu=spent.cpu, peak=spent.peak))
+        rows.append({"step": step, "family": family, "data": data, **size_of(step), "cpu": spent.cpu, "peak": spent.peak})
+        print(f"{step:<20}{family:<11}{data!s:<26}{spent.peak / GB:>7.2f} GB{spent.cpu:>8.1f} s of CPU", flush=True)
     return rows
 
 
 def measure_reference(family: str, atlas: Data) -> list[dict]:
     """Train `model` in this folder."""
-    make_query(Path("atlas.h5ad"), atlas.cells, atlas.genes)
-    parameters = {"family": family, "reference_batch_key": "donor", "reference_labels_key": "cell_type"}
-    Path("reference.json").write_text(json.dumps(REFERENCE | parameters))
+    atlas.write("atlas.h5ad")
+    Path("reference.json").write_text(json.dumps(REFERENCE | {"family": family}))
     steps = reference_steps(ENVS[family], embedded=family == "treearches")
     if family == "treearches":
         command = "learn_hierarchy.py --model trained --embedding latent.zarr --settings reference.json --output model"
@@ -114,15 +142,22 @@ def measure_reference(family: str, atlas: Data) -> list[dict]:
     return measure(family, atlas, steps, lambda step: stored(Path("atlas.zarr/X"), epochs=1))
 
 
-def measure_mapping(family: str, data: Data) -> list[dict]:
-    """Map a query onto `model` in this folder, and leave nothing of it."""
+def measure_cells(family: str, cells: Data) -> list[dict]:
+    """Take cells for those of the reference of `model`: what they say lies in `scale`."""
+    cells.write("cells.h5ad", "d1", "d2")
+    prepare("cells.h5ad", batch_key="donor", reference="cells.h5ad")
+    remove("found", "latent.npz", "scale")
+    return measure(family, cells, cells_steps("cells.h5ad", ENVS[family]), lambda step: stored(Path("found/aligned.zarr/X"), 0))
+
+
+def measure_mapping(family: str, data: Data, epochs: int | None, scale: bool = False) -> list[dict]:
+    """Map a query onto `model` in this folder, beside `scale` if it is there, and leave nothing of it."""
     query = f"query.{'zarr' if data.form == 'zarr' else 'h5ad'}"
-    make_query(Path(query), data.cells, data.genes, data.form)
-    labels = {"labels_key": "cell_type"} if family == "treearches" else {}
-    prepare(query, batch_key="donor", truth_key="cell_type", max_epochs=str(EPOCHS), **labels)
-    steps = mapping_steps(query, ENVS[family])
-    if data.form != "h5ad" or data.cells > MOST_CELLS_DRAWN:
-        del steps["QC_MAPPING"]  # it looks at a sample of the aligned matrix, and does not draw more cells
+    data.write(query, "q1", "q2")
+    columns = {"labels_key": "cell_type"} if family == "treearches" else {}
+    columns |= {"max_epochs": str(epochs)} if epochs else {}
+    prepare(query, batch_key="donor", truth_key="cell_type", **columns)
+    steps = mapping_steps(query, ENVS[family], scale)
     if family == "treearches":
         command = (
             "update_hierarchy.py --plan prepared/plan.json --prepared prepared --card card.json"
@@ -132,29 +167,67 @@ def measure_mapping(family: str, data: Data) -> list[dict]:
 
     def size_of(step: str) -> dict:
         if step in ("TRAIN_SURGERY", "UPDATE_HIERARCHY"):
-            return stored(Path("prepared/aligned.zarr/X"), EPOCHS)
+            return stored(Path("prepared/aligned.zarr/X"), epochs or 0)
         found = json.loads(Path("plan.json").read_text())["query"]
         cells = found["n_cells"]
         return {"cells": cells, "all_cells": cells, "genes": found["n_genes"], "values": found["n_values"], "mappings": 1}
 
     rows = measure(family, data, steps, size_of)
-    for name in (query, "prepared", "mapped", "updated_model", "placed", "placed_model", "out.zarr", "qc"):
-        path = Path(name)
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    remove(query, "prepared", "mapped", "updated_model", "labelled", "compared", "placed", "placed_model", "out.zarr", "qc")
     return rows
 
 
+def remove(*names: str) -> None:
+    for path in map(Path, names):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def measure_all(plan: list) -> pd.DataFrame:
+    """Measure models of several families and queries of several shapes."""
     rows = []
-    start = Path.cwd()
     for family, atlas, queries in plan:
-        with tempfile.TemporaryDirectory() as folder:
-            os.chdir(folder)
+        with working_folder():
             rows += measure_reference(family, atlas)
             for query in queries:
-                rows += measure_mapping(family, query)
-            os.chdir(start)
+                rows += measure_mapping(family, query, EPOCHS)
     return pd.DataFrame(rows)
+
+
+def measure_growth(sizes: tuple[int, ...], most_reference: int, epochs: int | None) -> pd.DataFrame:
+    """Measure one family by the cells of its atlas, of its reference and of a query.
+
+    Atlases have up to `most_reference` cells, and a query is mapped beside the largest such reference. What fails is said, and
+    ends what comes after it for so many cells.
+    """
+    small = sorted(size for size in sizes if size <= most_reference)
+    rows = []
+
+    def grown(cells: int, work, *arguments) -> None:
+        try:
+            rows.extend(work("scanvi", Data(cells, GENES, depth=800), *arguments))
+        except Failed as error:
+            print(error, flush=True)
+
+    with working_folder():
+        for cells in small:
+            grown(cells, measure_reference)
+        for cells in [size for size in sizes if size > most_reference] + small:
+            grown(cells, measure_cells)
+        for cells in sorted(sizes):
+            grown(cells, measure_mapping, epochs, True)
+    return pd.DataFrame(rows)
+
+
+@contextmanager
+def working_folder() -> Iterator[None]:
+    """A folder of its own to be in."""
+    start = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(start)
 
 
 def fitted(table: pd.DataFrame, measured: str, keys: list[str]) -> dict[str, float]:
@@ -178,15 +251,18 @@ def print_fits(table: pd.DataFrame) -> None:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--full", is_flag=True, help="Measure all that docs/scale.md shows: an hour on two cores, and 10 GB of disk.")
-def bench(full: bool) -> None:
+@click.option("--cells", "sizes", multiple=True, type=int, help="Measure queries and references of so many cells instead.")
+@click.option("--most-reference", default=100_000, help="With --cells: cells of the largest atlas that a model is trained on.")
+@click.option("--epochs", type=int, help="With --cells: most epochs of surgery; left out, the pipeline's default.")
+def bench(full: bool, sizes: tuple[int, ...], most_reference: int, epochs: int | None) -> None:
     """Print what each step takes and what conf/base.config asks for; fail where it asks for less."""
-    table = measure_all(FULL if full else QUICK)
+    table = measure_growth(sizes, most_reference, epochs) if sizes else measure_all(FULL if full else QUICK)
     asked = [requests(row["step"], row) for row in table.to_dict("records")]
     table["asked"], table["limit"] = zip(*asked, strict=True)
-    print(f"\n{'step':<17}{'family':<11}{'data':<26}{'values':>13}{'held GB':>9}{'asked GB':>9}{'CPU s':>8}{'asked s':>9}")
+    print(f"\n{'step':<20}{'family':<11}{'data':<26}{'values':>13}{'held GB':>9}{'asked GB':>9}{'CPU s':>8}{'asked s':>9}")
     for row in table.itertuples():
         print(
-            f"{row.step:<17}{row.family:<11}{row.data!s:<26}{row.values:>13,}{row.peak / GB:>9.2f}{row.asked / GB:>9.2f}"
+            f"{row.step:<20}{row.family:<11}{row.data!s:<26}{row.values:>13,}{row.peak / GB:>9.2f}{row.asked / GB:>9.2f}"
             f"{row.cpu:>8.1f}{row.limit:>9,.0f}"
         )
     if full:
