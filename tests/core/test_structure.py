@@ -86,3 +86,25 @@ def test_no_modules_import_each_other_in_a_circle():
 
     for module in MODULES:
         follow(module)
+
+
+# Each takes a task up to some seconds of CPU; scanpy, mapQC, JAX and scib-metrics more than most mappings take in all
+SLOW = {"torch", "scvi", "lightning", "sklearn", "umap", "numba", "pynndescent", "matplotlib", "igraph", "faiss", "multiqc", "scanpy", "mapqc", "jax", "scib_metrics"}  # fmt: skip
+SLOWEST = {"scanpy": {"reference.selection"}, "mapqc": {"trust.mapqc"}, "jax": set(), "scib_metrics": set()}
+
+
+def libraries_of(nodes) -> set[str]:
+    """The libraries that some of a module's nodes import."""
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.split(".")[0] for name in names}
+
+
+def test_libraries_that_take_seconds_are_imported_where_they_are_used():
+    """Families' own modules run beside torch; all others are imported by steps that may have no use for it."""
+    trees = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
+    at_once = {".".join(module): libraries_of(tree.body) & SLOW for module, tree in trees.items() if module[:1] != ("families",)}
+    assert {module: names for module, names in at_once.items() if names} == {}
+    for library, users in SLOWEST.items():
+        found = {".".join(module) for module, tree in trees.items() if library in libraries_of(list(ast.walk(tree)))}
+        assert found == users, library
