@@ -34,9 +34,9 @@ lint: ## set up, then run nf-core's own checks alone (docs/nf-core.md)
 	@tools/setup
 	@tools/lint
 
-bench: ## set up, then measure memory and throughput (bench/; those that need data of yours, such as bench/trust.py, say so)
+bench: ## set up, then measure time and memory beside the libraries, and write docs/performance.md (QUICK=1: less, below results/)
 	@tools/setup
-	@for script in bench/*.py; do (. containers/activate scvi && python "$$script") || exit; done
+	@. containers/activate core && python bench/performance.py $(if $(QUICK),--quick)
 
 images: ## build the container images with Docker: refmap/<env>:<version>
 	@tools/images
