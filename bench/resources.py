@@ -89,6 +89,7 @@ def requests(step: str, size: dict) -> tuple[float, float]:
         # What an array asks for, and a GPU; the rest as Python has it
         formula = re.sub(r"task\.index \? (.+?) : [^()\n]*(\([^()]*\)[^()\n]*)*", r"\1", formula)
         formula = re.sub(r"\(params\.gpu\S* \? \S+ : (\S+?)\)", r"\1", formula).replace("Math.min", "min")
+        formula = re.sub(r"\[(.*?)\]\.max\(\)", r"max(\1)", formula)
         formula = re.sub(r"\b(\d[\d.]*)\.([A-Za-z]+)", lambda found: str(float(found[1]) * UNITS[found[2]]), formula)
         *definitions, last = [line.strip() for line in formula.strip().splitlines() if "params." not in line]
         known = {"size": SimpleNamespace(**size)}
@@ -173,7 +174,7 @@ def measure_mapping(family: str, data: Data, epochs: int | None, scale: bool = F
         return {"cells": cells, "all_cells": cells, "genes": found["n_genes"], "values": found["n_values"], "mappings": 1}
 
     rows = measure(family, data, steps, size_of)
-    remove(query, "prepared", "mapped", "updated_model", "labelled", "compared", "placed", "placed_model", "out.zarr", "qc")
+    remove(query, "prepared", "mapped", "updated_model", "labelled", "placed", "placed_model", "out.zarr", "qc")
     return rows
 
 

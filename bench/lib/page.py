@@ -39,10 +39,8 @@ LIMITS = {
     "CHECK_QUERY": "the start of Python; a block of the matrix is read",
     "ALIGN_GENES": "reading and writing the counts; a block of cells is held",
     "TRAIN_SURGERY": "the import of torch, then the likelihood of all counts in each epoch",
-    "TRANSFER_LABELS": "the search for neighbours among the reference's cells",
-    "COMPARE_EXPRESSION": "50,000 cells of the query at most, beside 20,000 of the reference",
-    "EXPORT_EMBEDDING": "reading and writing the query's file; a block of cells is held",
-    "QC_MAPPING": "pictures and figures of 50,000 cells at most",
+    "EXPORT_EMBEDDING": "neighbours among the reference's cells; 50,000 cells at most are compared with it by their genes, and drawn;"
+    " the query's file, read and written by blocks",
 }
 LIBRARIES = {"core": ["anndata", "numpy", "scikit-learn", "scanpy", "umap-learn"], "scvi": ["scvi-tools", "torch"]}
 

@@ -90,27 +90,11 @@ def mapping_steps(query: str, env: str, scale: bool = False) -> Steps:
             " --output mapped --updated-model updated_model",
         ),
     }
-    last = "mapped"
-    if scale:
-        steps["TRANSFER_LABELS"] = (
-            "core",
-            "transfer_labels.py --plan plan.json --prepared prepared --mapped mapped --reference scale --correction auto"
-            " --threshold 0.2 --output labelled",
-        )
-        steps["COMPARE_EXPRESSION"] = (
-            "core",
-            "compare_expression.py --plan plan.json --prepared prepared --mapped labelled --reference scale --unknown-by certainty"
-            " --certainty 0.8 --threshold 0.2 --output compared",
-        )
-        last = "compared"
-    return steps | {
-        "EXPORT_EMBEDDING": (
-            "core",
-            f"export_embedding.py --plan plan.json --query {query} --mapped {last} --output out.zarr",
-        ),
-        "QC_MAPPING": (
-            "core",
-            f"qc_mapping.py --plan plan.json --query {query} --prepared prepared --mapped {last}"
-            f" {'--reference scale ' * scale}--threshold 0.2 --output qc",
-        ),
-    }
+    # Labels, results and figures in one
+    beside = " --reference scale --correction auto" * scale
+    steps["EXPORT_EMBEDDING"] = (
+        "core",
+        f"export_embedding.py --plan plan.json --query {query} --prepared prepared --mapped mapped{beside} --unknown-by certainty"
+        " --certainty 0.8 --threshold 0.2 --labelled labelled --output out.zarr --qc qc",
+    )
+    return steps
