@@ -22,7 +22,7 @@ import anndata as ad
 import click
 from lib.made import write_cells
 from lib.measuring import GB, OURS, ROOT, Failed, Row, Spent, compare, record, run
-from lib.steps import REFERENCE, Steps, cells_steps, mapping_steps, prepare, reference_steps
+from lib.steps import Steps, ask_for_reference, cells_steps, mapping_steps, prepare, reference_steps
 
 sys.path.insert(0, str(ROOT / "bin"))
 
@@ -39,8 +39,9 @@ def make_cells(cells: int) -> None:
     from refmap.sheet.demo import pbmc_counts
 
     found = pbmc_counts()
-    found.obs["donor"], found.obs["cell_type"] = found.obs["batch"], found.obs["bulk_labels"]
-    for name in (ATLAS, QUERY):
+    found.obs["cell_type"] = found.obs["bulk_labels"]
+    for name, side in ((ATLAS, "reference"), (QUERY, "query")):
+        found.obs["donor"] = [f"{side} {batch}" for batch in found.obs["batch"]]
         found.write_h5ad(name)
 
 
@@ -98,7 +99,7 @@ def main(cells: int, rounds: int, run_notebook: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         make_cells(cells)
-        Path("reference.json").write_text(json.dumps(REFERENCE | {"reference_max_epochs": 20}))
+        ask_for_reference(reference_max_epochs=20)
         run_steps(reference_steps("scvi"))
         reference = ad.read_zarr("atlas.zarr")
         reference.write_h5ad("atlas.zarr.h5ad")

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from lib.made import GENES, write_cells
 from lib.measuring import GB, OURS, ROOT, Failed, Row, record, run
-from lib.steps import REFERENCE, Steps, cells_steps, mapping_steps, prepare, reference_steps
+from lib.steps import Steps, ask_for_reference, cells_steps, mapping_steps, prepare, reference_steps
 from scipy.optimize import nnls
 
 UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": GB, "ms": 0.001, "s": 1, "m": 60, "h": 3600}
@@ -125,16 +125,24 @@ def measure(family: str, data: Data, steps: Steps, size_of: Callable[[str], dict
         except Failed as error:
             record(Row(step, OURS, data.cells, note=str(error).splitlines()[-1]))
             raise
-        record(Row(step, OURS, data.cells, cpu=spent.cpu, peak=spent.peak))
+        record(Row(step, OURS, data.cells, cpu=spent.cpu, peak=spent.peak, note=epochs_of(step)))
         rows.append({"step": step, "family": family, "data": data, **size_of(step), "cpu": spent.cpu, "peak": spent.peak})
         print(f"{step:<20}{family:<11}{data!s:<26}{spent.peak / GB:>7.2f} GB{spent.cpu:>8.1f} s of CPU", flush=True)
     return rows
 
 
+def epochs_of(step: str) -> str | None:
+    """How long surgery trained, as early stopping may have ended it."""
+    if step != "TRAIN_SURGERY":
+        return None
+    epochs = json.loads(Path("mapped/mapping.json").read_text())["train"]["epochs"]
+    return f"{epochs} epoch{'s' * (epochs != 1)}"
+
+
 def measure_reference(family: str, atlas: Data) -> list[dict]:
     """Train `model` in this folder."""
     atlas.write("atlas.h5ad")
-    Path("reference.json").write_text(json.dumps(REFERENCE | {"family": family}))
+    ask_for_reference(family=family)
     steps = reference_steps(ENVS[family], embedded=family == "treearches")
     if family == "treearches":
         command = "learn_hierarchy.py --model trained --embedding latent.zarr --settings reference.json --output model"
@@ -212,6 +220,8 @@ def measure_growth(sizes: tuple[int, ...], most_reference: int, epochs: int | No
     with working_folder():
         for cells in small:
             grown(cells, measure_reference)
+        if not Path("model").exists():
+            sys.exit("No model was trained, so nothing is measured.")
         for cells in [size for size in sizes if size > most_reference] + small:
             grown(cells, measure_cells)
         for cells in sorted(sizes):

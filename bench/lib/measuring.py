@@ -52,7 +52,7 @@ class Row:
     round     from 0; rows of the same round were measured one after the other
     cpu       seconds of CPU; None where it was not run
     peak      the most bytes that the process held, Python and its libraries among them; None where it was not run
-    note      why it was not run
+    note      why it was not run, or what is to be known of it
     of        so many of the cells were done, and `cpu` is in proportion; None: all
     commit    of refmap
     machine   processor, cores and memory

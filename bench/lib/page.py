@@ -123,7 +123,9 @@ def text(rows: list[Row], steps: dict, pairs: list[Comparison], sizes: list[int]
 
     def cell(step: str, size: int) -> str:
         row = steps[step].get(size)
-        return "not run" if row is None else row.note if row.cpu is None else f"{seconds(row.cpu)} s, {row.peak / GB:.2f} GB"
+        if row is None or row.cpu is None:
+            return row.note if row else "not run"
+        return f"{seconds(row.cpu)} s, {row.peak / GB:.2f} GB" + f", {row.note}" * bool(row.note)
 
     def growth(step: str) -> str:
         found = slope(steps[step])
@@ -165,8 +167,8 @@ def text(rows: list[Row], steps: dict, pairs: list[Comparison], sizes: list[int]
         "## By the cells",
         "",
         "Each step's own command, on made cells of 20 types x 30,000 genes, 800 counts a cell, in an .h5ad. A query is mapped beside the"
-        " largest reference whose steps are shown, of 100,000 cells at most, onto a model of 2,000 genes, with the pipeline's defaults;"
-        " a reference is trained for one epoch.",
+        " largest reference whose steps are shown, of 100,000 cells at most, onto a model of 2,000 genes, with the pipeline's defaults:"
+        " surgery ended after the epochs that are told. A reference was trained for one.",
         "",
         f"![Seconds of CPU and memory of each step by the number of cells]({picture})",
         "",

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from .measuring import ROOT, run
 
-# What a run says of the reference that it trains: its batches are in obs `donor`, its labels in `cell_type`
-REFERENCE = {
-    "reference": "atlas.h5ad",
-    "family": "scanvi",
-    "seed": 0,
-    "reference_batch_key": "donor",
-    "reference_labels_key": "cell_type",
-    "reference_layer": "X",
-    "reference_var_key": None,
-    "reference_protein_key": None,
-    "reference_unlabeled_category": "Unknown",
-    "reference_categorical_covariate_keys": None,
-    "reference_continuous_covariate_keys": None,
-    "reference_options": None,
-    "reference_max_epochs": 1,
-    "reference_n_latent": 10,
-    "reference_n_layers": 2,
-}
 Steps = dict[str, tuple[str, str]]
+
+
+def ask_for_reference(**parameters) -> None:
+    """Write `reference.json`: the pipeline's parameters for a reference that is trained on `atlas.h5ad`, these and its defaults.
+
+    The batches of its cells are in obs `donor`, their labels in `cell_type`.
+    """
+    sys.path.insert(0, str(ROOT / "bin"))
+    from refmap.sheet.parameters import defaults, load_schema
+
+    own = {"reference": "atlas.h5ad", "reference_batch_key": "donor", "reference_labels_key": "cell_type", "reference_layer": "X"}
+    whole = defaults(load_schema(ROOT / "nextflow_schema.json")) | own | {"family": "scanvi", "reference_max_epochs": 1}
+    Path("reference.json").write_text(json.dumps(whole | parameters))
 
 
 def reference_steps(env: str, embedded: bool = False) -> Steps:

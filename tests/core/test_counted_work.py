@@ -21,7 +21,20 @@ from lib.steps import mapping_steps  # noqa: E402
 # How often each reads the counts; what is in the file's tables tells the first enough
 PASSES = {"CHECK_QUERY": 0, "ALIGN_GENES": 1}
 # Each is up to some seconds of CPU a task
-HEAVY = {"torch", "jax", "scib_metrics", "scanpy", "umap", "numba", "pynndescent", "matplotlib", "sklearn", "mapqc", "igraph", "faiss"}
+HEAVY = {
+    "torch",
+    "jax",
+    "scib_metrics",
+    "scanpy",
+    "umap",
+    "numba",
+    "pynndescent",
+    "matplotlib",
+    "sklearn",
+    "mapqc",
+    "igraph",
+    "faiss",
+}
 
 
 @pytest.fixture(scope="module")

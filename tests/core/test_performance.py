@@ -17,14 +17,21 @@ from resources import requests  # noqa: E402
 
 
 def rows_of(what: str, way: str, cells: int, *cpu: float, gb: float = 1) -> list[Row]:
-    return [Row(what, way, cells, number, value, int(gb * GB), machine="a machine", commit="abc", load=2.0) for number, value in enumerate(cpu)]
+    return [
+        Row(what, way, cells, number, value, int(gb * GB), machine="a machine", commit="abc", load=2.0)
+        for number, value in enumerate(cpu)
+    ]
 
 
 # --- two ways by turns ------------------------------------------------------------------------------------------------------
 
 
 def test_ratios_are_those_of_a_round_and_medians_those_of_rounds_that_both_have():
-    rows = rows_of("UMAP", OURS, 100, 1, 2, 10, gb=1) + rows_of("UMAP", "scanpy", 100, 3, 4, gb=2) + [Row("UMAP", "scanpy", 100, 2, note="killed")]
+    rows = (
+        rows_of("UMAP", OURS, 100, 1, 2, 10, gb=1)
+        + rows_of("UMAP", "scanpy", 100, 3, 4, gb=2)
+        + [Row("UMAP", "scanpy", 100, 2, note="killed")]
+    )
     (found,) = compare(rows)
     assert (found.what, found.library, found.cells, found.rounds) == ("UMAP", "scanpy", 100, 2)
     assert (found.ours, found.theirs, found.ratios) == (1.5, 3.5, (2.0, 2.5, 3.0))
@@ -32,7 +39,12 @@ def test_ratios_are_those_of_a_round_and_medians_those_of_rounds_that_both_have(
 
 
 def test_what_is_measured_again_counts_and_what_one_way_alone_did_is_not_compared():
-    rows = rows_of("UMAP", OURS, 100, 1) + rows_of("UMAP", "scanpy", 100, 3) + rows_of("UMAP", "scanpy", 100, 5) + rows_of("UMAP", OURS, 200, 1)
+    rows = (
+        rows_of("UMAP", OURS, 100, 1)
+        + rows_of("UMAP", "scanpy", 100, 3)
+        + rows_of("UMAP", "scanpy", 100, 5)
+        + rows_of("UMAP", OURS, 200, 1)
+    )
     (found,) = compare(rows)
     assert found.cells == 100 and found.ratios == (5, 5, 5)
 
@@ -61,7 +73,7 @@ def test_ways_are_taken_by_turns_and_one_that_fails_is_said_and_not_tried_again(
 def test_a_command_is_measured_with_its_children_and_what_it_says_of_its_parts(tmp_path):
     script = tmp_path / "held"
     child = f"import sys, time; sys.path.insert(0, {str(ROOT / 'bench')!r}); from lib.measuring import part\nkept = bytearray(200 << 20)\nwith part('busy'):\n    while time.process_time() < 0.4: pass\ntime.sleep(0.2)"
-    script.write_text(f"#!/bin/bash\npython3 -c \"{child}\" & wait $!\n")
+    script.write_text(f'#!/bin/bash\npython3 -c "{child}" & wait $!\n')
     script.chmod(0o755)
     spent = run("core", os.path.relpath(script, ROOT / "bin"))
     assert spent.peak > 200 << 20 and spent.cpu >= 0.4 and 0 < spent.parts["busy"] <= spent.cpu
@@ -87,7 +99,11 @@ def written(tmp_path) -> tuple[str, str]:
     rows = rows_of("UMAP", OURS, 100, 1.0, 1.2) + rows_of("UMAP", "scanpy", 100, 2.0, 1.2)
     for step in (*page.ATLAS, *page.CELLS, *page.MAPPING):
         rows += rows_of(step, OURS, 10, 1.0, gb=0.5)
-        rows += [Row(step, OURS, 100, note="It ended with status 137.")] if step == page.MAPPING[-1] else rows_of(step, OURS, 100, 3.0)
+        rows += (
+            [Row(step, OURS, 100, note="It ended with status 137.")]
+            if step == page.MAPPING[-1]
+            else rows_of(step, OURS, 100, 3.0)
+        )
     rows.append(Row("iLISI", "scib-metrics", 100, note="it is not there"))
     (tmp_path / "images").mkdir()
     page.write_page(rows, [10, 1_000], tmp_path / "page.md", tmp_path / "images/picture.svg")
@@ -120,7 +136,11 @@ def test_the_picture_names_every_step(written):
 
 
 def every_step() -> dict[str, tuple[str, str]]:
-    return steps.reference_steps("scvi", embedded=True) | steps.cells_steps("cells.h5ad", "scvi") | steps.mapping_steps("query.h5ad", "scvi", scale=True)
+    return (
+        steps.reference_steps("scvi", embedded=True)
+        | steps.cells_steps("cells.h5ad", "scvi")
+        | steps.mapping_steps("query.h5ad", "scvi", scale=True)
+    )
 
 
 @pytest.mark.parametrize("step", every_step())
