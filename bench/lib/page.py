@@ -20,8 +20,8 @@ TASKS = {
     "export": "`bench/files.py`: the same file is written as zarr with embedding, labels and their probabilities.",
     "labels": "`bench/labels.py`: 50 neighbours in 30 dimensions, five columns of labels. Neighbours"
     " and labels are compared, and are the same.",
-    "UMAP": "`bench/figures.py`: 30 dimensions, neighbours among it.",
-    "iLISI": "`bench/figures.py`: four batches, 90 neighbours.",
+    "UMAP": "`bench/figures.py`: 30 dimensions; with the search for neighbours, and what is compiled as it runs.",
+    "iLISI": "`bench/figures.py`: four batches, 90 neighbours; likewise. What JAX compiles is most of scib-metrics' time for so few.",
     "kBET": "`bench/figures.py`: the same, within each of ten labels.",
     "joint atlas": "`bench/joint.py`: a reference and 200 queries are put into one file. refmap looks for all neighbours, says of each cell"
     " what is known of it and draws a page beside; the other way is `anndata.concat`, `scanpy.pp.neighbors` and `write_h5ad`.",
@@ -108,6 +108,7 @@ def versions() -> str:
 
 def write_page(rows: list[Row], sizes: list[int], page: Path, picture: Path) -> None:
     """Write the page, and the picture that it shows: `sizes` are numbers of cells that steps are told for, run or not."""
+    rows = list({(row.what, row.way, row.cells, row.round): row for row in rows}.values())
     steps, pairs = by_step(rows), compare(rows)
     sizes = sorted({*sizes, *(cells for of in steps.values() for cells in of)})
     page.write_text(text(rows, steps, pairs, sizes, picture.relative_to(page.parent)))
@@ -190,7 +191,9 @@ def text(rows: list[Row], steps: dict, pairs: list[Comparison], sizes: list[int]
                 for size, found in costs
             ),
             5,
-        ),
+        )
+        if costs
+        else "Not every step was run for the same number of cells, so there is no sum.",
         "",
         "The price is *core hours x the price of a core hour*, which differs by provider, region and month: put in yours. Clouds charge for"
         " the time on the clock of the cores that a task asks for, not for seconds of CPU: a step that asks for two cores and keeps one"
@@ -209,15 +212,18 @@ def draw(steps: dict[str, dict[int, Row]], picture: Path) -> None:
 
     plt.rcParams.update({"svg.hashsalt": "refmap", "svg.fonttype": "none", "font.size": 9})
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
-    colors = plt.get_cmap("tab20").colors
+    colors = plt.get_cmap("tab10").colors
     for number, (step, of) in enumerate(steps.items()):
         known = sorted((cells, row) for cells, row in of.items() if row.cpu is not None)
-        style = {"color": colors[number % 20], "marker": "o", "markersize": 3, "linestyle": "-" if step in MAPPING else "--"}
+        style = {"color": colors[number % 10], "marker": "o", "markersize": 3, "linestyle": "-" if step in MAPPING else "--"}
         cells = [size for size, _row in known]
         axes[0].plot(cells, [row.cpu for _size, row in known], label=step, **style)
         axes[1].plot(cells, [row.peak / GB for _size, row in known], **style)
     for ax, what in zip(axes, ("seconds of CPU", "GB held at most"), strict=True):
         ax.set(xscale="log", yscale="log", xlabel="cells", ylabel=what)
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.yaxis.set_major_formatter("{x:,g}")
+        ax.yaxis.set_minor_formatter("{x:g}" if what.startswith("GB") else "")
         ax.grid(which="major", alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8, title="dashed: once a reference")
