@@ -1,6 +1,6 @@
 """What the benchmarks make of what they measured, and that the commands which they run are those of the steps."""
 
-import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -133,6 +133,15 @@ def test_the_picture_names_every_step(written):
 
 
 # --- the commands that are measured -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_can_be_read_with_the_code_as_it_is(script, monkeypatch):
+    spec = importlib.util.spec_from_file_location(f"bench_{script.stem}", script)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    assert any(hasattr(value, "params") for value in vars(module).values())  # a command
 
 
 def every_step() -> dict[str, tuple[str, str]]:
