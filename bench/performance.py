@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """All benchmarks of time and memory in one run, and docs/performance.md with its picture from what they found: `make bench`.
 
-An hour or so on two free cores; `--quick` takes fewer cells and some minutes, and leaves the page below results/quick. Rows are added
+An hour or two on two free cores; `--quick` takes fewer cells and some minutes, and leaves the page below results/quick. Rows are added
 to a file, where the last of its kind counts: what was measured before stays, `--only` measures a part anew, and `--page-only` writes
 the page again. Run with the core environment, beside which the environments `scvi` and `scarches` have to be:
 
@@ -21,16 +21,16 @@ from lib.page import write_page
 SIZES = [10_000, 100_000, 1_000_000]
 # Environment and commands of each benchmark: of fewer cells, and of those that the page is for
 PLAN = {
-    "engine": ("scvi", ["--rounds 2"], ["--cells 20000 --rounds 3"]),
+    "engine": ("scvi", ["--rounds 2"], ["--cells 20000 --rounds 2"]),
     "files": ("core", ["--cells 5000 --rounds 2"], ["--cells 10000 --cells 100000 --rounds 3"]),
     "labels": (
         "core",
         ["--reference 50000 --query 10000 --tried 500 --rounds 2"],
         ["--reference 500000 --query 100000 --tried 1000 --rounds 2"],
     ),
-    "figures": ("core", ["--cells 5000 --rounds 2"], ["--cells 20000 --rounds 3"]),
+    "figures": ("core", ["--cells 5000 --rounds 2"], ["--cells 20000 --rounds 2"]),
     "joint": ("core", ["--cells 10000"], ["--cells 20000 --cells 200000 --plain 200000"]),
-    "mapping": ("core", ["--rounds 1"], ["--rounds 2", "--cells 10000 --rounds 2"]),
+    "mapping": ("core", ["--rounds 1"], ["--rounds 2", "--cells 10000 --rounds 1"]),
     "resources": ("core", ["--cells 2000 --cells 10000"], [" ".join(f"--cells {size}" for size in SIZES)]),
 }
 

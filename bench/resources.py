@@ -5,7 +5,7 @@ Without options, small queries and one kind of model, in some minutes; `--full` 
 which may be given again, measures queries and references of so many cells x 30,000 genes instead, with all that the reference's
 cells are taken for (docs/performance.md):
 
-    python bench/resources.py --cells 10000 --cells 100000 [--full-until 100000]
+    python bench/resources.py --cells 10000 --cells 100000 [--large 100000]
 """
 
 from __future__ import annotations
@@ -202,13 +202,13 @@ def measure_all(plan: list) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def measure_growth(sizes: tuple[int, ...], most_reference: int, epochs: int | None) -> pd.DataFrame:
+def measure_growth(sizes: tuple[int, ...], large: int, epochs: int | None) -> pd.DataFrame:
     """Measure one family by the cells of its atlas, of its reference and of a query.
 
-    Atlases have up to `most_reference` cells, and a query is mapped beside the largest such reference. What fails is said, and
-    ends what comes after it for so many cells.
+    Beyond `large` cells no model is trained on an atlas, and surgery is one epoch; a query is mapped beside the largest reference of
+    up to so many. What fails is said, and ends what comes after it for so many cells.
     """
-    small = sorted(size for size in sizes if size <= most_reference)
+    small = sorted(size for size in sizes if size <= large)
     rows = []
 
     def grown(cells: int, work, *arguments) -> None:
@@ -222,10 +222,10 @@ def measure_growth(sizes: tuple[int, ...], most_reference: int, epochs: int | No
             grown(cells, measure_reference)
         if not Path("model").exists():
             sys.exit("No model was trained, so nothing is measured.")
-        for cells in [size for size in sizes if size > most_reference] + small:
+        for cells in [size for size in sizes if size > large] + small:
             grown(cells, measure_cells)
         for cells in sorted(sizes):
-            grown(cells, measure_mapping, epochs, True)
+            grown(cells, measure_mapping, 1 if cells > large else epochs, True)
     return pd.DataFrame(rows)
 
 
@@ -263,11 +263,11 @@ def print_fits(table: pd.DataFrame) -> None:
 @click.command(context_settings={"show_default": True})
 @click.option("--full", is_flag=True, help="Measure all that docs/scale.md shows: an hour on two cores, and 10 GB of disk.")
 @click.option("--cells", "sizes", multiple=True, type=int, help="Measure queries and references of so many cells instead.")
-@click.option("--most-reference", default=100_000, help="With --cells: cells of the largest atlas that a model is trained on.")
+@click.option("--large", default=100_000, help="With --cells: beyond so many no atlas is trained on, and surgery is one epoch.")
 @click.option("--epochs", type=int, help="With --cells: most epochs of surgery; left out, the pipeline's default.")
-def bench(full: bool, sizes: tuple[int, ...], most_reference: int, epochs: int | None) -> None:
+def bench(full: bool, sizes: tuple[int, ...], large: int, epochs: int | None) -> None:
     """Print what each step takes and what conf/base.config asks for; fail where it asks for less."""
-    table = measure_growth(sizes, most_reference, epochs) if sizes else measure_all(FULL if full else QUICK)
+    table = measure_growth(sizes, large, epochs) if sizes else measure_all(FULL if full else QUICK)
     asked = [requests(row["step"], row) for row in table.to_dict("records")]
     table["asked"], table["limit"] = zip(*asked, strict=True)
     print(f"\n{'step':<20}{'family':<11}{'data':<26}{'values':>13}{'held GB':>9}{'asked GB':>9}{'CPU s':>8}{'asked s':>9}")

@@ -78,23 +78,28 @@ def by_step(rows: Iterable[Row]) -> dict[str, dict[int, Row]]:
 
 
 def slope(of: dict[int, Row]) -> float | None:
-    """Milliseconds of CPU that one cell more takes, from the two largest sizes that were run; None of one size."""
-    known = sorted(cells for cells, row in of.items() if row.cpu is not None)[-2:]
-    return 1_000 * (of[known[1]].cpu - of[known[0]].cpu) / (known[1] - known[0]) if len(known) == 2 else None
+    """Milliseconds of CPU that one cell more takes, from the two largest sizes that were run alike; None of one size."""
+    known = sorted(cells for cells, row in of.items() if row.cpu is not None)
+    alike = [cells for cells in known if of[cells].note == of[known[-1]].note][-2:]
+    return 1_000 * (of[alike[1]].cpu - of[alike[0]].cpu) / (alike[1] - alike[0]) if len(alike) == 2 else None
 
 
 def core_hours(steps: dict[str, dict[int, Row]], cells: int) -> tuple[float, float] | None:
     """Those of a reference's cells, once, and of FILES mappings of so many cells; None where a step was not run for them.
 
-    The reference is the largest whose cells were looked at whole, but no larger than what queries were mapped beside.
+    The reference is the one that the query was mapped beside: the largest whose atlas was trained on.
     """
-    whole = [
-        n for n in sorted(steps.get(CELLS[0], {})) if all(n in steps[step] and steps[step][n].cpu is not None for step in CELLS)
-    ]
-    mapping = [steps.get(step, {}).get(cells) for step in MAPPING]
-    if not whole or any(row is None or row.cpu is None for row in mapping):
+    whole = [n for n in sorted(steps.get(ATLAS[-1], {})) if all(done(steps, step, n) for step in CELLS)]
+    if not whole or not all(done(steps, step, cells) for step in MAPPING):
         return None
-    return sum(steps[step][whole[-1]].cpu for step in CELLS) / 3600, FILES * sum(row.cpu for row in mapping) / 3600
+    once, each = (sum(steps[step][n].cpu for step in names) for names, n in ((CELLS, whole[-1]), (MAPPING, cells)))
+    return once / 3600, FILES * each / 3600
+
+
+def done(steps: dict[str, dict[int, Row]], step: str, cells: int) -> bool:
+    """Whether a step was run for so many cells."""
+    row = steps.get(step, {}).get(cells)
+    return row is not None and row.cpu is not None
 
 
 def versions() -> str:
@@ -137,7 +142,7 @@ def text(rows: list[Row], steps: dict, pairs: list[Comparison], sizes: list[int]
         "# Performance",
         "",
         "`make bench` measures all of this, and writes this page and its picture ([bench/performance.py](../bench/performance.py));"
-        " it takes an hour or so on two free cores, and `make bench QUICK=1` some minutes for fewer cells. What a step asks for,"
+        " it takes an hour or two on two free cores, and `make bench QUICK=1` some minutes for fewer cells. What a step asks for,"
         " and many mappings at once: [scale.md](scale.md). The engine of surgery, part by part: [engine.md](engine.md).",
         "",
         f"Measured on {' and '.join(machines)}; refmap at commit {', '.join(commits)}; {versions()}. No GPU was used. Times are seconds"
@@ -168,8 +173,8 @@ def text(rows: list[Row], steps: dict, pairs: list[Comparison], sizes: list[int]
         "## By the cells",
         "",
         "Each step's own command, on made cells of 20 types x 30,000 genes, 800 counts a cell, in an .h5ad. A query is mapped beside the"
-        " largest reference whose steps are shown, of 100,000 cells at most, onto a model of 2,000 genes, with the pipeline's defaults:"
-        " surgery ended after the epochs that are told. A reference was trained for one.",
+        " largest reference whose atlas was trained on, for one epoch, onto a model of 2,000 genes, with the pipeline's defaults; surgery ended"
+        " after the epochs that are told, and beyond 100,000 cells it was given one.",
         "",
         f"![Seconds of CPU and memory of each step by the number of cells]({picture})",
         "",
@@ -187,7 +192,7 @@ def text(rows: list[Row], steps: dict, pairs: list[Comparison], sizes: list[int]
         table(
             ["cells a file", "cells in all", "the reference, once, core hours", f"{FILES} mappings, core hours", "in all, core hours"],
             (
-                [f"{size:,}", f"{FILES * size:,}", *(f"{hours:.2f}" for hours in (*found, sum(found)))]
+                [f"{size:,}, {steps['TRAIN_SURGERY'][size].note}", f"{FILES * size:,}", *(f"{hours:.2f}" for hours in (*found, sum(found)))]
                 for size, found in costs
             ),
             5,

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,12 +99,10 @@ def written(tmp_path) -> tuple[str, str]:
     """A page and its picture: all steps took 1 s for 10 cells and 3 s for 100, but that one is not run for 100."""
     rows = rows_of("UMAP", OURS, 100, 1.0, 1.2) + rows_of("UMAP", "scanpy", 100, 2.0, 1.2)
     for step in (*page.ATLAS, *page.CELLS, *page.MAPPING):
-        rows += rows_of(step, OURS, 10, 1.0, gb=0.5)
-        rows += (
-            [Row(step, OURS, 100, note="It ended with status 137.")]
-            if step == page.MAPPING[-1]
-            else rows_of(step, OURS, 100, 3.0)
-        )
+        small, large = rows_of(step, OURS, 10, 1.0, gb=0.5), rows_of(step, OURS, 100, 3.0)
+        if step == "TRAIN_SURGERY":
+            small, large = ([replace(row, note=note) for row in of] for of, note in ((small, "7 epochs"), (large, "1 epoch")))
+        rows += small + ([Row(step, OURS, 100, note="It ended with status 137.")] if step == page.MAPPING[-1] else large)
     rows.append(Row("iLISI", "scib-metrics", 100, note="it is not there"))
     (tmp_path / "images").mkdir()
     page.write_page(rows, [10, 1_000], tmp_path / "page.md", tmp_path / "images/picture.svg")
@@ -116,6 +115,7 @@ def test_the_page_tells_ratios_steps_and_what_was_not_run(written):
     assert "- **iLISI** of 100 cells by scib-metrics was not measured: it is not there" in text
     first, last = page.MAPPING[0], page.MAPPING[-1]
     assert f"| `{first}` | {page.LIMITS[first]} | 1.00 s, 0.50 GB | 3.00 s, 1.00 GB | not run | 22.22 |" in text
+    assert "| 1.00 s, 0.50 GB, 7 epochs | 3.00 s, 1.00 GB, 1 epoch | not run |  |" in text  # which do not compare
     assert f"| `{last}` | {page.LIMITS[last]} | 1.00 s, 0.50 GB | It ended with status 137. | not run |  |" in text
     assert "a machine" in text and "commit abc" in text and "scvi-tools 1." in text
 
@@ -123,7 +123,7 @@ def test_the_page_tells_ratios_steps_and_what_was_not_run(written):
 def test_core_hours_are_those_of_the_reference_once_and_of_a_hundred_files(written):
     text, _picture = written
     once, mapping = 3.0 * len(page.CELLS) / 3600, 100 * 1.0 * len(page.MAPPING) / 3600
-    assert f"| 10 | 1,000 | {once:.2f} | {mapping:.2f} | {once + mapping:.2f} |" in text
+    assert f"| 10, 7 epochs | 1,000 | {once:.2f} | {mapping:.2f} | {once + mapping:.2f} |" in text
     assert "| 100 | 10,000 |" not in text  # of which a step was not run
 
 
