@@ -3,7 +3,7 @@
 
 Without options, small queries and one kind of model, in some minutes; `--full` measures all that docs/scale.md shows. `--cells N`,
 which may be given again, measures queries and references of so many cells x 30,000 genes instead, with all that the reference's
-cells are taken for (docs/performance.md):
+cells are taken for (docs/performance.md); made ones, or real ones that are drawn again and thinned (`--source`):
 
     python bench/resources.py --cells 10000 --cells 100000 [--large 100000]
 """
@@ -18,14 +18,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import click
 import numpy as np
 import pandas as pd
-from lib.made import GENES, write_cells
+from lib.made import GENES, Source, write_cells
 from lib.measuring import GB, OURS, ROOT, Failed, Row, record, run
 from lib.steps import Steps, ask_for_reference, cells_steps, mapping_steps, prepare, reference_steps
 from scipy.optimize import nnls
@@ -43,11 +43,12 @@ class Data:
     genes: int = 2_000
     form: str = "h5ad"
     depth: int = 1_500
+    source: Source | None = field(default=None, repr=False, compare=False)
 
     def write(self, path: str, *batches: str) -> None:
         # Of 2,000 genes, those that a model was trained on, a cell has fewer counts
         depth = min(self.depth, self.genes // 4)
-        write_cells(Path(path), self.cells, self.genes, depth, batches or ("d1", "d2"), self.form)
+        write_cells(Path(path), self.cells, self.genes, depth, batches or ("d1", "d2"), self.form, self.source)
 
     def __str__(self) -> str:
         return f"{self.cells:,} x {self.genes:,} {self.form}"
@@ -202,7 +203,7 @@ def measure_all(plan: list) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def measure_growth(sizes: tuple[int, ...], large: int, epochs: int | None) -> pd.DataFrame:
+def measure_growth(sizes: tuple[int, ...], large: int, epochs: int | None, source: Source | None) -> pd.DataFrame:
     """Measure one family by the cells of its atlas, of its reference and of a query.
 
     Beyond `large` cells no model is trained on an atlas, and surgery is one epoch; a query is mapped beside the largest reference of
@@ -213,7 +214,7 @@ def measure_growth(sizes: tuple[int, ...], large: int, epochs: int | None) -> pd
 
     def grown(cells: int, work, *arguments) -> None:
         try:
-            rows.extend(work("scanvi", Data(cells, GENES, depth=800), *arguments))
+            rows.extend(work("scanvi", Data(cells, GENES, depth=800, source=source), *arguments))
         except Failed as error:
             print(error, flush=True)
 
@@ -265,9 +266,17 @@ def print_fits(table: pd.DataFrame) -> None:
 @click.option("--cells", "sizes", multiple=True, type=int, help="Measure queries and references of so many cells instead.")
 @click.option("--large", default=100_000, help="With --cells: beyond so many no atlas is trained on, and surgery is one epoch.")
 @click.option("--epochs", type=int, help="With --cells: most epochs of surgery; left out, the pipeline's default.")
-def bench(full: bool, sizes: tuple[int, ...], large: int, epochs: int | None) -> None:
+@click.option(
+    "--source", type=click.Path(exists=True, path_type=Path), help="With --cells: real ones to draw from, .h5ad with counts."
+)
+@click.option("--batch", default="batch", help="The column of their batches.")
+@click.option("--labels", default="cell_type", help="The column of their labels.")
+def bench(
+    full: bool, sizes: tuple[int, ...], large: int, epochs: int | None, source: Path | None, batch: str, labels: str
+) -> None:
     """Print what each step takes and what conf/base.config asks for; fail where it asks for less."""
-    table = measure_growth(sizes, large, epochs) if sizes else measure_all(FULL if full else QUICK)
+    real = source and Source.read(source, batch, labels)
+    table = measure_growth(sizes, large, epochs, real) if sizes else measure_all(FULL if full else QUICK)
     asked = [requests(row["step"], row) for row in table.to_dict("records")]
     table["asked"], table["limit"] = zip(*asked, strict=True)
     print(f"\n{'step':<20}{'family':<11}{'data':<26}{'values':>13}{'held GB':>9}{'asked GB':>9}{'CPU s':>8}{'asked s':>9}")

@@ -53,7 +53,7 @@ class Row:
     cpu       seconds of CPU; None where it was not run
     peak      the most bytes that the process held, Python and its libraries among them; None where it was not run
     note      why it was not run, or what is to be known of it
-    of        so many of the cells were done, and `cpu` is in proportion; None: all
+    of        so many of the cells were done, and `cpu` is extrapolated from these; None: all
     commit    of refmap
     machine   processor, cores and memory
     load      processes that wanted a core at the end, over the last minute: above the number of cores, others had a share
@@ -143,9 +143,14 @@ def part(what: str) -> Iterator[None]:
     """Within a child: a part of its work, whose CPU seconds are told to the one that measures it; imports are best left out."""
     start = time.process_time()
     yield
+    tell(what, time.process_time() - start)
+
+
+def tell(what: str, cpu: float) -> None:
+    """Within a child: the CPU seconds of a part of its work, where these are more than it took, as of some cells alone."""
     if PARTS in os.environ:
         with open(os.environ[PARTS], "a") as told:
-            told.write(json.dumps([what, time.process_time() - start]) + "\n")
+            told.write(json.dumps([what, cpu]) + "\n")
 
 
 def commit() -> str:
@@ -191,7 +196,7 @@ def alternate(
     ways
         Environment and command by `refmap` and the libraries.
     of
-        Cells that a way does, where these are not all; its seconds are taken in proportion.
+        Cells that a way does, where these are not all, and of which it extrapolates what it tells.
 
     A way that fails once has a row that says so, and is not tried again.
     """
@@ -200,7 +205,6 @@ def alternate(
         for way, (env, command) in list(ways.items())[:: -1 if number % 2 else 1]:
             if way in failed:
                 continue
-            part_of = (of or {}).get(way, cells)
             try:
                 spent = run(env, command)
             except Failed as error:
@@ -208,10 +212,10 @@ def alternate(
                 rows.append(record(Row(what, way, cells, number, note=str(error).splitlines()[-1])))
                 print(f"{what}, {way}: {error}", flush=True)
                 continue
-            scale, shown = cells / part_of, None if part_of == cells else part_of
+            some = (of or {}).get(way, cells)
             for name, cpu in (spent.parts or {what: spent.cpu}).items():
-                print(f"{name:<34}{cells:>10,}  {way:<24}{cpu * scale:>8.2f} s of CPU{spent.peak / GB:>7.2f} GB", flush=True)
-                rows.append(record(Row(name, way, cells, number, cpu * scale, spent.peak, of=shown)))
+                print(f"{name:<34}{cells:>10,}  {way:<24}{cpu:>8.2f} s of CPU{spent.peak / GB:>7.2f} GB", flush=True)
+                rows.append(record(Row(name, way, cells, number, cpu, spent.peak, of=None if some == cells else some)))
     for comparison in compare(rows):
         print(comparison, flush=True)
     return rows

@@ -7,12 +7,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import anndata as ad
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "bin")]
 
-from lib import measuring, page, steps  # noqa: E402
+from lib import made, measuring, page, steps  # noqa: E402
 from lib.measuring import GB, OURS, Row, Spent, alternate, compare, part, read_rows, run  # noqa: E402
 from resources import requests  # noqa: E402
 
@@ -66,7 +68,7 @@ def test_ways_are_taken_by_turns_and_one_that_fails_is_said_and_not_tried_again(
     assert [(row.way, row.round, row.what, row.cpu, row.of, row.note) for row in rows[:3]] == [
         (OURS, 0, "task", 2.0, None, None),
         ("x", 0, "task", None, None, "It ended with status 1."),
-        ("y", 0, "some", 5.0, 20, None),  # a part of it, and that of a fifth of the cells
+        ("y", 0, "some", 1.0, 20, None),  # a part of it, told of a fifth of the cells
     ]
     assert read_rows(tmp_path / "rows.jsonl") == rows and rows[0].machine and rows[0].load is not None
 
@@ -130,6 +132,38 @@ def test_core_hours_are_those_of_the_reference_once_and_of_a_hundred_files(writt
 def test_the_picture_names_every_step(written):
     names = set(re.findall(r">([A-Z_]{5,})</text>", written[1]))
     assert names == {*page.ATLAS, *page.CELLS, *page.MAPPING} == set(page.LIMITS)
+
+
+# --- the cells that are made --------------------------------------------------------------------------------------------------
+
+
+def test_made_cells_are_the_same_in_every_form_and_as_deep_as_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(made, "BLOCK", 70)
+    for form in ("h5ad", "zarr", "dense"):
+        made.write_cells(tmp_path / form, 200, genes=300, depth=100, form=form)
+    cells, same, dense = ad.read_h5ad(tmp_path / "h5ad"), ad.read_zarr(tmp_path / "zarr"), ad.read_h5ad(tmp_path / "dense")
+    assert cells.shape == (200, 300) and (cells.X != same.X).nnz == 0 and (cells.X.toarray() == dense.X).all()
+    assert 80 < cells.X.sum(axis=1).mean() < 130 and set(cells.obs["donor"]) == {"d1", "d2"}
+    # Cells of a type are alike, those of others are not
+    of = [(cells.obs["cell_type"] == f"type {i % 2}") & (cells.obs["donor"] == f"d{1 + i // 2}") for i in range(4)]
+    profiles = np.corrcoef([dense.X[some.to_numpy()].sum(axis=0) for some in of])
+    assert min(profiles[0, 2], profiles[1, 3]) > max(profiles[0, 1], profiles[2, 3])
+
+
+def test_thinned_cells_are_parts_of_real_ones_with_their_labels(tmp_path, pbmc):
+    cells = pbmc[:50].copy()
+    cells.write_h5ad(tmp_path / "real.h5ad")
+    source = made.Source.read(tmp_path / "real.h5ad", "batch", "bulk_labels")
+    made.write_cells(tmp_path / "thin.h5ad", 120, genes=1_000, depth=40, batches=("q",), source=source)
+    thin = ad.read_h5ad(tmp_path / "thin.h5ad")
+    assert thin.shape == (120, 1_000) and list(thin.var_names[: cells.n_vars]) == list(cells.var_names)
+    assert 30 < thin.X.sum(axis=1).mean() < 50 and thin.X[:, cells.n_vars :].nnz == 0
+    real, found = cells.X.toarray(), thin.X[:, : cells.n_vars].toarray()
+    for row, label, donor in zip(found, thin.obs["cell_type"], thin.obs["donor"]):
+        of = np.flatnonzero((row <= real).all(axis=1))
+        assert (label, donor.removeprefix("q ")) in set(
+            zip(cells.obs["bulk_labels"].iloc[of], cells.obs["batch"].astype(str).iloc[of])
+        )
 
 
 # --- the commands that are measured -----------------------------------------------------------------------------------------
