@@ -170,7 +170,7 @@ def test_an_embedding_that_is_not_there_is_told_with_those_that_are(atlas, tmp_p
             lambda query: setattr(query, "var_names", [f"OTHER{n}" for n in range(60)]),
             "query 'q.h5ad' has none of the model's 60 genes",
         ),
-        (lambda query: setattr(query, "X", None), "query 'q.h5ad' has no X"),
+        (lambda query: setattr(query, "X", None), "query 'q.h5ad' holds no matrix at all"),
     ],
     ids=["no counts", "other genes", "nothing"],
 )
