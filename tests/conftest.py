@@ -29,6 +29,7 @@ def in_one_process(monkeypatch):
         return 0
 
     monkeypatch.setattr(cli, "set_apart", call)
+    monkeypatch.setattr(cli.resource, "setrlimit", lambda *_: None)  # it would hold for all tests that follow
 
 
 @pytest.fixture(scope="session")
