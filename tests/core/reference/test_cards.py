@@ -110,6 +110,7 @@ def test_everything_a_registry_says_is_on_the_card(model):
         "predicts": False,
         "latent_of_labels": False,
         "any_reference": False,
+        "most_in_memory": 64_000_000,
         "surgery_ready": True,
         "trusted": False,
         "warnings": [],
