@@ -45,7 +45,7 @@ def map_pair(data: Path, pair: Pair, left_out: str | None, seed: int, cpus: int,
         reference = reference[reference.obs[LABEL] != left_out].copy()
     columns = {"batch_key": BATCH, "truth_key": TRUTH}
     keys = {"reference_batch_key": BATCH, "reference_labels_key": LABEL}
-    epochs = {"reference_max_epochs": pair.reference_epochs, "max_epochs": pair.epochs}
+    epochs = {"reference_max_epochs": pair.reference_epochs} | ({"max_epochs": pair.epochs} if pair.epochs else {})
     with tempfile.TemporaryDirectory() as folder:
         options = {"family": "scanvi", "joint": "false", "seed": seed, "max_cpus": cpus}
         out = qc_folder(launch(Path(folder), reference, {"query": query}, columns, **keys, **epochs, **options), "query")

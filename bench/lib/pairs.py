@@ -58,6 +58,7 @@ class Side:
 class Pair:
     """A reference and a query, and the labels that are left out of the reference in turn.
 
+    epochs          those of surgery at most; null: as the pipeline trains where nobody chooses
     shared_genes    whether the reference is cut to the query's genes, as where either file holds a choice of its own
     """
 
@@ -67,7 +68,7 @@ class Pair:
     leave_out: list[str]
     seeds: int
     reference_epochs: int
-    epochs: int
+    epochs: int | None
     shared_genes: bool
 
     def cells(self, folder: Path) -> tuple[ad.AnnData, ad.AnnData]:
@@ -93,7 +94,7 @@ def read_pairs(path: Path, only: tuple[str, ...]) -> list[Pair]:
     for name, given in found["pairs"].items():
         if only and name not in only:
             continue
-        given = {"leave_out": [], "shared_genes": False} | found["defaults"] | given
+        given = {"leave_out": [], "epochs": None, "shared_genes": False} | found["defaults"] | given
         sides = {side: Side(**given.pop(side)) for side in ("reference", "query")}
         pairs.append(Pair(name=name, **sides, **given))
     return pairs

@@ -142,3 +142,4 @@ def test_what_is_not_there_is_named(described):
 def test_the_pairs_that_come_with_it_can_be_read():
     pairs = read_pairs(BENCH / "trust.yml", ())
     assert len(pairs) >= 4 and all(pair.leave_out and not Path(pair.reference.file).is_absolute() for pair in pairs)
+    assert all(pair.epochs is None for pair in pairs)  # surgery trains as it does where nobody chooses
