@@ -168,7 +168,7 @@ workflow DEMO {
     training = toJson(settingsOf(family))
 }
 
-// The demo's mappings with model, card and env; their cells are those of the atlas
+// The demo's mappings with model, card, env and most_in_memory; their cells are those of the atlas
 workflow INSPECTED {
     take:
     family
@@ -188,7 +188,7 @@ workflow INSPECTED {
         .combine(DEMO.out.atlas)
         .combine(model)
         .combine(INSPECT_MODEL.out.card)
-        .map { m, atlas, path, _name, card -> m + [cells: atlas, model: path, card: card, env: parse(card.text).env] }
+        .map { m, atlas, path, _name, card -> m + [cells: atlas, model: path, card: card] + parse(card.text).subMap(['env', 'most_in_memory']) }
 }
 
 // The same with plan and size
@@ -218,7 +218,7 @@ workflow PREPARED {
 
     emit:
     mappings = goingOn(settled(asked, ALIGN_GENES.out.results, [prepared: ''])).flatMap()
-        .map { m -> m + [size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train.max_epochs)] }
+        .map { m -> m + [size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train?.max_epochs, m.most_in_memory)] }
 }
 
 // The same as what one task of surgery takes
