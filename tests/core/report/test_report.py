@@ -249,7 +249,19 @@ def test_index_has_a_line_a_mapping(report):
                 "12.34",
                 "0.875",
             ],
-            *["0.6", "0.1", "0.125", "0.3", "1", "amber", "amber", "Some are new. | Others are not. | It lies apart."],
+            *[
+                "0.6",
+                "0.1",
+                "0.125",
+                "0.3",
+                "1",
+                "",
+                "",
+                "",
+                "amber",
+                "amber",
+                "Some are new. | Others are not. | It lies apart.",
+            ],
             "a <i>mild</i> one",
             "reference_mapping/dataset~lung/file_id~a.zarr",
             "reference_mapping/model/dataset~lung/file_id~a",
@@ -259,10 +271,10 @@ def test_index_has_a_line_a_mapping(report):
         [
             *["lung", "b", "failed", "CHECK_QUERY"],
             "has 3 of the model's genes: its ids look like '<b>ENSG</b>'. | has no obs column 'donor'.",
-            *["b.h5ad", trained, "scvi", "SCANVI", "1200", "3", "0.003", *[""] * 16],
+            *["b.h5ad", trained, "scvi", "SCANVI", "1200", "3", "0.003", *[""] * 19],
         ],
         [
-            *["gut", "c", "mapped", "", "", "c.h5ad", "old", "scvi", "SCANVI", "1200", "300", "0.3", "0", "0", "", *[""] * 5],
+            *["gut", "c", "mapped", "", "", "c.h5ad", "old", "scvi", "SCANVI", "1200", "300", "0.3", "0", "0", "", *[""] * 8],
             *["grey", "amber", "It cannot be said <s>how far</s>. | What is known: 30 %. | It lies apart."],
             f"{NO_COVARIATES} | {FEW_GENES}",
             "reference_mapping/dataset~gut/file_id~c.zarr",
@@ -282,7 +294,7 @@ def test_index_has_a_line_a_mapping(report):
                 "scvi",
                 "SCANVI",
             ],
-            *["1200", "900", "0.9", *[""] * 16],
+            *["1200", "900", "0.9", *[""] * 19],
         ],
         [
             "gut",
@@ -297,9 +309,9 @@ def test_index_has_a_line_a_mapping(report):
             "1200",
             "900",
             "0.9",
-            *[""] * 16,
+            *[""] * 19,
         ],
-        ["gut", "f", "failed", "INSPECT_MODEL", crashed.replace("TRAIN_SURGERY", "INSPECT_MODEL"), "f.h5ad", "other", *[""] * 21],
+        ["gut", "f", "failed", "INSPECT_MODEL", crashed.replace("TRAIN_SURGERY", "INSPECT_MODEL"), "f.h5ad", "other", *[""] * 24],
     ]
 
 
