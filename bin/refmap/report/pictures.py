@@ -80,7 +80,8 @@ def colorings(cells: Cells, row: dict) -> list[Coloring]:
     for key, values in cells.columns.items():
         role = given.get(key, "batch" if key == row["batch_key"] else None)
         found.append(Coloring(f"{role} ({key})" if role else key, values, is_label=key in given))
-    return found
+    # A query may have nothing but its counts
+    return found or [Coloring("query", pd.Series("all cells", index=range(len(cells.latent))))]
 
 
 def _query_panels(

@@ -288,10 +288,12 @@ def test_a_model_without_predictions_falls_back_to_the_querys_labels(tmp_path):
     assert not (output / "confusion.csv").exists()
 
 
-def test_nothing_known_of_the_cells(tmp_path):
-    output = describe(make_mapping(tmp_path / "in", n=3, predicts=False, truth_key=None), tmp_path / "out")
+@pytest.mark.parametrize("batch_key", ["donor", None])
+def test_nothing_known_of_the_cells(tmp_path, batch_key):
+    output = describe(make_mapping(tmp_path / "in", n=3, predicts=False, truth_key=None, batch_key=batch_key), tmp_path / "out")
     composition = json.loads((output / "composition.json").read_text())
     assert composition == {"source": None, "key": None, "total": {}, "batches": {}}
+    assert {"umap.png", "umap.pdf", "explore.html"} <= {path.name for path in output.iterdir()}
 
 
 def test_an_embedding_of_other_cells_is_refused(tmp_path):
