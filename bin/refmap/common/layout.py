@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
 N_NEIGHBORS = 15
@@ -27,7 +29,8 @@ def umap(latent: np.ndarray, seed: int, nearest: Nearest | None = None) -> np.nd
     from umap.umap_ import find_ab_params, simplicial_set_embedding
 
     # Compiled once an environment and not once a process, as umap-learn has it: 3 s of CPU
-    layouts._nb_optimize_layout_euclidean_single_epoch.enable_caching()
+    with suppress(RuntimeError):  # where there is no folder that numba can write to
+        layouts._nb_optimize_layout_euclidean_single_epoch.enable_caching()
     rng = np.random.RandomState(seed)
     start = first_two(latent)
     start = start + rng.normal(scale=1e-4 * (np.ptp(start) or 1), size=start.shape)

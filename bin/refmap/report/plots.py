@@ -43,8 +43,9 @@ LONGEST_NAME = 26
 # Of more cells the dots are pixels in a PDF, as thousands of vector points would choke it. Every panel of them is drawn on a canvas of
 # the whole figure's size, at 0.2 s and 50 MB, which few cells are not worth.
 MOST_VECTOR_DOTS = 2_000
-# Names of cell types are text, also where they hold a $; PDF text stays text.
-STYLE = {"text.parse_math": False, "pdf.fonttype": 42, "font.size": 8}
+# Names of cell types are text, also where they hold a $; PDF text stays text. By the type of PostScript's fonts matplotlib also parts
+# those of a PDF: by its default the … is a font of its own, cut from the whole one anew.
+STYLE = {"text.parse_math": False, "pdf.fonttype": 42, "ps.fonttype": 42, "font.size": 8}
 
 
 @dataclass
@@ -295,20 +296,27 @@ def draw_calibration(calibrations: dict[str, dict], name: str, path: Path) -> No
 
 def save_picture(figure, path: Path) -> None:
     """Save a figure as `path`.png and `path`.pdf."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
     save_png(figure, path.with_suffix(".png"))
     figure.set_layout_engine("none")  # all have their places by then
-    figure.savefig(path.with_suffix(".pdf"), dpi=200)
+    figure.set_dpi(200)
+    FigureCanvasPdf(figure).print_pdf(path.with_suffix(".pdf"))
 
 
 def save_png(figure, path: Path) -> None:
-    """Save at 110 dots an inch in 256 colours: a report of 200 mappings carries 200 of these."""
-    from io import BytesIO
+    """Save at 110 dots an inch in 256 colours: a report of 200 mappings carries 200 of these.
 
+    `Figure.savefig` is not asked, here and for the PDF, as it goes through all that is drawn once more before it draws.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    buffer = BytesIO()
-    figure.savefig(buffer, dpi=110)
-    Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    figure.set_dpi(110)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    drawn.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def short(text: object, most: int = LONGEST_NAME) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .labels import UNKNOWN
 from .levels import Levels, best_labels, certain_with_finer
-from .ontology import CellOntology, term_column
+from .ontology import cell_ontology, term_column
 
 
 def write_labels(
@@ -43,7 +43,7 @@ def write_labels(
     term); ``annotations``, of each the ``name``, ``levels`` (how many cells are certain at each and at no finer one) and ``unknown``;
     and ``ontology``, the version of the Cell Ontology, None without it.
     """
-    ontology, told, kept = CellOntology(), {}, dict(certain)
+    ontology, told, kept = cell_ontology(), {}, dict(certain)
     for chain in levels:
         kept |= certain_with_finer(chain, best, kept)
     for key, labels in best.items():

@@ -6,6 +6,7 @@ CELLxGENE's ontology guide ships it: see `containers/core/cell_ontology.py`.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import unicodedata
@@ -69,6 +70,12 @@ class CellOntology:
                 if terms := self._terms[kind].get(name):
                     return next(iter(terms)) if len(terms) == 1 else None
         return None
+
+
+@functools.cache
+def cell_ontology() -> CellOntology:
+    """This environment's, read once a process: it takes as long as the labels of a small query."""
+    return CellOntology()
 
 
 def term_column(labels: Iterable[str], terms: Mapping[str, str]) -> pd.Categorical:
