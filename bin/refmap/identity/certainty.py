@@ -114,7 +114,8 @@ def learn_certainty(held_out: HeldOut) -> Certainty | None:
         own[here] = curve(votes[here].max(axis=1))
         of_latent[here] = of_any(votes[rows[here], held_out.latent[here]])
         covered[here], size[here] = sets[np.arange(here.sum()), labels[here]], sets.sum(axis=1)
-    told = held_out.hidden if held_out.hidden.sum() >= FEWEST_HIDDEN else np.ones(len(labels), dtype=bool)
+    hidden_alone = bool(held_out.hidden.sum() >= FEWEST_HIDDEN)
+    told = held_out.hidden if hidden_alone else np.ones(len(labels), dtype=bool)
     figures = {
         "n": len(labels),
         "n_parts": n_parts,
@@ -125,7 +126,7 @@ def learn_certainty(held_out: HeldOut) -> Certainty | None:
         "latent_accuracy": float((held_out.latent == labels)[told].mean()),
         "latent_ece": calibration_error(of_latent[told], (held_out.latent == labels)[told]),
         "latent_n": int(told.sum()),
-        "latent_hidden": not told.all(),
+        "latent_hidden": hidden_alone,
         "target": COVERAGE,
         "coverage": float(covered.mean()),
         "set_size": float(size.mean()),
