@@ -34,13 +34,14 @@ def main(sheet: Path | None, parameters: Path, schema: Path, output: Path, train
     contract = load_schema(schema)
     given = read_parameters(parameters)
     faults: list[str] = []
-    settings = defaults(contract)
+    unchosen = defaults(contract)
+    settings = dict(unchosen)
     try:
         check_parameters(given, contract)
         settings |= given
     except RefmapError as error:
         faults += str(error).splitlines()
-    settings["free_training"] = all(settings[name] == defaults(contract)[name] for name in TRAIN_DEFAULTS)
+    settings["free_training"] = all(settings[name] == unchosen[name] for name in TRAIN_DEFAULTS)
     rows: list[dict] = []
     if sheet:
         trained = bool(given.get("reference") or given.get("demo"))

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bin"))
 
-from refmap.sheet.demo import REFERENCE_SHARE, _stratified, pbmc_counts  # noqa: E402
+from refmap.sheet.demo import REFERENCE_SHARE, pbmc_counts, stratified  # noqa: E402
 
 LABELS, LEFT_OUT = "bulk_labels", "CD19+ B"
 KEPT = (0.2, 1.0)
@@ -26,7 +26,7 @@ EPOCHS, LATENT = 100, 10
 def write_cells(folder: Path, seed: int) -> None:
     """Write atlas.h5ad and donor_1.h5ad: counts in X; obs `batch` and `bulk_labels`, or `donor` and `cell_type`."""
     rng, cells = np.random.default_rng(seed), pbmc_counts()
-    inside = _stratified(cells.obs[LABELS], REFERENCE_SHARE, rng)
+    inside = stratified(cells.obs[LABELS], REFERENCE_SHARE, rng)
     atlas, query = cells[inside & (cells.obs[LABELS] != LEFT_OUT)].copy(), cells[~inside].copy()
     caught = rng.binomial(query.X.toarray().astype(int), rng.uniform(*KEPT, query.n_vars))
     query.X = sp.csr_matrix(caught, dtype=np.float32)

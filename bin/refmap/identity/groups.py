@@ -19,7 +19,8 @@ TYPE, STATE = "type", "state"
 # the cells matched to that label that differ least: by less where it stands out the more. Where all of these cells are in such groups,
 # none may be of the label, and it is enough to be apart by so much.
 APART_AND_TIMES, APART_ALONE, OWN = ((0.3, 2.0), (0.1, 4.0)), 0.5, 0.1
-# Clusters above the limit are one group where all of them are set apart from one label by the same genes: so like each other, as a cosine.
+# Clusters above the limit are one group where all of them are set apart from one label by the same genes: so like each other, as
+# a cosine.
 ALIKE = 0.8
 # Genes that a sentence names of either kind.
 NAMED_GENES = 3

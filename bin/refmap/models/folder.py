@@ -36,9 +36,9 @@ def _odd_codecs(path: Path) -> list[str]:
 class ModelFolder:
     """A model's files, read inertly and once.
 
-    `path` is None where there is nothing, a folder, or a file such as `model.pt` that is a whole model by itself: the files around it are none of the
-    model's, for a workflow may have put it anywhere. It may also be a folder above the model, or a zip or tar with it, and the
-    model's files may have a prefix. `shown_as` is the path that the user wrote, for sentences.
+    `path` is None where there is nothing, a folder, or a file such as `model.pt` that is a whole model by itself: the files around
+    it are none of the model's, for a workflow may have put it anywhere. It may also be a folder above the model, or a zip or tar
+    with it, and the model's files may have a prefix. `shown_as` is the path that the user wrote, for sentences.
 
     Raises
     ------

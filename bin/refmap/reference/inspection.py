@@ -16,8 +16,8 @@ def inspect_model(
 ) -> ModelCard:
     """Recognise and describe the model in a folder (or the folder of a file) without executing anything of it.
 
-    `path` is None where there is no model. What is wrong with it stands in the card's `fault`; nothing is raised. `trust_models` lets a model pass whose
-    pickles name things outside the list of `pickles.ALLOWED`; the card itself is made inertly all the same.
+    `path` is None where there is no model. What is wrong with it stands in the card's `fault`; nothing is raised. `trust_models`
+    lets a model pass whose pickles name things outside the list of `pickles.ALLOWED`; the card itself is made inertly all the same.
     `origin` says where a model that was named by an address comes from; its `fault` why it could not be fetched.
     """
     shown, origin = shown_as or str(path), dict(origin or {})

@@ -122,7 +122,7 @@ def make_demo(folder: Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     cells = pbmc_counts()
-    in_reference = _stratified(cells.obs["bulk_labels"], REFERENCE_SHARE, rng)
+    in_reference = stratified(cells.obs["bulk_labels"], REFERENCE_SHARE, rng)
     held_out = rng.permutation(np.flatnonzero(~in_reference))
     first, second, third = (cells[np.sort(part)].copy() for part in np.array_split(held_out, 3))
 
@@ -136,7 +136,7 @@ def make_demo(folder: Path, seed: int = 0) -> Path:
     return path
 
 
-def _stratified(labels: pd.Series, share: float, rng: np.random.Generator) -> np.ndarray:
+def stratified(labels: pd.Series, share: float, rng: np.random.Generator) -> np.ndarray:
     """Return a mask (cells) that holds this share of every label."""
     mask = np.zeros(len(labels), dtype=bool)
     for label in labels.cat.categories:

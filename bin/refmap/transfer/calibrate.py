@@ -39,9 +39,9 @@ def calibrate_reference(
         cell, ``n``), ``distances`` and ``separations`` (the scores of held-out cells, sorted: see :mod:`refmap.transfer.novelty` and
         :mod:`refmap.transfer.separation`), ``calibration`` (see :func:`refmap.transfer.calibration.calibrate`) by label column,
         with ``unknown_of_all`` (the share of all held-out cells that are `Unknown`, those too that have no label of their own in the
-        column, as a query's cells of such types have none), ``by`` and ``calibrated_on``: held-out cells whose labels were ``hidden`` from the model, and these alone, where there
-        are any; else those of above, whose labels the model has ``seen``, or which are ``unseen`` as it learns from no labels of the
-        column; and ``levels`` (the label columns that are levels of one annotation, coarse to fine, by annotation).
+        column, as a query's cells of such types have none), ``by`` and ``calibrated_on``: held-out cells whose labels were
+        ``hidden`` from the model, and these alone, where there are any; else those of above, whose labels the model has ``seen``, or
+        which are ``unseen`` as it learns from no labels of the column; and ``levels`` (the label columns that are levels of one annotation, coarse to fine, by annotation).
 
     What `prepared` holds of these already, as what was saved beside a model does, is taken over: the UMAP, and a scale that was
     computed with the same settings.

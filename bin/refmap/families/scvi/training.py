@@ -120,6 +120,8 @@ def reading_in_runs(splitter: type, counts: StoredRows) -> type:
     import numpy as np
     import torch
 
+    from .engine.cells import minibatches, permutation
+
     class Batches(torch.utils.data.Sampler):
         def __init__(self, places: np.ndarray, size: int, shuffle: bool):
             self.places, self.size, self.shuffle = places, size, shuffle
@@ -130,9 +132,9 @@ def reading_in_runs(splitter: type, counts: StoredRows) -> type:
         def __iter__(self) -> Iterator[np.ndarray]:
             order = np.sort(self.places)
             if self.shuffle:
-                order = counts.shuffled(order, self.size, lambda n: torch.randperm(n).numpy())
+                order = counts.shuffled(order, self.size, permutation)
             for run in counts.runs(order, self.size):
-                yield from (run[start : start + self.size] for start in range(0, len(run), self.size))
+                yield from minibatches(run, self.size)
 
     class InRuns(splitter):
         def _loader(self, places: np.ndarray, shuffle: bool) -> torch.utils.data.DataLoader:

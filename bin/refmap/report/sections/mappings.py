@@ -22,27 +22,16 @@ def mappings(outcomes: list[Outcome]) -> dict:
         ),
         "novel": _share("Novel", "Share of cells unlike the reference", "Reds"),
         "mixing": _share("Mixing", "Share of reference cells around the query's, of what is expected: see Trust", "Greens"),
-        "foreign": _header(
+        "foreign": _fraction(
             "Foreign told",
-            "Where the truth has labels that the reference lacks: how their cells are told from others by their separation (area under the ROC curve)",
-            min=0,
-            max=1,
-            scale="Greens",
-            format="{:.3f}",
+            "Where the truth has labels that the reference lacks: how their cells are told from others by their separation "
+            "(area under the ROC curve)",
+            "Greens",
         ),
-        "accuracy": _header(
-            "Accuracy", "Share of cells predicted right, where the truth is known", min=0, max=1, scale="Blues", format="{:.3f}"
-        ),
+        "accuracy": _fraction("Accuracy", "Share of cells predicted right, where the truth is known", "Blues"),
         "transferred": _share("Transferred right", "Share of transferred labels that are right, Unknown or not", "Blues"),
         "kept": _share("Kept right", "Share of transferred labels that are right, of those that are not Unknown", "Blues"),
-        "ece": _header(
-            "ECE",
-            "Expected calibration error of the transferred labels; 0 is best",
-            min=0,
-            max=1,
-            scale="Oranges",
-            format="{:.3f}",
-        ),
+        "ece": _fraction("ECE", "Expected calibration error of the transferred labels; 0 is best", "Oranges"),
         "cells": _header("Cells", "Cells of the query", scale=False, format="{:,.0f}"),
         "genes": _header(
             "Genes found",
@@ -91,6 +80,10 @@ def _light(title: str, description: str) -> dict:
 
 def _share(title: str, description: str, scale: str) -> dict:
     return _header(title, description, min=0, max=100, suffix=" %", scale=scale, format="{:,.1f}")
+
+
+def _fraction(title: str, description: str, scale: str) -> dict:
+    return _header(title, description, min=0, max=1, scale=scale, format="{:.3f}")
 
 
 def _percent(share: float | None) -> float | None:

@@ -73,7 +73,7 @@ class Cells:
             rest["log_size"] = numbers(KEYS.SIZE_FACTOR_KEY).flatten().log()
         cells = cls(counts, rest, network)
         if not cells.are_stored:
-            blocks = [np.arange(start, min(start + BLOCK, len(cells))) for start in range(0, len(cells), BLOCK)]
+            blocks = minibatches(np.arange(len(cells)), BLOCK)
             computed = [cells._computed(counts[rows], cells._rest(rows)) for rows in blocks]
             rest |= {name: torch.cat([block[name] for block in computed]) for name in computed[0]}
         return cells
@@ -130,6 +130,11 @@ class Cells:
 def permutation(n: int) -> np.ndarray:
     """The numbers below `n` in random order, by torch's random numbers."""
     return torch.randperm(n).numpy()
+
+
+def minibatches(places: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cells in their order, `size` at a time; the last may have fewer."""
+    return [places[start : start + size] for start in range(0, len(places), size)]
 
 
 def _categories(one_hots: torch.Tensor, widths: list[int]) -> torch.Tensor:

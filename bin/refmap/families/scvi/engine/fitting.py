@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from ..training import diverged, log_epoch
-from .cells import Cells
+from .cells import Cells, minibatches
 from .limits import beyond, not_taken
 from .network import Losses, Network
 
@@ -199,17 +199,13 @@ class Trainer:
         """Cells in their order, each time with as many of their run that have labels, from their first again where these run out."""
         size = self.settings["batch_size"]
         for run in self.cells.runs(places, size):
-            labelled = _parts(run[self.is_labelled[run]], size) or [None]
-            yield from zip(_parts(run, size), itertools.cycle(labelled), strict=False)
+            labelled = minibatches(run[self.is_labelled[run]], size) or [None]
+            yield from zip(minibatches(run, size), itertools.cycle(labelled), strict=False)
 
     def losses(self, places: np.ndarray, labelled: np.ndarray | None = None) -> Losses:
         """Those of cells by their places, and of some that have labels."""
         with_labels = None if labelled is None else self.cells[labelled]
         return self.network.losses(self.cells[places], self.kl_weight, with_labels, self.plan.get("classification_ratio", 0))
-
-
-def _parts(places: np.ndarray, size: int) -> list[np.ndarray]:
-    return [places[start : start + size] for start in range(0, len(places), size)]
 
 
 def _defaults(function: Callable) -> dict:
