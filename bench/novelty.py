@@ -23,7 +23,7 @@ from lib.pipeline import map_onto
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bin"))
 
-from refmap.sheet.demo import REFERENCE_SHARE, _stratified, pbmc_counts  # noqa: E402
+from refmap.sheet.demo import REFERENCE_SHARE, pbmc_counts, stratified  # noqa: E402
 
 LABELS, EPOCHS, ALPHA = "bulk_labels", 100, 0.05
 
@@ -72,7 +72,7 @@ def _share(value: float | None) -> str:
 )
 def main(other: tuple[Path, ...]) -> None:
     cells = pbmc_counts()
-    inside = _stratified(cells.obs[LABELS], REFERENCE_SHARE, np.random.default_rng(0))
+    inside = stratified(cells.obs[LABELS], REFERENCE_SHARE, np.random.default_rng(0))
     query = cells[~inside].copy()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -34,7 +34,7 @@ from refmap.query.checks import check  # noqa: E402
 from refmap.query.query import Query  # noqa: E402
 from refmap.reference.inspection import inspect_model  # noqa: E402
 from refmap.reference.training import embed_reference, train_reference  # noqa: E402
-from refmap.sheet.demo import REFERENCE_SHARE, _stratified, pbmc_counts  # noqa: E402
+from refmap.sheet.demo import REFERENCE_SHARE, pbmc_counts, stratified  # noqa: E402
 from refmap.sheet.sheet import read_sheet  # noqa: E402
 
 SHARES = {"large": 0.7, "medium": 0.2, "small": 0.1}  # of the query's cells
@@ -64,7 +64,7 @@ def make_case(folder: Path, family: str, seed: int) -> Case:
     """Train a reference and make the query ready for it."""
     cells = pbmc_counts()
     rng = np.random.default_rng(seed)
-    in_reference = _stratified(cells.obs["bulk_labels"], REFERENCE_SHARE, rng)
+    in_reference = stratified(cells.obs["bulk_labels"], REFERENCE_SHARE, rng)
     reference, query = cells[in_reference].copy(), with_batches(cells[~in_reference].copy(), rng)
     settings = {
         "family": family,
