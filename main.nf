@@ -34,7 +34,7 @@ workflow MAP {
     // What each mapping stands on: the card of its model, and the cells of its reference where there are any
     MODELS(FETCH.out.mappings, REFERENCE.out.model, FETCH.out.atlas, SHEET.out.trainer, settings, code)
 
-    // Checks of all, then the gate; alignment, surgery, labels, export, figures
+    // Checks and alignment of all, then the gate; surgery, labels, export, figures
     MAPPING(MODELS.out.mappings, MODELS.out.references, settings, code)
 
     // What was mapped onto one reference, in one file

@@ -23,8 +23,9 @@ def staged(value, inputs) {
 
 // What a task asks for by: its largest mapping for the memory, all of them for the time
 def sizeOf(sizes) {
-    def facts = ['cells', 'genes', 'values', 'passes'].collectEntries { key -> [key, sizes.collect { size -> size?.get(key) ?: 0 }] }
-    return facts.collectEntries { key, values -> [key, values.max()] } + [mappings: sizes.size(), all_cells: facts.cells.sum(), all_passes: facts.passes.sum()]
+    def facts = ['bytes', 'cells', 'genes', 'values', 'passes'].collectEntries { key -> [key, sizes.collect { size -> size?.get(key) ?: 0 }] }
+    return facts.collectEntries { key, values -> [key, values.max()] } + [mappings: sizes.size()] +
+        ['bytes', 'cells', 'passes'].collectEntries { key -> ["all_${key}".toString(), facts[key].sum()] }
 }
 
 // What a task is called by
@@ -33,17 +34,21 @@ def titleOf(ids) {
 }
 
 // What became of bundles in a step. `results` are what its tasks gave: [ids, files, …, faults]; `names` say under what name records have
-// each of these files, and what a file's own name has behind the mapping's id. Gives [done, left, faults] of each bundle: records
-// with results, those that have none because they were killed beside others, and files
+// each of these files, and what a file's own name has behind the mapping's id. The first is there when all others are. Gives of each
+// bundle [over, done, left, faults]: records with whatever they will have, those of them that go on, those that were killed beside
+// others, and files
 def settled(bundles, results, names) {
     return bundles
         .map { bundle -> [bundle*.id, bundle] }
         .join(results.map { found -> [found[0], found.drop(1)] }, remainder: true)
         .map { _ids, bundle, found ->
             def ended = bundle.collect { m -> [m, resultsOf(m.id, found ?: [], names + [fault: '.fault.json'])] }
+            def whole = names.keySet().first()
+            def left = ended.findAll { _m, files -> !files[whole] && !files.fault && bundle.size() > 1 }
             [
-                done: ended.findAll { _m, files -> files && !files.fault }.collect { m, files -> m + files },
-                left: ended.findAll { _m, files -> !files && bundle.size() > 1 }.collect { m, _files -> m },
+                over: (ended - left).collect { m, files -> m + files },
+                done: ended.findAll { _m, files -> files[whole] && !files.fault }.collect { m, files -> m + files },
+                left: left.collect { m, _files -> m },
                 faults: ended.findAll { _m, files -> files.fault }.collect { _m, files -> files.fault },
             ]
         }

@@ -71,14 +71,23 @@ def stamp(path) {
     if (!path || !path.isDirectory()) {
         return ''
     }
-    def facts = []
-    path.eachFileRecurse { item ->
+    return filesBelow(path).collect { item -> "${path.relativize(item)} ${item.size()} ${item.lastModified()}".toString() }.sort().join('\n').md5()
+}
+
+// How large a file or a folder's files are, in bytes; 0 where there is nothing
+def bytesOf(path) {
+    return !path ? 0 : path.isDirectory() ? (filesBelow(path).collect { item -> item.size() }.sum() ?: 0) : path.size()
+}
+
+def filesBelow(folder) {
+    def files = []
+    folder.eachFileRecurse { item ->
         // A link that leads nowhere has neither size nor date
         if (item.exists() && !item.isDirectory()) {
-            facts << "${path.relativize(item)} ${item.size()} ${item.lastModified()}".toString()
+            files << item
         }
     }
-    return facts.sort().join('\n').md5()
+    return files
 }
 
 // A hash of all the code and the locks: an input of every task, because Nextflow sees the script that a task names and

@@ -1,16 +1,16 @@
 // The way of a mapping, from its query to what is known of it in the end
 
-include { CHECK_QUERY ; CHECK_QUERY as CHECK_ALONE } from '../modules/check_query'
+include { ALIGN_GENES ; ALIGN_GENES as ALIGN_ALONE } from '../modules/align_genes'
 
 include { STEPS as TOGETHER ; STEPS as ALONE } from './steps'
 include { ofTraining                         } from './steps'
 
 include { asTask ; goingOn ; leftAlone ; settled } from '../modules/bundles'
-include { parse ; querySize ; stamp              } from '../modules/functions'
+include { bytesOf ; parse ; querySize ; stamp    } from '../modules/functions'
 
 // Emits records, as far as they came
-//   checked   with plan and faults: all of them
-//   trained   with prepared, mapped, updated
+//   checked   with plan and faults: all of them; with prepared where there are none
+//   trained   with mapped, updated
 //   exported  with exported, and h5ad where it is asked for
 //   judged    with qc
 // and of what was found on the way
@@ -24,25 +24,31 @@ workflow MAPPING {
     code
 
     main:
-    asked = mappings.toList().flatMap { all -> bundled(all) }
-    CHECK_QUERY(asked.map { all -> toCheck(all) }, code)
-    looked = settled(asked, CHECK_QUERY.out.results, [plan: '.plan.json'])
-    unseen = leftAlone(looked)
-    CHECK_ALONE(unseen.map { all -> toCheck(all) }, code)
-    checked = goingOn(looked.mix(settled(unseen, CHECK_ALONE.out.results, [plan: '.plan.json']))).flatMap().map { m ->
+    // Small mappings together; by themselves the large ones, which take far longer than what a shared task saves, and what was killed.
+    // How many cells a query has is not known before it is looked at: conf/base.config takes 10 KB of its file for one, too
+    asked = mappings.map { m -> m + [size: [bytes: bytesOf(m.query)]] }.branch { m ->
+        large: m.size.bytes > settings.max_small_cells * 10000L
+        small: true
+    }
+    bundles = asked.small.toList().flatMap { all -> bundled(all) }
+    ALIGN_GENES(bundles.map { all -> toAlign(all) }, code)
+    aligned = settled(bundles, ALIGN_GENES.out.results, [prepared: '', plan: '.plan.json', mapped: ''])
+    alone = asked.large.map { m -> [m] }.mix(leftAlone(aligned))
+    ALIGN_ALONE(alone.map { all -> toAlign(all) }, code)
+    ended = aligned.mix(settled(alone, ALIGN_ALONE.out.results, [prepared: '', plan: '.plan.json', mapped: '']))
+    checked = ended.flatMap { step -> step.over }.filter { m -> m.plan }.map { m ->
         def plan = parse(m.plan.text)
-        m + [size: querySize(plan), faults: faults(plan, m.row)]
+        m + [size: querySize(plan), faults: faults(plan, m.row) + (m.fault ? [parse(m.fault.text).message] : [])]
     }
 
     // The gate: all faults are told at once, and nothing is trained before every query has been looked at
-    sound = checked.toList().flatMap { all -> announce(all) ; all.findAll { m -> !m.faults } }.branch { m ->
+    sound = checked.toList().flatMap { all -> announce(all) ; all.findAll { m -> m.prepared && !m.faults } }
+    fit = sound.branch { m ->
         large: m.size.cells > settings.max_small_cells
         small: true
     }
-
-    // Small mappings together; by themselves the large ones, which take far longer than what a shared task saves, and what was killed
-    TOGETHER(sound.small.toList().flatMap { all -> bundled(all) }, references, settings, code)
-    ALONE(sound.large.map { m -> [m] }.mix(TOGETHER.out.left.unique { all -> all[0].id }), references, settings, code)
+    TOGETHER(fit.small.toList().flatMap { all -> bundled(all) }, references, settings, code)
+    ALONE(fit.large.map { m -> [m] }.mix(TOGETHER.out.left.unique { all -> all[0].id }), references, settings, code)
 
     emit:
     checked = checked
@@ -50,8 +56,8 @@ workflow MAPPING {
     // Of one that was killed while its figures were drawn, what was written before, and not what was written again
     exported = TOGETHER.out.exported.mix(ALONE.out.exported).unique { m -> m.id }
     judged = TOGETHER.out.judged.mix(ALONE.out.judged)
-    passed = checked.map { m -> [m.id, 'CHECK_QUERY'] }.mix(TOGETHER.out.passed, ALONE.out.passed).unique()
-    faults = TOGETHER.out.faults.mix(ALONE.out.faults)
+    passed = checked.map { m -> [m.id, 'CHECK_QUERY'] }.mix(sound.map { m -> [m.id, 'ALIGN_GENES'] }, TOGETHER.out.passed, ALONE.out.passed).unique()
+    faults = ended.flatMap { step -> step.faults }.mix(TOGETHER.out.faults, ALONE.out.faults)
 }
 
 // Mappings by the bundles that the sheet puts them into, in one order however they came
@@ -59,8 +65,8 @@ def bundled(mappings) {
     return mappings.groupBy { m -> m.row.bundle }.values().collect { all -> all.sort(false) { m -> m.id } }
 }
 
-// What CHECK_QUERY takes. To train or correct otherwise is no reason to align again, so it is not told how
-def toCheck(all) {
+// What ALIGN_GENES takes. To train or correct otherwise is no reason to align again, so it is not told how
+def toAlign(all) {
     def task = asTask(all) { m ->
         // Where there are cells, the report says once what is to be said of them
         def told = m.reference_cells.source ? [] : (m.reference_cells.warnings ?: [])

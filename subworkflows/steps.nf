@@ -1,6 +1,5 @@
-// The steps of mappings that can be done, from the alignment to the figures
+// The steps of aligned mappings, from surgery to the figures
 
-include { ALIGN_GENES      } from '../modules/align_genes'
 include { TRAIN_SURGERY    } from '../modules/train_surgery'
 include { UPDATE_HIERARCHY } from '../modules/update_hierarchy'
 include { EXPORT_EMBEDDING } from '../modules/export_embedding'
@@ -8,8 +7,9 @@ include { EXPORT_EMBEDDING } from '../modules/export_embedding'
 include { asTask ; goingOn ; leftAlone ; settled } from '../modules/bundles'
 include { alignedSize                            } from '../modules/functions'
 
-// Takes bundles of records with plan and size. Emits records, as far as they came
-//   trained   with prepared, mapped, updated
+// Takes bundles of records with plan, prepared and size; those that brought their embedding with mapped. Emits records, as far as
+// they came
+//   trained   with mapped, updated
 //   exported  with exported, and h5ad where it is asked for
 //   judged    with qc
 // and of what was found on the way
@@ -24,11 +24,8 @@ workflow STEPS {
     code
 
     main:
-    ALIGN_GENES(bundles.map { all -> toAlign(all) }, code)
-    aligned = settled(bundles, ALIGN_GENES.out.results, [prepared: '', mapped: ''])
-
     // A query that brings its embedding needs no surgery
-    prepared = goingOn(aligned).branch { all ->
+    prepared = bundles.branch { all ->
         embedded: all[0].row.query_embedding
         fresh: true
     }
@@ -68,22 +65,17 @@ workflow STEPS {
     )
     written = settled(placeable, EXPORT_EMBEDDING.out.exported, [exported: '.zarr', h5ad: '.h5ad'])
     described = settled(placeable, EXPORT_EMBEDDING.out.results, [qc: '', mapped: ''])
-    ended = aligned.mix(surgery, placed, described)
+    ended = surgery.mix(placed, described)
 
     emit:
     trained = trained.flatMap()
     exported = goingOn(written).flatMap()
     judged = goingOn(described).flatMap().filter { m -> m.qc }
     left = leftAlone(ended)
-    passed = passing(aligned, 'ALIGN_GENES').mix(
-        passing(surgery, 'TRAIN_SURGERY'), passed(prepared.embedded, 'TRAIN_SURGERY'), passing(placed, 'UPDATE_HIERARCHY'), passing(written, 'EXPORT_EMBEDDING'),
+    passed = passing(surgery, 'TRAIN_SURGERY').mix(
+        passed(prepared.embedded, 'TRAIN_SURGERY'), passing(placed, 'UPDATE_HIERARCHY'), passing(written, 'EXPORT_EMBEDDING'),
     )
     faults = ended.flatMap { step -> step.faults }
-}
-
-// What ALIGN_GENES takes
-def toAlign(all) {
-    return asTask(all) { m -> m.subMap(['plan', 'query', 'obs_table', 'id_table', 'gmt', 'airr']) } + [all[0].card]
 }
 
 // What TRAIN_SURGERY takes

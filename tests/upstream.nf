@@ -8,16 +8,15 @@ include { REFERENCE           } from '../subworkflows/reference'
 include { INSPECT_MODEL       } from '../modules/inspect_model'
 include { PREPARE_REFERENCE   } from '../modules/prepare_reference'
 include { CALIBRATE_REFERENCE } from '../modules/calibrate_reference'
-include { CHECK_QUERY         } from '../modules/check_query'
 include { ALIGN_GENES         } from '../modules/align_genes'
 include { TRAIN_SURGERY       } from '../modules/train_surgery'
 include { EXPORT_EMBEDDING    } from '../modules/export_embedding'
 
-include { toCheck                               } from '../subworkflows/mapping'
-include { toAlign ; toExport ; toTrain          } from '../subworkflows/steps'
-include { goingOn ; settled                     } from '../modules/bundles'
-include { alignedSize ; parse ; put ; querySize ; toJson } from '../modules/functions'
-include { parameters                                   } from '../modules/parameters'
+include { toAlign                            } from '../subworkflows/mapping'
+include { toExport ; toTrain                 } from '../subworkflows/steps'
+include { goingOn ; settled                  } from '../modules/bundles'
+include { alignedSize ; parse ; put ; toJson } from '../modules/functions'
+include { parameters                         } from '../modules/parameters'
 
 // A model that can be inspected, of the atlas's genes, batches and labels; its weights are no tensors
 process MAKE_MODEL {
@@ -191,33 +190,19 @@ workflow INSPECTED {
         .map { m, atlas, path, _name, card -> m + [cells: atlas, model: path, card: card] + parse(card.text).subMap(['env', 'most_in_memory']) }
 }
 
-// The same with plan and size
-workflow PLANNED {
-    take:
-    family
-
-    main:
-    INSPECTED(family)
-    asked = INSPECTED.out.mappings.map { m -> [m + [reference_cells: [:]]] }
-    CHECK_QUERY(asked.map { all -> toCheck(all) }, 'code')
-
-    emit:
-    mappings = goingOn(settled(asked, CHECK_QUERY.out.results, [plan: '.plan.json'])).flatMap().map { m -> m + [size: querySize(parse(m.plan.text))] }
-}
-
-// Those of these ids with prepared
+// Those of these ids with plan, prepared and size
 workflow PREPARED {
     take:
     family
     ids
 
     main:
-    PLANNED(family)
-    asked = PLANNED.out.mappings.filter { m -> m.id in ids }.map { m -> [m] }
+    INSPECTED(family)
+    asked = INSPECTED.out.mappings.filter { m -> m.id in ids }.map { m -> [m + [reference_cells: [:]]] }
     ALIGN_GENES(asked.map { all -> toAlign(all) }, 'code')
 
     emit:
-    mappings = goingOn(settled(asked, ALIGN_GENES.out.results, [prepared: ''])).flatMap()
+    mappings = goingOn(settled(asked, ALIGN_GENES.out.results, [prepared: '', plan: '.plan.json'])).flatMap()
         .map { m -> m + [size: alignedSize(m.prepared.resolve('aligned.zarr'), m.row.train?.max_epochs, m.most_in_memory)] }
 }
 

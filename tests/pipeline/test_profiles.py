@@ -221,7 +221,7 @@ def test_an_array_asks_once_for_what_small_mappings_need(run):
     assert "refmap/scvi:" in tasks["TOGETHER:TRAIN_SURGERY"] and "refmap/core:" in tasks["TOGETHER:ALIGN_GENES"]
 
 
-CORE = "process.'withName:.*:(CHECK_QUERY|TOGETHER:(ALIGN_GENES|EXPORT_EMBEDDING))'.array"
+CORE = "process.'withName:.*:(ALIGN_GENES|TOGETHER:EXPORT_EMBEDDING)'.array"
 OTHERS = "process.'withName:.*:TOGETHER:(TRAIN_SURGERY|UPDATE_HIERARCHY)'.array"
 
 

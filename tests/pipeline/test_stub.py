@@ -65,9 +65,9 @@ def test_what_a_shared_task_left_undone_is_done_alone_but_for_a_fault(together):
     assert together.counts() == {
         **{"MAKE_DEMO": 1, "CHECK_INPUT": 1, "ALIGN_REFERENCE": 1, "TRAIN_REFERENCE": 1, "LEARN_HIERARCHY": 1},
         **{"INSPECT_MODEL": 1, "TRY_MODEL": 1, "PREPARE_REFERENCE": 1, "EMBED_REFERENCE": 1, "CALIBRATE_REFERENCE": 1},
-        **{"SAVE_REFERENCE": 1, "CHECK_QUERY": 1, "JOIN_MAPPINGS": 1, "REPORT": 1, "VERDICT": 1},
-        # The steps of the one that was killed are done once more, from the first
-        **dict.fromkeys(["ALIGN_GENES", "TRAIN_SURGERY", "UPDATE_HIERARCHY", "EXPORT_EMBEDDING"], 2),
+        **{"SAVE_REFERENCE": 1, "ALIGN_GENES": 1, "JOIN_MAPPINGS": 1, "REPORT": 1, "VERDICT": 1},
+        # The steps of the one that was killed are done once more, from the surgery on
+        **dict.fromkeys(["TRAIN_SURGERY", "UPDATE_HIERARCHY", "EXPORT_EMBEDDING"], 2),
     }
     assert {"TRAIN_SURGERY (clinic~patient_1 and 2 more)", "TRAIN_SURGERY (pbmc~donor_1)"} <= set(together.tasks())
     assert together.published() == [
@@ -135,7 +135,8 @@ def test_mappings_onto_one_model_share_tasks_and_an_inspection_and_its_cells(tmp
     assert run.status == 0, run.printed
     assert run.counts() == {
         **{"CHECK_INPUT": 1, "INSPECT_MODEL": 2, "TRY_MODEL": 2, "PREPARE_REFERENCE": 2, "CALIBRATE_REFERENCE": 1},
-        **{"CHECK_QUERY": 3, "ALIGN_GENES": 3, "TRAIN_SURGERY": 3, "EXPORT_EMBEDDING": 3},
+        # Three a bundle
+        **{"ALIGN_GENES": 3, "TRAIN_SURGERY": 3, "EXPORT_EMBEDDING": 3},
         **{"JOIN_MAPPINGS": 2, "REPORT": 1, "VERDICT": 1},
     }
     near = {path.parent.joinpath("reference").exists() for path in run.scripts("EXPORT_EMBEDDING")}
@@ -184,9 +185,11 @@ def test_what_is_killed_beside_others_in_any_step_is_done_alone(tmp_path):
     (tmp_path / "query.h5ad").touch()
     (tmp_path / "model").mkdir()
     lost = {
-        "CHECK_QUERY": "plans/d~a*",
-        "ALIGN_GENES": "prepared/d~b",
-        "EXPORT_EMBEDDING": "qc/d~[cd] labelled/d~[cd] exported/d~c.zarr",
+        # One while it is checked, one while it is aligned
+        "ALIGN_GENES": "plans/d~a.plan.json prepared/d~[ab]",
+        "TRAIN_SURGERY": "mapped/d~e",
+        # One before it is written, one while its figures are drawn
+        "EXPORT_EMBEDDING": "qc/d~[cd] labelled/d~c exported/d~c.zarr",
     }
     steps = "\n".join(
         f"    withName: {step} {{ afterScript = {{ ids.size() > 1 ? 'rm -r {path}' : '' }} }}" for step, path in lost.items()
@@ -197,8 +200,8 @@ def test_what_is_killed_beside_others_in_any_step_is_done_alone(tmp_path):
     run = StubRun(tmp_path, "-c", "killed.config", "--input", "sheet.csv", "--mappings_per_task", "6")
     assert run.status == 0, run.printed
     alone = {name for name in run.tasks() if name.startswith("EXPORT_EMBEDDING")}
-    assert alone == {f"EXPORT_EMBEDDING ({which})" for which in ("d~a and 4 more", "d~b", "d~c", "d~d")}
-    assert "CHECK_ALONE (d~a)" in run.tasks()
+    assert alone == {f"EXPORT_EMBEDDING ({which})" for which in ("d~a and 4 more", "d~c", "d~d", "d~e")}
+    assert {"ALIGN_ALONE (d~a)", "ALIGN_ALONE (d~b)", "TRAIN_SURGERY (d~a and 5 more)"} <= run.tasks().keys()
     assert [name for name in run.published() if "/qc/" in name] == [
         f"reference_mapping/qc/dataset~d/file_id~{name}/mapping.json" for name in "abcdef"
     ]
@@ -291,9 +294,9 @@ def test_embeddings_that_come_along_are_judged_in_bundles_and_need_no_surgery(tm
     assert run.status == 0, run.printed
     counts = run.counts()
     assert {"TRY_MODEL", "TRAIN_SURGERY"}.isdisjoint(counts)
-    # The one that was killed is aligned again
-    assert (counts["INSPECT_MODEL"], counts["CHECK_QUERY"], counts["ALIGN_GENES"]) == (2, 2, 3)
-    assert {"ALIGN_GENES (lung~a and 1 more)", "ALIGN_GENES (lung~a)", "ALIGN_GENES (lung~c)"} <= set(run.tasks())
+    # The one that was killed is not aligned again
+    assert (counts["INSPECT_MODEL"], counts["ALIGN_GENES"], counts["EXPORT_EMBEDDING"]) == (2, 2, 3)
+    assert {"ALIGN_GENES (lung~a and 1 more)", "EXPORT_EMBEDDING (lung~a)", "ALIGN_GENES (lung~c)"} <= set(run.tasks())
     mapped = [name for name in run.published() if name.startswith("reference_mapping/") and "/joint/" not in name]
     assert mapped == sorted([
         "reference_mapping/mappings.csv",

@@ -179,7 +179,7 @@ def command(
 
     With ``--fault PATH`` the sentence goes into that JSON file (``dataset``, ``file_id``, ``stage``, ``message``) and the
     command succeeds, so that a workflow can go on and a resumed one need not try again; without it the sentence goes to
-    stderr and the exit status is 1. A command that serves one mapping has an option ``plan``, whose JSON holds its ``row``.
+    stderr and the exit status is 1. A command that serves one mapping has an option ``row``, or ``plan`` whose JSON holds it.
     Where the machine is at fault, as when memory or disk space ran out, there is a sentence on stderr, an exit status that says
     so, and never a fault.
 
@@ -211,7 +211,7 @@ def command(
                 for parameter in click.get_current_context().command.params
                 if parameter.type is OUTPUT and parameter.name != "fault" and options[parameter.name]
             }
-            row = read_json(options["plan"])["row"] if options.get("plan") else {}
+            row = options.get("row") or (read_json(options["plan"])["row"] if options.get("plan") else {})
 
             def work(stage: str, function: Callable) -> Callable[[], None]:
                 named = inspect.signature(function).parameters

@@ -9,8 +9,7 @@ from pathlib import Path
 from ..common.cli import read_json
 from ..common.strategies import faults_of
 
-# The stages that a mapping passes, in their order; UPDATE_HIERARCHY only if its model has a hierarchy. The last is the second half
-# of the task before it.
+# The stages that a mapping passes, in their order; UPDATE_HIERARCHY only if its model has a hierarchy.
 STAGES = (
     "CHECK_QUERY",
     "ALIGN_GENES",
@@ -19,6 +18,8 @@ STAGES = (
     "EXPORT_EMBEDDING",
     "QC_MAPPING",
 )
+# Those that are part of another's task
+WITHIN = {"CHECK_QUERY": "ALIGN_GENES", "QC_MAPPING": "EXPORT_EMBEDDING"}
 TRACE = "pipeline_info/trace.txt"
 # What the card of the reference that this run trained is named; its rows name no model.
 TRAINED_HERE = "the reference trained in this run"
@@ -238,7 +239,7 @@ def _settle(outcome: Outcome, faults: dict[str | None, dict], folder: Path | Non
         outcome.alignment = read_json(folder / "alignment.json")
     else:
         outcome.stage = next_stage(outcome, reached)
-        task = "its log" if outcome.stage != STAGES[-1] else f"the log of {STAGES[-2]}"
+        task = f"the log of {WITHIN[outcome.stage]}" if outcome.stage in WITHIN else "its log"
         outcome.reason = f"{outcome.stage} ended without a result: see {task} in the work directory that {TRACE} names"
 
 
