@@ -144,7 +144,7 @@ def bench(sizes: tuple[int, ...], rounds: int, run_one: tuple[str, str] | None) 
             write_embedding()
             run("scvi", "../bench/files.py --run-one model model")
             prepare(str(QUERY), batch_key="donor", layer="X")
-            run(*mapping_steps(str(QUERY), "scvi")["CHECK_QUERY"])
+            run(*mapping_steps(str(QUERY), "scvi")["ALIGN_GENES"])
             for task, ways in WAYS.items():
                 commands = {way: (env, f"../bench/files.py --run-one {task} {way}") for way, (env, _work) in ways.items()}
                 alternate(task, cells, commands, rounds)

@@ -179,12 +179,18 @@ def measure_mapping(family: str, data: Data, epochs: int | None, scale: bool = F
         if step in ("TRAIN_SURGERY", "UPDATE_HIERARCHY"):
             return stored(Path("prepared/aligned.zarr/X"), epochs or 0)
         found = json.loads(Path("plan.json").read_text())["query"]
-        cells = found["n_cells"]
-        return {"cells": cells, "all_cells": cells, "genes": found["n_genes"], "values": found["n_values"], "mappings": 1}
+        cells, length = found["n_cells"], bytes_of(Path(query))
+        known = {"genes": found["n_genes"], "values": found["n_values"], "mappings": 1}
+        return known | dict.fromkeys(("cells", "all_cells"), cells) | dict.fromkeys(("bytes", "all_bytes"), length)
 
     rows = measure(family, data, steps, size_of)
     remove(query, "prepared", "mapped", "updated_model", "labelled", "placed", "placed_model", "out.zarr", "qc")
     return rows
+
+
+def bytes_of(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def remove(*names: str) -> None:

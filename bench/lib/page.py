@@ -36,7 +36,6 @@ LIMITS = {
     "PREPARE_REFERENCE": "reading the counts; a block of cells is held",
     "EMBED_REFERENCE": "the import of torch, then a product with the first layer",
     "CALIBRATE_REFERENCE": "the neighbours of held-out cells, and a UMAP of 100,000 cells at most",
-    "CHECK_QUERY": "the start of Python; a block of the matrix is read",
     "ALIGN_GENES": "reading and writing the counts; a block of cells is held",
     "TRAIN_SURGERY": "the import of torch, then the likelihood of all counts in each epoch",
     "EXPORT_EMBEDDING": "neighbours among the reference's cells; 50,000 cells at most are compared with it by their genes, and drawn;"

@@ -75,10 +75,9 @@ def prepare(query: str, **columns: str) -> None:
 def mapping_steps(query: str, env: str, scale: bool = False) -> Steps:
     """The steps of a mapping that was prepared, onto a model of the environment `env`, beside the folder `scale` if there is one."""
     steps = {
-        "CHECK_QUERY": ("core", f"check_query.py --row row.json --query {query} --card card.json --output plan.json"),
         "ALIGN_GENES": (
             "core",
-            f"align_genes.py --plan plan.json --query {query} --card card.json --output prepared --mapped brought",
+            f"align_genes.py --row row.json --query {query} --card card.json --plan plan.json --output prepared --mapped brought",
         ),
         "TRAIN_SURGERY": (
             env,

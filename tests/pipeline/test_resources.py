@@ -15,11 +15,11 @@ KB, GB = 1 << 10, 1 << 30
 HOUR = 3_600_000  # of milliseconds, as in the trace
 EPOCHS = 100
 
-# Cells and genes of each query, and what its matrix stores before and after its genes are aligned
+# The size of each query's file, its cells and genes, and what its matrix stores before and after its genes are aligned
 QUERIES = {
-    "clinic~patient_1": {"cells": 3_000, "genes": 20_000, "values": 4_500_000, "aligned": 900_000},
-    "pbmc~donor_1": {"cells": 5_000, "genes": 20_000, "values": 7_500_000, "aligned": 500_000},
-    "pbmc~donor_2": {"cells": 400_000, "genes": 30_000, "values": 600_000_000, "aligned": 200_000_000},
+    "clinic~patient_1": {"bytes": 50_000_000, "cells": 3_000, "genes": 20_000, "values": 4_500_000, "aligned": 900_000},
+    "pbmc~donor_1": {"bytes": 30_000_000, "cells": 5_000, "genes": 20_000, "values": 7_500_000, "aligned": 500_000},
+    "pbmc~donor_2": {"bytes": 4_000_000_000, "cells": 400_000, "genes": 30_000, "values": 600_000_000, "aligned": 200_000_000},
 }
 SMALL, OTHER_SMALL, LARGE = QUERIES
 SHARED = f"{SMALL} and 1 more"
@@ -29,11 +29,11 @@ MOST = 150_000_000
 
 CONFIG = """
 process {
-    withName: 'CHECK_QUERY' {
-        afterScript = { ids.collect { id -> "cp '%(folder)s/${id}.json' 'plans/${id}.plan.json'" }.join('; ') }
+    withName: 'MAKE_DEMO' {
+        afterScript = '%(grow)s'
     }
     withName: 'ALIGN_GENES' {
-        afterScript = { ids.collect { id -> "cp -r '%(folder)s/${id}/.' 'prepared/${id}/aligned.zarr'" }.join('; ') }
+        afterScript = { ids.collect { id -> "cp '%(folder)s/${id}.json' 'plans/${id}.plan.json'; cp -r '%(folder)s/${id}/.' 'prepared/${id}/aligned.zarr'" }.join('; ') }
     }
     withName: 'PREPARE_REFERENCE' {
         afterScript = "cp -r '%(folder)s/reference/.' reference/aligned.zarr"
@@ -73,7 +73,9 @@ def asked(tmp_path_factory):
         (folder / f"{name}.json").write_text(json.dumps({"query": query, "faults": [], "warnings": []}))
         write_store(folder / name, size["cells"], size["aligned"])
     write_store(folder / "reference", REFERENCE["cells"], REFERENCE["values"])
-    (folder / "sizes.config").write_text(CONFIG % {"folder": folder, "most": MOST})
+    files = {SMALL: "patient_1.h5ad", OTHER_SMALL: "donor_1.h5ad", LARGE: "donor_2.zarr/and_more"}
+    grow = "; ".join(f"truncate -s {QUERIES[name]['bytes']} demo/{file}" for name, file in files.items())
+    (folder / "sizes.config").write_text(CONFIG % {"folder": folder, "most": MOST, "grow": grow})
     given = {"--mappings_per_task": 3, "--max_epochs": EPOCHS, "--max_memory": "20.GB", "--max_time": "36.h"}
     run = Run(folder, "-stub-run", "--demo", "-c", "sizes.config", *(str(item) for pair in given.items() for item in pair))
     assert run.status == 0, run.printed
@@ -86,14 +88,21 @@ def asked(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize(("task", "queries"), [(SHARED, (SMALL, OTHER_SMALL)), (LARGE, (LARGE,))])
-def test_steps_that_read_queries_ask_by_their_cells(asked, task, queries):
-    """For the memory of the largest, and the time of all."""
-    cells = [QUERIES[query]["cells"] for query in queries]
-    least = HOUR + len(cells) * 60_000
-    assert asked[f"ALIGN_GENES ({task})", 1] == (1, GB + 2 * KB * max(cells), least + sum(cells))
+@pytest.mark.parametrize(
+    ("aligning", "exporting", "queries"),
+    [
+        (f"ALIGN_GENES ({SHARED})", f"EXPORT_EMBEDDING ({SHARED})", (SMALL, OTHER_SMALL)),
+        (f"ALIGN_ALONE ({LARGE})", f"EXPORT_EMBEDDING ({LARGE})", (LARGE,)),
+    ],
+)
+def test_steps_that_read_queries_ask_by_their_size(asked, aligning, exporting, queries):
+    """For the memory of the largest, and the time of all: by the files before they are looked at, by the cells after that."""
+    sizes, cells = ([QUERIES[query][what] for query in queries] for what in ("bytes", "cells"))
+    # The large one is a folder, which has a bit more in it
+    by_files = (1, 2 * GB + max(sizes) / 5, HOUR + len(sizes) * 360_000 + sum(sizes) / 1000)
+    assert asked[aligning, 1] == pytest.approx(by_files, rel=1e-4)
     most_of_a_part = max(GB, 20 * KB * min(50_000, max(cells)), 2 * KB * max(cells))
-    assert asked[f"EXPORT_EMBEDDING ({task})", 1] == (2, 3 * GB + most_of_a_part, least + 10 * sum(cells))
+    assert asked[exporting, 1] == (2, 3 * GB + most_of_a_part, HOUR + len(cells) * 60_000 + 10 * sum(cells))
 
 
 def test_training_asks_by_the_values_that_are_taken_into_memory_and_by_what_it_will_see(asked):

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from align_genes import align_genes
 from calibrate_reference import calibrate_reference
-from check_query import check_query
 from click.testing import CliRunner
 from export_embedding import export_embedding
 from inspect_model import main as inspect_model
@@ -214,8 +213,7 @@ def test_an_embedding_is_judged_as_that_of_any_model(reference, tmp_path, monkey
     query.write_h5ad("q.h5ad")
     Path("row.json").write_text(json.dumps(ROW | EMBEDDED | {"batch_key": "study", "truth_key": "cell_type"}))
     card = reference / "card.json"
-    run(check_query, row="row.json", query="q.h5ad", card=card, output="plan.json")
-    run(align_genes, plan="plan.json", query="q.h5ad", card=card, output="aligned", mapped="mapped")
+    run(align_genes, row="row.json", query="q.h5ad", card=card, plan="plan.json", output="aligned", mapped="mapped")
     assert (reference / "scale/sample.zarr").exists() and sorted(path.name for path in Path("mapped").iterdir()) == [
         "embedding.zarr", "history.csv", "mapping.json", "results",
     ]  # fmt: skip

@@ -412,14 +412,16 @@ def test_proteins_must_be_counts(tmp_path):
         run(tmp_path / "query", tmp_path / "a.zarr", card=make_card(proteins=["CD8"], protein_key="adt"))
 
 
-def test_command_writes_or_leaves_a_fault(tmp_path):
-    make_query(MODEL).write_h5ad(tmp_path / "query")
-    (tmp_path / "card").write_text(json.dumps(make_card()))
-    plan = check(tmp_path / "query", make_row(), make_card())
+def test_command_writes_or_leaves_a_fault(tmp_path, in_one_process):
+    adata, card = make_query(MODEL), make_card()
+    adata.write_h5ad(tmp_path / "query")
+    plan = check(tmp_path / "query", make_row(), card)
 
-    def invoke(plan):
-        (tmp_path / "plan").write_text(json.dumps(plan))
+    def invoke(**row):
+        (tmp_path / "row").write_text(json.dumps(make_row(**row)))
+        (tmp_path / "card").write_text(json.dumps(card))
         options = {
+            "row": "row",
             "plan": "plan",
             "query": "query",
             "card": "card",
@@ -430,18 +432,30 @@ def test_command_writes_or_leaves_a_fault(tmp_path):
         arguments = [word for key, name in options.items() for word in (f"--{key}", str(tmp_path / name))]
         return CliRunner().invoke(align_genes, [*arguments, "--chunk-rows", "2"], catch_exceptions=False)
 
-    result = invoke(plan)
+    result = invoke()
     assert result.exit_code == 0 and "aligned 9 of 9 cells" in result.stderr
     prepared = PreparedFolder(tmp_path / "prepared")
     assert json.loads(prepared.alignment.read_text())["matched"] == 12 and anndata.read_zarr(prepared.aligned).n_obs == 9
-    assert json.loads(prepared.plan.read_text()) == plan and not prepared.gmt.exists()
+    assert json.loads(prepared.plan.read_text()) == json.loads((tmp_path / "plan").read_text()) == plan
+    assert not prepared.gmt.exists()
     assert not (tmp_path / "fault.json").exists() and not (tmp_path / "mapped").exists()
 
-    result = invoke(plan | {"row": make_row(layer="none")})
-    assert result.exit_code == 0 and not prepared.folder.exists()
+    # What the check finds is said by the plan, and nothing is aligned
+    result = invoke(layer="none")
+    assert result.exit_code == 0 and not (tmp_path / "fault.json").exists()
+    assert [path.name for path in prepared.folder.iterdir()] == ["plan.json"]
+    (found,) = json.loads(prepared.plan.read_text())["faults"]
+    assert "no layer 'none'" in found
+
+    # What only all values tell
+    adata.obsm["adt"] = pd.DataFrame({"CD8": np.linspace(0, 1, 9)}, index=adata.obs_names)
+    adata.write_h5ad(tmp_path / "query")
+    card = make_card(proteins=["CD8"], protein_key="adt")
+    result = invoke()
+    assert result.exit_code == 0 and not prepared.folder.exists() and (tmp_path / "plan").exists()
     fault = json.loads((tmp_path / "fault.json").read_text())
     assert (fault["dataset"], fault["file_id"], fault["stage"]) == ("lung", "donor_1", "ALIGN_GENES")
-    assert "no layer 'none'" in fault["message"]
+    assert "holds no protein counts" in fault["message"]
 
 
 # ---------------------------------------------------------------------------------------------------------- normalised values

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from check_query import check_query
+from align_genes import align_genes
 from click.testing import CliRunner
 from refmap.common.strategies import STRATEGIES, faults_of
 from refmap.families.options import Option
@@ -313,19 +313,20 @@ def test_a_model_without_batches_needs_no_batch_column(tmp_path, key):
     assert plan["warnings"] == [told] * bool(key)
 
 
-def test_command_keeps_the_faults_in_the_plan(tmp_path):
+def test_command_keeps_the_faults_in_the_plan(tmp_path, in_one_process):
     make_query(MODEL).write_h5ad(tmp_path / "query")
     (tmp_path / "row").write_text(json.dumps(make_row(batch_key="lane")))
     (tmp_path / "card").write_text(json.dumps(make_card()))
-    options = ["--row", str(tmp_path / "row"), "--card", str(tmp_path / "card"), "--output", str(tmp_path / "plan")]
+    files = ("row", "card", "plan", "output", "mapped")
+    options = [word for name in files for word in (f"--{name}", str(tmp_path / name))]
 
-    result = CliRunner().invoke(check_query, [*options, "--query", str(tmp_path / "query")], catch_exceptions=False)
+    result = CliRunner().invoke(align_genes, [*options, "--query", str(tmp_path / "query")], catch_exceptions=False)
     assert result.exit_code == 0
     plan = json.loads((tmp_path / "plan").read_text())
     assert plan["query"]["n_cells"] == 9 and len(plan["faults"]) == 1
     assert result.stderr == f"lung/donor_1: fault: {plan['faults'][0]}\n"
 
-    result = CliRunner().invoke(check_query, options, catch_exceptions=False)
+    result = CliRunner().invoke(align_genes, options, catch_exceptions=False)
     assert json.loads((tmp_path / "plan").read_text())["faults"] == ["query file 'data/q.h5ad' does not exist."]
 
 

@@ -363,6 +363,7 @@ def test_summary_of_many_shows_the_first_and_all_failures():
 @pytest.mark.parametrize(
     ("reached", "stage"),
     [
+        (None, "CHECK_QUERY"),
         ("CHECK_QUERY", "ALIGN_GENES"),
         ("ALIGN_GENES", "TRAIN_SURGERY"),
         ("TRAIN_SURGERY", "EXPORT_EMBEDDING"),
@@ -370,14 +371,18 @@ def test_summary_of_many_shows_the_first_and_all_failures():
     ],
 )
 def test_a_crash_is_blamed_on_the_stage_after_the_last_that_finished(tmp_path, reached, stage):
-    entry = row("lung", "a")
+    entry = row("lung", "a", model="atlas")
     (tmp_path / "mappings.jsonl").write_text(json.dumps(entry))
     (tmp_path / "plans").mkdir()
-    (tmp_path / "plans" / "a.json").write_text(json.dumps(plan(entry)))
-    none = tmp_path / "none"
-    (outcome,) = gather(tmp_path / "mappings.jsonl", tmp_path / "plans", none, none, tmp_path / "qc", [["lung~a", reached]])
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "a.json").write_text(json.dumps({"model": "atlas", "fault": None}))
+    if reached:
+        (tmp_path / "plans" / "a.json").write_text(json.dumps(plan(entry)))
+    none, passed = tmp_path / "none", [["lung~a", reached]] * bool(reached)
+    (outcome,) = gather(tmp_path / "mappings.jsonl", tmp_path / "plans", tmp_path / "cards", none, tmp_path / "qc", passed)
     assert (outcome.mapped, outcome.stage) == (False, stage)
-    task = "the log of EXPORT_EMBEDDING" if stage == "QC_MAPPING" else "its log"
+    tasks = {"CHECK_QUERY": "the log of ALIGN_GENES", "QC_MAPPING": "the log of EXPORT_EMBEDDING"}
+    task = tasks.get(stage, "its log")
     assert outcome.reason.startswith(f"{stage} ended without a result: see {task} in the work directory")
 
 
