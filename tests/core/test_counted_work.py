@@ -62,7 +62,10 @@ def test_a_mapping_is_three_tasks():
     """And one more onto a model with a hierarchy: 10,000 mappings, 20 to a task, are 1,500."""
     modules = {path.parent.name.upper(): path.read_text() for path in (ROOT / "modules").glob("*/main.nf")}
     steps = {name for name, text in modules.items() if "tuple val(ids), val(size), val(mappings)" in text}
-    assert steps - {"UPDATE_HIERARCHY"} == set(mapping_steps("query", "scvi")) and 10_000 / 20 * len(steps - {"UPDATE_HIERARCHY"}) == 1_500
+    assert (
+        steps - {"UPDATE_HIERARCHY"} == set(mapping_steps("query", "scvi"))
+        and 10_000 / 20 * len(steps - {"UPDATE_HIERARCHY"}) == 1_500
+    )
 
 
 @pytest.mark.parametrize("step", OPENED)
