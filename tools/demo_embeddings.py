@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import anndata as ad
 import click
 import numpy as np
 import scipy.sparse as sp
@@ -23,41 +24,40 @@ KEPT = (0.2, 1.0)
 EPOCHS, LATENT = 100, 10
 
 
-def write_cells(folder: Path, seed: int) -> None:
-    """Write atlas.h5ad and donor_1.h5ad: counts in X; obs `batch` and `bulk_labels`, or `donor` and `cell_type`."""
+def parted(seed: int) -> tuple[ad.AnnData, ad.AnnData]:
+    """Return the reference and the query, both with all types: counts in X; obs `batch` and `bulk_labels`."""
     rng, cells = np.random.default_rng(seed), pbmc_counts()
     inside = stratified(cells.obs[LABELS], REFERENCE_SHARE, rng)
-    atlas, query = cells[inside & (cells.obs[LABELS] != LEFT_OUT)].copy(), cells[~inside].copy()
-    caught = rng.binomial(query.X.toarray().astype(int), rng.uniform(*KEPT, query.n_vars))
-    query.X = sp.csr_matrix(caught, dtype=np.float32)
-    query.obs = query.obs.rename(columns={LABELS: "cell_type", "batch": "donor"})
-    query.obs["donor"] = query.obs["donor"].astype(str).str.replace("ref", "donor").astype("category")
-    atlas.write_h5ad(folder / "atlas.h5ad")
-    query.write_h5ad(folder / "donor_1.h5ad")
+    query = cells[~inside].copy()
+    query.X = sp.csr_matrix(rng.binomial(query.X.toarray().astype(int), rng.uniform(*KEPT, query.n_vars)), dtype=np.float32)
+    return cells[inside].copy(), query
 
 
-def train_blind(folder: Path, seed: int) -> None:
-    """Train an scVI model without `encode_covariates` on the reference: its encoder never sees the batch, and surgery moves no cell."""
-    import anndata as ad
+def blind_model(atlas: ad.AnnData, n_latent: int, epochs: int, seed: int):
+    """Train an scVI model without `encode_covariates` on a reference: its encoder never sees the batch, and surgery moves no cell."""
     import scvi
 
     scvi.settings.seed = seed
-    atlas = ad.read_h5ad(folder / "atlas.h5ad")
     scvi.model.SCVI.setup_anndata(atlas, batch_key="batch")
-    model = scvi.model.SCVI(atlas, n_latent=LATENT, use_layer_norm="both", use_batch_norm="none", encode_covariates=False)
-    model.train(max_epochs=EPOCHS, accelerator="cpu", enable_progress_bar=False, logger=False)
-    model.save(str(folder / "blind"), overwrite=True)
+    model = scvi.model.SCVI(atlas, n_latent=n_latent, use_layer_norm="both", use_batch_norm="none", encode_covariates=False)
+    model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False, logger=False)
+    return model
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--seed", default=0, show_default=True)
 def main(folder: Path, seed: int) -> None:
-    """Write atlas.h5ad, donor_1.h5ad and the model `blind` to FOLDER."""
+    """Write atlas.h5ad, donor_1.h5ad (counts in X; obs `batch` and `bulk_labels`, or `donor` and `cell_type`) and the model `blind` to FOLDER."""
     warnings.simplefilter("ignore")
     folder.mkdir(parents=True, exist_ok=True)
-    write_cells(folder, seed)
-    train_blind(folder, seed)
+    atlas, query = parted(seed)
+    atlas = atlas[atlas.obs[LABELS] != LEFT_OUT].copy()
+    query.obs = query.obs.rename(columns={LABELS: "cell_type", "batch": "donor"})
+    query.obs["donor"] = query.obs["donor"].astype(str).str.replace("ref", "donor").astype("category")
+    atlas.write_h5ad(folder / "atlas.h5ad")
+    query.write_h5ad(folder / "donor_1.h5ad")
+    blind_model(atlas, LATENT, EPOCHS, seed).save(str(folder / "blind"), overwrite=True)
 
 
 if __name__ == "__main__":
