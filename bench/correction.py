@@ -6,7 +6,7 @@ the reference's principal components; each also with one cell type left out of t
 and as refmap does. The queries are those of the PBMCs that scanpy ships to which a made difference is added (tools/demo_embeddings.py),
 for several draws, and those of bench/trust.yml. Embedding takes the environment `scvi` (some ten minutes), the comparison `core`:
 
-    (. containers/activate scvi && NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 python bench/correction.py embed /work/cells results/correction)
+    (. containers/activate scvi && python bench/correction.py embed /work/cells results/correction)
     (. containers/activate core && python bench/correction.py compare results/correction)
 """
 
