@@ -199,6 +199,7 @@ def test_a_steps_command_has_the_options_that_it_is_given_and_is_given_those_it_
 
 def test_what_a_step_asks_for_is_read_from_the_configuration():
     size = {"cells": 1_000, "values": 1_000_000, "all_passes": 10_000, "passes": 10_000, "all_cells": 1_000, "mappings": 1}
+    size |= {"bytes": 10_000_000, "all_bytes": 10_000_000}
     memory, time = requests("TRAIN_SURGERY", size)
     assert memory == 3 * GB + 1024 * 1_000 + 48 * 1_000_000 and time == 3600 + 60 + 10
     assert requests("REPORT", size) == (2 * GB, 3600)
