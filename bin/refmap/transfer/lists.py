@@ -3,57 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+from itertools import pairwise
 
+import numba
 import numpy as np
 
-# Lists for the root of the number of cells; cells that each's centre is learned from, in so many rounds; parts of a list.
-LISTS_PER_ROOT, CELLS_PER_CENTER, ROUNDS, SHELLS = 1.4, 25, 4, 4
-# Cells around a list's centre that tell at first how far neighbours may be.
-FEWEST_SEEDS = 1024
-# Cells searched at once, those of them compared with a part of a list at once (in a processor's cache), pairs measured at once,
-# and pairs that are kept before the nearest are picked from them.
-BLOCK, COMPARED, MEASURED, MOST_KEPT = 32_768, 4_096, 1 << 13, 1 << 24
+# Lists for the root of the number of cells; cells that each's centre is learned from, in so many rounds.
+LISTS_PER_ROOT, CELLS_PER_CENTER, ROUNDS = 0.7, 25, 4
+# Cells whose nearest centre is looked for at once; cells of one list that are searched together, and cells that these are compared
+# with at once, whose products stay in a processor's cache.
+BLOCK, TOGETHER, COMPARED = 4_096, 128, 512
 
 
 class Lists:
-    """Reference cells in lists, each around a centre, of which those parts alone are looked through that may hold a neighbour.
+    """Reference cells in lists, each around a centre, of which those alone are looked through that may hold a neighbour.
 
-    A list is parted into shells by how far its cells are from its centre. No cell of a shell is nearer than the centre less the
-    shell's radius, by the triangle inequality; so once it is known how far k cells are at most, shells beyond are left out, and
-    nothing is missed (Fukunaga & Narendra 1975, doi:10.1109/T-C.1975.224297). All cells that a shell may matter to are compared with
-    it by one product of matrices in float32: |x|² - 2xy + |y|², about the mean of the reference. The lengths are lessened by more
-    than rounding can make of such a sum (`slack` of them), so that none comes out too large; what may be among the nearest is
-    measured again, in float64.
+    Cells around the same centre are searched together, through the lists from the nearest on. Once it is known how far k cells are at
+    most, a list is left out if all of its cells lie farther, by either of two bounds, so that nothing is missed:
+
+    - no cell of a list is nearer than its centre less its radius (Fukunaga & Narendra 1975, doi:10.1109/T-C.1975.224297);
+    - nor than the gap between them along the line through both centres. Where dimensions are many the radius is long in all of them
+      together and short along any one line, so that this one tells more.
+
+    The others are compared with the list by one product of matrices in float32: |x|² - 2xy + |y|², about the mean of the reference.
+    The lengths are lessened by more than rounding can make of such a sum (`slack` of them), so that none comes out too large; what
+    may be among the nearest is measured again, in float64, and takes its place among the k nearest so far.
 
     Parameters
     ----------
     latent
         float32, cells x dimensions.
+
+    Attributes
+    ----------
+    compared
+        The pairs of cells that were compared so far.
     """
 
     def __init__(self, latent: np.ndarray):
         import faiss
 
-        self.latent = latent
+        self.compared = 0
         n, dimensions = latent.shape
         self._slack = 2 * (dimensions + 4) * float(np.finfo(np.float32).eps)
         self._mean = latent.mean(axis=0, dtype=np.float64)
-        places = (latent - self._mean).astype(np.float32)
+        places = self._centered(latent)
         n_lists = int(LISTS_PER_ROOT * np.sqrt(n))
         fitted = faiss.Kmeans(dimensions, n_lists, niter=ROUNDS, min_points_per_centroid=1)
         # Every so many cells: that many are learned from, and no more.
         fitted.train(places[:: max(1, n // (CELLS_PER_CENTER * n_lists))])
         self._centers = fitted.centroids
-        belongs, far = np.empty(n, dtype=np.int64), np.empty(n)
-        for rows, distances in self._distances(places):
-            belongs[rows] = distances.argmin(axis=1)
-            far[rows] = np.linalg.norm(places[rows].astype(np.float64) - self._centers[belongs[rows]], axis=1)
-        # List by list, each from its centre outwards
-        self._order = np.lexsort((far, belongs))
+        belongs = self._nearest(places)
+        self._radii = np.zeros(n_lists, dtype=np.float32)
+        for rows in _blocks(n):
+            far = np.linalg.norm(places[rows].astype(np.float64) - self._centers[belongs[rows]], axis=1)
+            np.maximum.at(self._radii, belongs[rows], far * (1 + self._slack))
+        self._order = np.argsort(belongs, kind="stable")
         self._starts = np.searchsorted(belongs[self._order], np.arange(n_lists + 1))
-        self._far = far[self._order]
-        places = places[self._order]
-        self._places = np.column_stack([places, self._lessened(places)]).astype(np.float32)
+        self._cells, places = latent[self._order], places[self._order]
+        self._places = np.column_stack([places, self._lessened(places).astype(np.float32)])
 
     def search(
         self, latent: np.ndarray, k: int, apart: tuple[np.ndarray, np.ndarray] | None = None
@@ -64,96 +74,131 @@ class Lists:
 
         Returns their rows, int64, and distances, float64: both cells x k.
         """
-        shape = len(latent), k
-        indices, distances = np.empty(shape, dtype=np.int64), np.empty(shape)
-        for start in range(0, len(latent), BLOCK):
-            rows = slice(start, start + BLOCK)
-            own = None if apart is None else (apart[0][rows], apart[1][self._order])
-            indices[rows], distances[rows] = self._search(latent[rows], k, own)
+        indices, distances = np.empty((len(latent), k), dtype=np.int64), np.empty((len(latent), k))
+        # Without numbers all are others: no cell has -1
+        own, others = (
+            np.asarray(numbers, dtype=np.int64) for numbers in apart or (np.zeros(len(latent)), np.full(len(self._order), -1))
+        )
+        others = others[self._order]
+        nearest = self._nearest(self._centered(latent))
+        order = np.argsort(nearest, kind="stable")
+        for number, start, end in _runs(nearest[order]):
+            outwards = np.argsort(np.linalg.norm(self._centers - self._centers[number], axis=1), kind="stable")
+            for rows in np.split(order[start:end], range(TOGETHER, end - start, TOGETHER)):
+                places = self._centered(latent[rows])
+                some = latent[rows], places, self._lessened(places), own[rows]
+                lists = outwards, self._starts, self._least(number, places)
+                found, squared, compared = _search(some, (self._cells, self._places, others), lists, self._slack, k)
+                indices[rows], distances[rows] = self._order[found], np.sqrt(squared)
+                self.compared += compared
         return indices, distances
 
-    def _search(self, latent: np.ndarray, k: int, apart: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray]:
-        places = (latent - self._mean).astype(np.float32)
-        lengths = self._lessened(places)
-        wanted = np.column_stack([-2 * places, np.ones(len(places), dtype=np.float32)])
-        far, nearest = np.empty((len(self._centers), len(places)), dtype=np.float32), np.empty(len(places), dtype=np.int64)
-        for rows, distances in self._distances(places):
-            far[:, rows], nearest[rows] = distances.T, distances.argmin(axis=1)
-        # What a product may be at most, and a distance
-        limits = self._limits(wanted, nearest, k, apart) + 2 * self._slack * lengths
-        reach = np.sqrt((limits + lengths).clip(0)).astype(np.float32) * np.float32(1 + self._slack)
-        limits = limits.astype(np.float32)
-        found, kept = [_nothing()], 0
-        for number, first, end in self._shells():
-            near = np.flatnonzero(far[number] <= reach + np.float32(self._far[end - 1] * (1 + self._slack)))
-            for start in range(0, len(near), COMPARED):
-                rows = near[start : start + COMPARED]
-                hits = np.flatnonzero(wanted[rows] @ self._places[first:end].T <= limits[rows, None])
-                row, column = np.divmod(hits, end - first)
-                row, column = rows[row], first + column
-                if apart is not None:
-                    others = apart[0][row] != apart[1][column]
-                    row, column = row[others], column[others]
-                found.append((row.astype(np.uint16), self._order[column]))
-                kept += len(row)
-            if kept > max(MOST_KEPT, 4 * k * len(latent)):
-                found = [self._nearest(latent, found, k)[:2]]
-                kept = len(found[0][0])
-        _, indices, distances = self._nearest(latent, found, k)
-        return indices.reshape(-1, k), distances.reshape(-1, k)
+    def _least(self, number: int, places: np.ndarray) -> np.ndarray:
+        """How far the cells of each list are at least from some around a centre: float32, lists x cells."""
+        gaps = self._lines(number) @ places.T
+        gaps -= 2 * np.float32(self._slack) * np.linalg.norm(places, axis=1)
+        gaps -= self._ends[number, :, None]
+        return np.maximum(gaps, self._distances(places).T - self._radii[:, None])
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where on the line to each centre the cells of each list end: float32, centres x lists."""
+        ends = np.empty((len(self._centers), len(self._centers)), dtype=np.float32)
+        for number, (start, end) in enumerate(pairwise(self._starts)):
+            places = self._places[start:end, :-1]
+            at = places @ -self._lines(number).T
+            ends[:, number] = at.max(axis=0, initial=-np.inf)
+            ends[:, number] += 2 * self._slack * np.sqrt(self._places[start:end, -1].max(initial=0))
+        return ends
+
+    def _lines(self, number: int) -> np.ndarray:
+        """The directions from each centre to one of them: float32, centres x dimensions; 0 where both are the same."""
+        lines = self._centers[number] - self._centers
+        lengths = np.linalg.norm(lines, axis=1, keepdims=True)
+        return np.divide(lines, lengths, out=np.zeros_like(lines), where=lengths > 0)
+
+    def _centered(self, latent: np.ndarray) -> np.ndarray:
+        return (latent - self._mean).astype(np.float32)
 
     def _lessened(self, places: np.ndarray) -> np.ndarray:
         return np.einsum("ij,ij->i", places, places, dtype=np.float64) * (1 - self._slack)
 
-    def _distances(self, places: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """How far the centres are at least, of some cells after the others: float32, cells x centres."""
-        lengths, of_centers = self._lessened(places).astype(np.float32), self._lessened(self._centers).astype(np.float32)
-        for start in range(0, len(places), COMPARED):
-            rows = slice(start, start + COMPARED)
-            squared = (-2 * places[rows]) @ self._centers.T
-            squared += lengths[rows, None]
-            squared += of_centers
-            yield rows, np.sqrt(squared.clip(0, out=squared), out=squared)
+    def _distances(self, places: np.ndarray) -> np.ndarray:
+        """How far the centres are from some cells at least: float32, cells x centres."""
+        squared = (-2 * places) @ self._centers.T
+        squared += self._lessened(places).astype(np.float32)[:, None]
+        squared += self._lessened(self._centers).astype(np.float32)
+        return np.sqrt(squared.clip(0, out=squared), out=squared)
 
-    def _limits(self, wanted: np.ndarray, nearest: np.ndarray, k: int, apart: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-        """What the k-th least product of each cell with the reference's is at most, but for the slack of its own length."""
-        limits = np.empty(len(wanted))
-        order = np.argsort(nearest, kind="stable")
-        sizes = np.diff(self._starts)
-        for number, start, end in _runs(nearest[order]):
-            rows = order[start:end]
-            around = np.argsort(np.linalg.norm(self._centers - self._centers[number], axis=1), kind="stable")
-            lists = around[: np.searchsorted(np.cumsum(sizes[around]), max(FEWEST_SEEDS, k)) + 1]
-            seeds = np.concatenate([np.arange(*self._starts[i : i + 2]) for i in lists])
-            products = wanted[rows] @ self._places[seeds].T
-            if apart is not None:
-                products[apart[0][rows, None] == apart[1][seeds]] = np.inf
-            limits[rows] = np.partition(products, k - 1, axis=1)[:, k - 1] + 2 * self._slack * self._places[seeds, -1].max()
-        return limits
-
-    def _shells(self) -> Iterator[tuple[int, int, int]]:
-        """The list, the first cell, and that after the last, of all parts of lists, in their order."""
-        for number, (start, end) in enumerate(zip(self._starts[:-1], self._starts[1:], strict=True)):
-            bounds = np.unique(np.linspace(start, end, SHELLS + 1).astype(int))
-            yield from ((number, first, last) for first, last in zip(bounds[:-1], bounds[1:], strict=True))
-
-    def _nearest(self, latent: np.ndarray, found: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, ...]:
-        """Of pairs of a cell and a reference cell the `k` nearest of each cell, or as many as there are, with their distances."""
-        rows, columns = (np.concatenate(part) for part in zip(*found, strict=True))
-        distances = np.empty(len(rows))
-        for start in range(0, len(rows), MEASURED):
-            some = slice(start, start + MEASURED)
-            apart = np.subtract(self.latent[columns[some]], latent[rows[some]], dtype=np.float64)
-            distances[some] = np.sqrt(np.einsum("ij,ij->i", apart, apart))
-        order = np.lexsort((distances, rows))
-        rows = rows[order]
-        place = np.arange(len(rows)) - np.searchsorted(rows, np.arange(len(latent)))[rows]
-        order = order[place < k]
-        return rows[place < k], columns[order], distances[order]
+    def _nearest(self, places: np.ndarray) -> np.ndarray:
+        """The centre that each cell is nearest to, as far as float32 tells: int64."""
+        return np.concatenate([self._distances(places[rows]).argmin(axis=1) for rows in _blocks(len(places))])
 
 
-def _nothing() -> tuple[np.ndarray, np.ndarray]:
-    return np.empty(0, dtype=np.uint16), np.empty(0, dtype=np.int64)
+@numba.njit(fastmath={"reassoc", "contract"})
+def _search(some, reference, lists, slack, k):
+    """Find the nearest of some cells around the same centre: rows, squared distances (int64, float64: cells x k), pairs compared.
+
+    Parameters
+    ----------
+    some
+        Their latent and places (about the mean), float32 cells x dimensions; the squares of their lengths, lessened; their numbers.
+    reference
+        The same of the reference's cells, list by list; the lengths are the last column of their places.
+    lists
+        The lists from the nearest of the centre's on; the first cell of each; how far its cells are from each cell at least, float32
+        lists x cells.
+    """
+    (latent, places, lengths, own), (cells, others_places, others), (outwards, starts, least) = some, reference, lists
+    n, dimensions = places.shape
+    indices, squared, compared = np.empty((n, k), np.int64), np.full((n, k), np.inf), 0
+    # How far the k nearest so far are, and what a product with one that is as near may be
+    reach, limits = np.full(n, np.inf, np.float32), np.full(n, np.inf, np.float32)
+    near, wanted = np.empty(n, np.int64), np.ones((n, dimensions + 1), np.float32)
+    for number in outwards:
+        n_near = 0
+        for row in range(n):
+            if least[number, row] <= reach[row]:
+                near[n_near] = row
+                n_near += 1
+        first, end = starts[number], starts[number + 1]
+        for place in range(n_near):
+            wanted[place, :dimensions] = -2 * places[near[place]]
+        for start in range(first, end if n_near else first, COMPARED):
+            products = np.dot(wanted[:n_near], others_places[start : min(start + COMPARED, end)].T)
+            compared += products.size
+            for place in range(n_near):
+                row = near[place]
+                for column in range(products.shape[1]):
+                    if products[place, column] > limits[row]:
+                        continue
+                    cell = start + column
+                    if own[row] == others[cell]:
+                        continue
+                    distance = 0.0
+                    for dimension in range(dimensions):
+                        between = np.float64(cells[cell, dimension]) - np.float64(latent[row, dimension])
+                        distance += between * between
+                    if distance >= squared[row, k - 1]:
+                        continue
+                    at = k - 1
+                    while at > 0 and squared[row, at - 1] > distance:
+                        squared[row, at], indices[row, at] = squared[row, at - 1], indices[row, at - 1]
+                        at -= 1
+                    squared[row, at], indices[row, at] = distance, cell
+                    farthest = squared[row, k - 1] * (1 + slack)
+                    reach[row] = np.sqrt(farthest)
+                    limits[row] = farthest - lengths[row] + 2 * slack * lengths[row]
+    return indices, squared, compared
+
+
+# Compiled once an environment and not once a process: 3 s of CPU
+with suppress(RuntimeError):  # where there is no folder that numba can write to
+    _search.enable_caching()
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    return (slice(start, start + BLOCK) for start in range(0, n, BLOCK))
 
 
 def _runs(values: np.ndarray) -> Iterator[tuple[int, int, int]]:

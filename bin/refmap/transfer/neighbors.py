@@ -1,13 +1,15 @@
-"""The nearest cells of a reference in a latent space, exactly, and what each of them weighs. faiss is imported where it is used."""
+"""The nearest cells of a reference in a latent space, exactly, and what each of them weighs. faiss and numba are imported where they are used."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .lists import Lists
+if TYPE_CHECKING:
+    from .lists import Lists
 
 # The Human Lung Cell Atlas's number of neighbours (Sikkema et al. 2023, doi:10.1038/s41591-023-02327-2).
 NEIGHBORS = 50
@@ -15,8 +17,8 @@ NEIGHBORS = 50
 MOST_EXACT = 50_000
 # Of an inverted file: cells that its lists are learned from, for each list, and the lists that are looked through.
 CELLS_PER_LIST, LISTS_SEARCHED = 40, 16
-# Of so many reference cells, lists pay for so many that are searched.
-FEWEST_IN_LISTS, FEWEST_FOR_LISTS = 20_000, 1_000
+# Lists pay for so many pairs of cells: all of them are compared in a second or two.
+FEWEST_PAIRS = 100_000_000
 # Cells compared with all at once: their distances to the whole reference are never all in memory.
 BLOCK = 4096
 
@@ -69,6 +71,8 @@ class Index:
 
     @cached_property
     def _lists(self) -> Lists:
+        from .lists import Lists
+
         return Lists(self.latent)
 
     def __len__(self) -> int:
@@ -84,7 +88,7 @@ class Index:
         if apart is not None and len(latent):
             k = min(k, *(int((apart[1] != number).sum()) for number in np.unique(apart[0])))
         k = min(k, len(self))
-        if len(self) >= FEWEST_IN_LISTS and len(latent) >= FEWEST_FOR_LISTS:
+        if len(self) * len(latent) >= FEWEST_PAIRS:
             return Neighbors(*self._lists.search(latent, k, apart))
         if apart is None:
             return self._compare(latent, k)

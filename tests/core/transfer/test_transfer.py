@@ -147,9 +147,8 @@ def odd_places(kind, n):
 @pytest.mark.parametrize("k", [1, 12, 700])
 @pytest.mark.parametrize("kind", ["types", "one dimension", "far away", "one spot", "many on one spot"])
 def test_lists_find_the_nearest(kind, k, monkeypatch):
-    monkeypatch.setattr(lists, "FEWEST_SEEDS", 30)
-    monkeypatch.setattr(lists, "BLOCK", 150)
-    monkeypatch.setattr(lists, "MOST_KEPT", 0)
+    for name, few in (("BLOCK", 150), ("TOGETHER", 7), ("COMPARED", 20)):
+        monkeypatch.setattr(lists, name, few)
     places = odd_places(kind, 900)
     reference, query = places[:700], np.r_[places[:3], places[700:]]
     indices, distances = lists.Lists(reference).search(query, k)
@@ -159,10 +158,9 @@ def test_lists_find_the_nearest(kind, k, monkeypatch):
     np.testing.assert_allclose(measured, distances, rtol=1e-12)
 
 
-@pytest.mark.parametrize("fewest", [1, 10_000])
+@pytest.mark.parametrize("fewest", [1, 1_000_000])
 def test_cells_set_apart_are_no_neighbours(fewest, monkeypatch):
-    for name in ("FEWEST_IN_LISTS", "FEWEST_FOR_LISTS"):
-        monkeypatch.setattr(neighbors, name, fewest)
+    monkeypatch.setattr(neighbors, "FEWEST_PAIRS", fewest)
     places, numbers = odd_places("types", 900), np.r_[np.zeros(600, int), np.arange(300) % 3]
     own = numbers[-40:]
     found = Index(places).search(places[-40:], 15, apart=(own, numbers))
@@ -171,15 +169,22 @@ def test_cells_set_apart_are_no_neighbours(fewest, monkeypatch):
     assert Index(places).search(places[-40:], 500, apart=(own, numbers)).indices.shape == (40, 200)
 
 
-def test_most_pairs_of_many_cells_are_not_compared(monkeypatch):
-    compared = []
-    whole = lists.np.flatnonzero
-    monkeypatch.setattr(
-        lists.np, "flatnonzero", lambda values: compared.append(np.size(values) * (np.ndim(values) == 2)) or whole(values)
-    )
+def test_most_pairs_of_many_cells_are_not_compared():
     places = odd_places("types", 6000)
-    lists.Lists(places[:5000]).search(places[5000:], 10)
-    assert 0 < sum(compared) < 5000 * 1000 / 4
+    index = lists.Lists(places[:5000])
+    index.search(places[5000:], 10)
+    assert 0 < index.compared < 5000 * 1000 / 4
+
+
+def test_types_whose_radii_reach_each_other_are_told_apart():
+    """In many dimensions the nearest of a type's cells are nearly as far as its radius; along the line to another type it is short."""
+    rng = np.random.default_rng(0)
+    types, kind = rng.normal(size=(20, 30)) * 2, rng.integers(0, 20, 12_000)
+    places = (types[kind] + rng.normal(size=(12_000, 30))).astype(np.float32)
+    index = lists.Lists(places[:10_000])
+    _, distances = index.search(places[10_000:], 10)
+    np.testing.assert_allclose(distances, exactly(places[:10_000], places[10_000:], 10), rtol=1e-12)
+    assert index.compared < 10_000 * 2_000 / 8
 
 
 def test_no_labels_at_all():
