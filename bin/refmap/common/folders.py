@@ -70,9 +70,10 @@ class MappedFolder:
         return self.folder / "decoded.npz"
 
     @property
-    def neighbors(self) -> Path:
-        """The reference cells nearest to each of the query's, indices and distances: .npz; absent without reference cells."""
-        return self.folder / "neighbors.npz"
+    def labels(self) -> Path:
+        """The label of each cell by its nearest reference cells, however certain: .npy, int32, columns of labels x cells, places among
+        the labels of each; absent without reference cells."""
+        return self.folder / "labels.npy"
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from ..common.storage import read_zarr, write_zarr
 from ..query.query import Query
 from ..transfer.columns import write_labels
-from ..transfer.labels import Transfer
-from ..transfer.levels import Levels, find_levels, transfer_columns
-from ..transfer.neighbors import Index, Neighbors
-from ..transfer.transfer import shared_dimensions
+from ..transfer.labels import Given
+from ..transfer.levels import Levels, find_levels
+from ..transfer.neighbors import Index
+from ..transfer.transfer import BLOCK, read_labels, shared_latent
 from .compare import Comparison, View, compare
 from .groups import NOVEL
 from .learned import Learned
@@ -49,7 +49,7 @@ class UnknownRule:
     certainty: float
     uncertainty: float
 
-    def certain(self, given: Transfer, certainty: np.ndarray) -> np.ndarray:
+    def certain(self, given: Given, certainty: np.ndarray) -> np.ndarray:
         """Which labels stay by the rule: bool, cells. `certainty` is NaN where it is not known."""
         by_neighbors = given.uncertainty <= self.uncertainty
         if self.by == "uncertainty":
@@ -84,12 +84,9 @@ def compare_mapping(
     scale, sample = read_json(reference.record), read_zarr(reference.sample)
     embedding, record = read_zarr(mapped.embedding), read_json(mapped.record)
     cells, seed = read_zarr(reference.cells), record["seed"]
-    latent = np.asarray(embedding.obsm["X_emb"][:, shared_dimensions(embedding, scale)], dtype=np.float32)
-    placed = np.isfinite(latent).all(axis=1)
+    latent, placed = shared_latent(embedding, scale)
     query, drawn = _counted(prepared, latent, placed, scale["batch_key"], seed)
     nearest = _nearest(latent, placed, drawn)
-    with np.load(mapped.neighbors) as near:
-        neighbors = Neighbors(near["indices"].astype(np.int64), near["distances"].astype(np.float64))
     searched = main_key(sample, scale["keys"])
     told = {
         "searched": searched,
@@ -102,7 +99,7 @@ def compare_mapping(
     }
     own = {key: cells.obs[key] for key in scale["keys"]}
     levels, certainties = find_levels(own), {}
-    transferred = transfer_columns(own, neighbors, levels)
+    transferred = read_labels(mapped, embedding, scale["keys"])
     around = _of_found(of_sample(sample, scale["batch_key"]), sample)
     # Log-normalised once, whatever the columns of labels
     both = pair(around, query)
@@ -149,7 +146,9 @@ def _nearest(latent: np.ndarray, placed: np.ndarray, drawn: np.ndarray) -> np.nd
     nearest[drawn] = np.arange(len(drawn))
     left = np.flatnonzero(placed & (nearest < 0))
     if len(left):
-        nearest[left] = Index(latent[drawn]).search(latent[left], 1).indices[:, 0]
+        index = Index(latent[drawn])
+        for rows in np.split(left, range(BLOCK, len(left), BLOCK)):
+            nearest[rows] = index.search(latent[rows], 1).indices[:, 0]
     return nearest
 
 
@@ -177,7 +176,7 @@ def _add_view(embedding: ad.AnnData, key: str, view: View | None, nearest: np.nd
 def _set_unknown(
     embedding: ad.AnnData,
     record: dict,
-    transferred: dict[str, Transfer],
+    transferred: dict[str, Given],
     unknown: UnknownRule,
     certainties: dict[str, np.ndarray],
     placed: np.ndarray,
@@ -196,7 +195,7 @@ def _set_unknown(
 
 
 def _told_of_view(
-    embedding: ad.AnnData, key: str, found: Comparison, given: Transfer, unknown: UnknownRule, certainty: np.ndarray
+    embedding: ad.AnnData, key: str, found: Comparison, given: Given, unknown: UnknownRule, certainty: np.ndarray
 ) -> dict:
     """What the record says of a column of labels: ``note`` (why there is no second look), or its figures."""
     if found.view is None:

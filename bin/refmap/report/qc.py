@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -17,9 +18,8 @@ from ..mapping.decoded import Decoded
 from ..query.obs_table import add_obs_table
 from ..query.query import Query
 from ..transfer.calibration import CertainLabels, calibrate
-from ..transfer.labels import Transfer
-from ..transfer.levels import find_levels, transfer_columns
-from ..transfer.neighbors import Neighbors
+from ..transfer.labels import Given, Transfer
+from ..transfer.transfer import read_labels
 from . import pictures, plots
 from .cell_table import write_cells
 from .evaluation import evaluate
@@ -153,11 +153,8 @@ def _calibrations(
                 [str(label) for label in values], np.asarray(embedded.obsm[f"{key}_probabilities"])
             )
     if around:
-        with np.load(mapped.neighbors) as near:
-            neighbors = Neighbors(near["indices"][placed], near["distances"][placed])
-        labels = {key: around.labels(key) for key in around.scale["keys"]}
-        transferred = transfer_columns(labels, neighbors, find_levels(labels))
-        made |= {f"{key}_transferred": given for key, given in transferred.items()}
+        given = read_labels(mapped, embedded, around.scale["keys"])
+        made |= {f"{key}_transferred": replace(labels, places=labels.places[placed]) for key, labels in given.items()}
     found = {name: calibrate(truth, transfer, threshold) for name, transfer in made.items()}
     if told:
         found |= {
@@ -168,7 +165,7 @@ def _calibrations(
     return {name: calibration for name, calibration in found.items() if calibration}
 
 
-def _certain_labels(key: str, embedded: ad.AnnData, given: Transfer, record: dict) -> dict[str, CertainLabels]:
+def _certain_labels(key: str, embedded: ad.AnnData, given: Given, record: dict) -> dict[str, CertainLabels]:
     """Of a column of labels those whose certainty was learned: by the genes, and the transferred ones where it makes them `Unknown`."""
     made = {}
     if f"{key}_by_genes" in embedded.obs:

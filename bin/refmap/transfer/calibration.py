@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .labels import Transfer
+from .labels import Given, Transfer
 
 BINS = 10
 
@@ -26,7 +26,7 @@ class CertainLabels:
     uncertainty: np.ndarray
 
 
-def calibrate(truth: pd.Series, transfer: Transfer | CertainLabels, threshold: float) -> dict | None:
+def calibrate(truth: pd.Series, transfer: Transfer | Given | CertainLabels, threshold: float) -> dict | None:
     """Compare transferred labels with true ones (missing where unknown); None where there is none to compare with.
 
     Cells whose true label is none of the transfer's classes cannot be right: they are counted (`n_foreign`), and not scored.

@@ -13,6 +13,25 @@ UNKNOWN = "Unknown"
 
 
 @dataclass(frozen=True)
+class Given:
+    """The label that each cell has by one column of the reference, whatever its weight.
+
+    classes        the column's labels, sorted
+    places         int32, cells: the label by its place in `classes`; -1 where there is none
+    uncertainty    float32, cells: 1 less what the label weighs; 1 where there is none; NaN for a cell that has no place
+    """
+
+    classes: list[str]
+    places: np.ndarray
+    uncertainty: np.ndarray
+
+    @property
+    def best(self) -> np.ndarray:
+        """The label of each cell: object array of str; `Unknown` where there is none."""
+        return np.array([*self.classes, UNKNOWN], dtype=object)[self.places]
+
+
+@dataclass(frozen=True)
 class Transfer:
     """The label of each cell by one column of the reference.
 
@@ -38,7 +57,7 @@ class Transfer:
     @property
     def best(self) -> np.ndarray:
         """The label of each cell, whatever its weight: object array of str; `Unknown` where no neighbour has a label."""
-        return np.array([*self.classes, UNKNOWN], dtype=object)[self.places]
+        return self.given.best
 
     @property
     def uncertainty(self) -> np.ndarray:
@@ -49,18 +68,23 @@ class Transfer:
         weights[found] = self.probabilities[found, places[found]]
         return (1 - weights).clip(0, 1).astype(np.float32)
 
+    @property
+    def given(self) -> Given:
+        """What is kept of each cell without what the other labels weigh."""
+        return Given(self.classes, self.places.astype(np.int32), self.uncertainty)
+
     def labels(self, threshold: float) -> np.ndarray:
         """The labels, `Unknown` for cells whose uncertainty is above `threshold`."""
         return np.where(self.uncertainty > threshold, UNKNOWN, self.best)
 
 
-def transfer_labels(labels: pd.Series, neighbors: Neighbors) -> Transfer:
+def transfer_labels(labels: pd.Series | pd.Categorical, neighbors: Neighbors) -> Transfer:
     """Weigh the labels of each cell's nearest reference cells.
 
     The recipe of the Human Lung Cell Atlas (Sikkema et al. 2023, doi:10.1038/s41591-023-02327-2). `labels` are those of the
     reference's cells, missing where there is none: such a neighbour has no say.
     """
-    categories = pd.Categorical(labels.astype(object))
+    categories = labels if isinstance(labels, pd.Categorical) else pd.Categorical(labels.astype(object))
     classes = [str(name) for name in categories.categories]
     weights = weigh(categories.codes, len(classes), neighbors)
     return Transfer(classes, shares(weights, weights.sum(axis=1, keepdims=True)))

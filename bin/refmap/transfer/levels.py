@@ -200,40 +200,52 @@ def _is_label(labels: np.ndarray) -> np.ndarray:
     return ~pd.isna(labels) & (labels != UNKNOWN)
 
 
-def transfer_columns(labels: Mapping[str, pd.Series], neighbors: Neighbors, levels: Sequence[Levels]) -> dict[str, Transfer]:
-    """Transfer columns of labels: those of a chain of `levels` so that they agree, the others each by itself.
+class Annotation:
+    """The labels of a reference's cells, ready to be transferred, some cells after the others.
 
     Parameters
     ----------
     labels
         Column -> the labels of the reference's cells, missing where there is none.
-    neighbors
-        The reference cells around each cell.
     levels
         As :func:`find_levels` found them in these labels.
-
-    Returns
-    -------
-    Column -> its transfer, in the order of `labels`.
     """
-    made = {}
-    for chain in levels:
-        made |= _transfer_levels(chain, labels, neighbors)
-    return {key: made[key] if key in made else transfer_labels(values, neighbors) for key, values in labels.items()}
+
+    def __init__(self, labels: Mapping[str, pd.Series], levels: Sequence[Levels]):
+        chained = {key for chain in levels for key in chain.keys}
+        self._keys, self._chains = list(labels), []
+        self._alone = {key: pd.Categorical(values.astype(object)) for key, values in labels.items() if key not in chained}
+        for chain in levels:
+            columns = {key: _Column.of(labels[key]) for key in chain.keys}
+            parents = _places(chain, columns)
+            codes = _agreeing(chain, columns, parents)
+            self._chains.append([(key, columns[key].classes, codes[key], parents.get(key)) for key in chain.keys])
+
+    def transfer(self, neighbors: Neighbors) -> dict[str, Transfer]:
+        """Transfer the columns, in their order: those of a chain of levels so that they agree, the others each by itself.
+
+        `neighbors` are the reference cells around each cell.
+        """
+        made = {key: transfer_labels(values, neighbors) for key, values in self._alone.items()}
+        for chain in self._chains:
+            made |= _transfer_levels(chain, neighbors)
+        return {key: made[key] for key in self._keys}
 
 
-def _transfer_levels(levels: Levels, labels: Mapping[str, pd.Series], neighbors: Neighbors) -> dict[str, Transfer]:
-    columns = {key: _Column.of(labels[key]) for key in levels.keys}
-    parents = _places(levels, columns)
-    codes = _agreeing(levels, columns, parents)
-    coarsest, *finer = levels.keys
-    weights = weigh(codes[coarsest], len(columns[coarsest].classes), neighbors)
+def transfer_columns(labels: Mapping[str, pd.Series], neighbors: Neighbors, levels: Sequence[Levels]) -> dict[str, Transfer]:
+    """Transfer columns of labels at once: see :class:`Annotation`."""
+    return Annotation(labels, levels).transfer(neighbors)
+
+
+def _transfer_levels(chain: Sequence[tuple], neighbors: Neighbors) -> dict[str, Transfer]:
+    """Transfer a chain: of each column its key, classes, the cells' codes, and its labels' places among those one level up."""
+    (coarsest, classes, codes, _), *finer = chain
+    weights = weigh(codes, len(classes), neighbors)
     total = weights.sum(axis=1, keepdims=True)
-    above = Transfer(columns[coarsest].classes, shares(weights, total))
+    above = Transfer(classes, shares(weights, total))
     made = {coarsest: above}
-    for key in finer:
-        classes, parent = columns[key].classes, parents[key]
-        probabilities = shares(weigh(codes[key], len(classes), neighbors), total)
+    for key, classes, codes, parent in finer:
+        probabilities = shares(weigh(codes, len(classes), neighbors), total)
         # Equal sums of the same numbers may differ in their last digit
         probabilities = np.minimum(probabilities, above.probabilities[:, parent])
         children = np.where(parent == above.places[:, None], probabilities, 0)

@@ -48,22 +48,24 @@ class Lists:
         self.compared = 0
         n, dimensions = latent.shape
         self._slack = 2 * (dimensions + 4) * float(np.finfo(np.float32).eps)
-        self._mean = latent.mean(axis=0, dtype=np.float64)
-        places = self._centered(latent)
+        self._mean = latent.mean(axis=0, dtype=np.float64).astype(np.float32)
         n_lists = int(LISTS_PER_ROOT * np.sqrt(n))
         fitted = faiss.Kmeans(dimensions, n_lists, niter=ROUNDS, min_points_per_centroid=1)
         # Every so many cells: that many are learned from, and no more.
-        fitted.train(places[:: max(1, n // (CELLS_PER_CENTER * n_lists))])
+        fitted.train(self._centered(latent[:: max(1, n // (CELLS_PER_CENTER * n_lists))]))
         self._centers = fitted.centroids
-        belongs = self._nearest(places)
+        belongs = self._nearest(latent)
         self._radii = np.zeros(n_lists, dtype=np.float32)
         for rows in _blocks(n):
-            far = np.linalg.norm(places[rows].astype(np.float64) - self._centers[belongs[rows]], axis=1)
+            far = np.linalg.norm(self._centered(latent[rows]).astype(np.float64) - self._centers[belongs[rows]], axis=1)
             np.maximum.at(self._radii, belongs[rows], far * (1 + self._slack))
         self._order = np.argsort(belongs, kind="stable")
         self._starts = np.searchsorted(belongs[self._order], np.arange(n_lists + 1))
-        self._cells, places = latent[self._order], places[self._order]
-        self._places = np.column_stack([places, self._lessened(places).astype(np.float32)])
+        self._cells = latent[self._order]
+        # A place, and behind it the square of its length
+        self._places = np.empty((n, dimensions + 1), dtype=np.float32)
+        self._places[:, :-1] = self._centered(self._cells)
+        self._places[:, -1] = self._lessened(self._places[:, :-1])
 
     def search(
         self, latent: np.ndarray, k: int, apart: tuple[np.ndarray, np.ndarray] | None = None
@@ -80,7 +82,7 @@ class Lists:
             np.asarray(numbers, dtype=np.int64) for numbers in apart or (np.zeros(len(latent)), np.full(len(self._order), -1))
         )
         others = others[self._order]
-        nearest = self._nearest(self._centered(latent))
+        nearest = self._nearest(latent)
         order = np.argsort(nearest, kind="stable")
         for number, start, end in _runs(nearest[order]):
             outwards = np.argsort(np.linalg.norm(self._centers - self._centers[number], axis=1), kind="stable")
@@ -118,7 +120,7 @@ class Lists:
         return np.divide(lines, lengths, out=np.zeros_like(lines), where=lengths > 0)
 
     def _centered(self, latent: np.ndarray) -> np.ndarray:
-        return (latent - self._mean).astype(np.float32)
+        return latent - self._mean
 
     def _lessened(self, places: np.ndarray) -> np.ndarray:
         return np.einsum("ij,ij->i", places, places, dtype=np.float64) * (1 - self._slack)
@@ -130,9 +132,9 @@ class Lists:
         squared += self._lessened(self._centers).astype(np.float32)
         return np.sqrt(squared.clip(0, out=squared), out=squared)
 
-    def _nearest(self, places: np.ndarray) -> np.ndarray:
+    def _nearest(self, latent: np.ndarray) -> np.ndarray:
         """The centre that each cell is nearest to, as far as float32 tells: int64."""
-        return np.concatenate([self._distances(places[rows]).argmin(axis=1) for rows in _blocks(len(places))])
+        return np.concatenate([self._distances(self._centered(latent[rows])).argmin(axis=1) for rows in _blocks(len(latent))])
 
 
 @numba.njit(fastmath={"reassoc", "contract"})

@@ -23,6 +23,8 @@ from .regions import FEWEST, NEIGHBORHOOD, draw_alike, parts_to_hold_out, sample
 MOST_SEARCHED = 10_000
 # The mean of several draws, as where few cells are one draw is noise.
 DRAWS = 3
+# Cells whose neighbours are held at once.
+BLOCK = 65_536
 # Added to both distances, so that cells on one spot are 1, and not 0 / 0.
 SPOT = 1e-6
 
@@ -50,11 +52,15 @@ def _separation(query: np.ndarray, reference: np.ndarray, rng: np.random.Generat
     k = int(np.clip(len(own) // 10, 1, NEIGHBORHOOD))
     if len(own) <= k:
         return np.full(len(rows), np.nan)
-    at = np.searchsorted(own, rows).clip(max=len(own) - 1)
-    itself = np.where(own[at] == rows, at, -1)
-    far = Index(reference[alike.reference]).search(query[rows], k).distances.mean(axis=1)
-    near = Index(query[own]).search_others(query[rows], itself, k).distances.mean(axis=1)
-    return (far + SPOT) / (near + SPOT)
+    among_others, among_own, found = Index(reference[alike.reference]), Index(query[own]), np.empty(len(rows))
+    for start in range(0, len(rows), BLOCK):
+        some = rows[start : start + BLOCK]
+        at = np.searchsorted(own, some).clip(max=len(own) - 1)
+        itself = np.where(own[at] == some, at, -1)
+        far = among_others.search(query[some], k).distances.mean(axis=1)
+        near = among_own.search_others(query[some], itself, k).distances.mean(axis=1)
+        found[start : start + BLOCK] = (far + SPOT) / (near + SPOT)
+    return found
 
 
 def held_out_separation(reference: np.ndarray, batches: pd.Series | None, seed: int) -> np.ndarray:

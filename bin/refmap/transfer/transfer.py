@@ -13,8 +13,8 @@ from ..common.folders import MappedFolder, ReferenceFolder
 from ..common.layout import N_NEIGHBORS
 from ..common.storage import read_zarr, write_zarr
 from .columns import write_labels
-from .labels import UNKNOWN
-from .levels import find_levels, transfer_columns
+from .labels import Given
+from .levels import Annotation, find_levels
 from .neighbors import Index, Neighbors
 from .novelty import distance_scores, p_values
 from .separation import separation
@@ -22,6 +22,8 @@ from .separation import separation
 DISTANCE, NOVELTY = "reference_distance", "novelty_pvalue"
 SEPARATION, APART = "reference_separation", "separation_pvalue"
 PLACE = "X_umap_reference"
+# Cells whose neighbours are held at once.
+BLOCK = 65_536
 
 
 def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float, probabilities: bool, out: MappedFolder) -> None:
@@ -50,29 +52,29 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
     """
     scale, cells = read_json(reference.record), read_zarr(reference.cells)
     embedding, record = read_zarr(mapped.embedding), read_json(mapped.record)
-    latent = embedding.obsm["X_emb"][:, shared_dimensions(embedding, scale)]
-    placed = np.isfinite(latent).all(axis=1)
-    latent = latent[placed]
-    neighbors = Index(cells.obsm["X_emb"]).search(latent, scale["neighbors"])
-
+    latent, placed = shared_latent(embedding, scale)
+    latent = latent if placed.all() else latent[placed]
     own = {key: cells.obs[key] for key in scale["keys"]}
     levels = find_levels(own)
-    transferred = transfer_columns(own, neighbors, levels)
+    around = _Around(Index(cells.obsm["X_emb"]), Annotation(own, levels), cells.obsm["X_umap"], scale["neighbors"], probabilities)
+    for start in range(0, len(latent), BLOCK):
+        around.look(latent[start : start + BLOCK])
+    given = {key: _whole(found, placed) for key, found in around.given().items()}
     told = write_labels(
         embedding.obs,
-        {key: given.classes for key, given in transferred.items()},
-        {key: _spread(given.best, placed, UNKNOWN) for key, given in transferred.items()},
-        {key: _spread(given.uncertainty <= threshold, placed, False) for key, given in transferred.items()},
+        {key: found.classes for key, found in given.items()},
+        {key: found.best for key, found in given.items()},
+        {key: found.uncertainty <= threshold for key, found in given.items()},
         levels,
     )
-    for key, given in transferred.items():
-        embedding.obs[f"{key}_uncertainty"] = _spread(given.uncertainty, placed)
-        embedding.uns[f"{key}_transferred_labels"] = np.array(given.classes, dtype=object)
+    for key, found in given.items():
+        embedding.obs[f"{key}_uncertainty"] = found.uncertainty
+        embedding.uns[f"{key}_transferred_labels"] = np.array(found.classes, dtype=object)
         if probabilities:
-            embedding.obsm[f"{key}_transferred_probabilities"] = _spread(given.probabilities, placed)
-        told["labels"][key]["mean_uncertainty"] = float(given.uncertainty.mean())
+            embedding.obsm[f"{key}_transferred_probabilities"] = _spread(np.concatenate(around.probabilities[key]), placed)
+        told["labels"][key]["mean_uncertainty"] = float(found.uncertainty[placed].mean())
         told["labels"][key]["calibrated_on"] = (scale["calibration"][key] or {}).get("calibrated_on")
-    distance = distance_scores(neighbors)
+    distance = np.concatenate(around.distances)
     apart = separation(latent, cells.obsm["X_emb"], record["seed"])
     for name, scores in {
         DISTANCE: distance,
@@ -81,7 +83,7 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
         APART: p_values(apart, np.array(scale["separations"])),
     }.items():
         embedding.obs[name] = _spread(scores.astype(np.float32), placed)
-    embedding.obsm[PLACE] = _spread(place(neighbors, cells.obsm["X_umap"]), placed)
+    embedding.obsm[PLACE] = _spread(np.concatenate(around.positions), placed)
     record["transfer"] = {
         "reference": scale["reference"],
         "origin": scale["origin"],
@@ -92,8 +94,57 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
         "threshold": threshold,
         **told,
     }
-    near = Neighbors(_spread(neighbors.indices, placed, 0), _spread(neighbors.distances, placed))
-    _write(embedding, near, record, mapped, out)
+    shutil.copytree(mapped.folder, out.folder, ignore=lambda folder, names: [mapped.embedding.name, mapped.record.name])
+    write_zarr(embedding, out.embedding)
+    write_json(out.record, record)
+    np.save(out.labels, np.array([found.places for found in given.values()], dtype=np.int32))
+
+
+class _Around:
+    """What the reference cells around some cells after the others say: of each cell a few numbers, and not its neighbours."""
+
+    def __init__(self, index: Index, annotation: Annotation, positions: np.ndarray, k: int, keep: bool):
+        self._index, self._annotation, self._umap, self._k, self._keep = index, annotation, positions, k, keep
+        self._given: dict[str, list[Given]] = {}
+        self.probabilities: dict[str, list[np.ndarray]] = {}
+        self.distances, self.positions = [], []
+
+    def look(self, latent: np.ndarray) -> None:
+        near = self._index.search(latent, self._k)
+        for key, found in self._annotation.transfer(near).items():
+            self._given.setdefault(key, []).append(found.given)
+            if self._keep:
+                self.probabilities.setdefault(key, []).append(found.probabilities)
+        self.distances.append(distance_scores(near))
+        self.positions.append(place(near, self._umap))
+
+    def given(self) -> dict[str, Given]:
+        """The labels of all cells that were looked at, by column."""
+        return {
+            key: Given(
+                parts[0].classes, *(np.concatenate([getattr(part, name) for part in parts]) for name in ("places", "uncertainty"))
+            )
+            for key, parts in self._given.items()
+        }
+
+
+def read_labels(mapped: MappedFolder, embedding: ad.AnnData, keys: list[str]) -> dict[str, Given]:
+    """Read the labels that :func:`transfer` gave the cells of an embedding, whatever their certainty, by column.
+
+    `keys` are the reference's columns, in their order.
+    """
+    return {
+        key: Given(
+            [str(name) for name in embedding.uns[f"{key}_transferred_labels"]],
+            places,
+            embedding.obs[f"{key}_uncertainty"].to_numpy(),
+        )
+        for key, places in zip(keys, np.load(mapped.labels), strict=True)
+    }
+
+
+def _whole(given: Given, placed: np.ndarray) -> Given:
+    return Given(given.classes, _spread(given.places, placed, -1), _spread(given.uncertainty, placed))
 
 
 def _spread(values: np.ndarray, placed: np.ndarray, missing: object = np.nan) -> np.ndarray:
@@ -101,6 +152,17 @@ def _spread(values: np.ndarray, placed: np.ndarray, missing: object = np.nan) ->
     result = np.full((len(placed), *values.shape[1:]), missing, dtype=values.dtype)
     result[placed] = values
     return result
+
+
+def shared_latent(embedding: ad.AnnData, scale: dict) -> tuple[np.ndarray, np.ndarray]:
+    """A query's embedding (float32, cells x dimensions) in its reference's dimensions, and which of its cells have one (bool).
+
+    Raises RefmapError as :func:`shared_dimensions` does.
+    """
+    latent, dimensions = np.asarray(embedding.obsm["X_emb"], dtype=np.float32), shared_dimensions(embedding, scale)
+    # Of millions of cells not twice
+    latent = latent if np.array_equal(dimensions, np.arange(latent.shape[1])) else latent[:, dimensions]
+    return latent, np.isfinite(latent).all(axis=1)
 
 
 def shared_dimensions(embedding: ad.AnnData, scale: dict) -> np.ndarray:
@@ -136,10 +198,3 @@ def place(neighbors: Neighbors, positions: np.ndarray) -> np.ndarray:
         (np.nan_to_num(at) * weights[..., None]).sum(axis=1), total, out=np.full((len(at), 2), np.nan), where=total > 0
     )
     return result.astype(np.float32)
-
-
-def _write(embedding: ad.AnnData, neighbors: Neighbors, record: dict, mapped: MappedFolder, out: MappedFolder) -> None:
-    shutil.copytree(mapped.folder, out.folder, ignore=lambda folder, names: [mapped.embedding.name, mapped.record.name])
-    write_zarr(embedding, out.embedding)
-    write_json(out.record, record)
-    np.savez(out.neighbors, indices=neighbors.indices.astype(np.int32), distances=neighbors.distances.astype(np.float32))

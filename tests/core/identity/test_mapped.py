@@ -95,7 +95,7 @@ def test_the_step_adds_what_the_looks_find(compared, labelled, scale, reference,
     added = ["novel_score", "novel_group", "own_cluster"]
     for key in ("coarse", "cell_type"):
         added += [f"{key}_{name}" for name in ("by_genes", "by_genes_certainty", "label_set", "certainty")]
-    assert set(obs) - set(before) == set(added) and compared.neighbors.exists()
+    assert set(obs) - set(before) == set(added) and compared.labels.exists()
     placed, seen = np.delete(np.arange(240), 3), np.delete(np.arange(360), 5)
     found = look(
         reference.take(seen).sampled(),

@@ -13,13 +13,15 @@ from refmap.common.folders import MappedFolder, ReferenceFolder
 from refmap.common.storage import write_zarr
 from refmap.models.hidden import HIDDEN_COLUMN
 from refmap.transfer import lists, neighbors
+from refmap.transfer import separation as separating
+from refmap.transfer import transfer as transferring
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.calibration import calibrate
 from refmap.transfer.held_out import hold_out
 from refmap.transfer.labels import Transfer, transfer_labels
 from refmap.transfer.neighbors import Index, Neighbors
 from refmap.transfer.novelty import distance_scores, p_values
-from refmap.transfer.transfer import place, shared_dimensions, transfer
+from refmap.transfer.transfer import place, read_labels, shared_dimensions, transfer
 from refmap.trust.figures import unknown
 from rows import PREPARED
 from scipy.spatial.distance import cdist
@@ -366,10 +368,24 @@ def test_what_the_mapping_gave_is_carried_along(labelled):
     assert told["n_cells"] == 300 and told["neighbors"] == 50 and told["threshold"] == 0.2
     assert sum(told["labels"]["type"]["counts"].values()) == 100
     assert {key: of["calibrated_on"] for key, of in told["labels"].items()} == {"type": "seen", "level": "unseen"}
-    with np.load(out.neighbors) as near:
-        assert near["indices"].shape == near["distances"].shape == (100, 50)
-    probabilities = ad.read_zarr(out.embedding).obsm["type_transferred_probabilities"]
+    embedding = ad.read_zarr(out.embedding)
+    probabilities = embedding.obsm["type_transferred_probabilities"]
     assert probabilities.shape == (100, 3)
+    given = read_labels(out, embedding, ["type", "level"])["type"]
+    assert given.classes == sorted(TYPES) and (given.places == probabilities.argmax(axis=1)).all()
+    np.testing.assert_allclose(given.uncertainty, 1 - probabilities.max(axis=1), atol=1e-6)
+
+
+def test_cells_are_looked_at_block_by_block(tmp_path, labelled, monkeypatch):
+    out, _, scale = labelled
+    latent = np.asarray(ad.read_zarr(out.embedding).obsm["X_emb"])
+    monkeypatch.setattr(transferring, "BLOCK", 7)
+    monkeypatch.setattr(separating, "BLOCK", 9)
+    again = MappedFolder(tmp_path / "again")
+    transfer(mapped_cells(tmp_path / "mapped", latent), scale, 0.2, True, again)
+    pd.testing.assert_frame_equal(ad.read_zarr(again.embedding).obs, ad.read_zarr(out.embedding).obs, rtol=1e-6)
+    assert np.load(again.labels).tolist() == np.load(out.labels).tolist()
+    assert json.loads(again.record.read_text()) == json.loads(out.record.read_text())
 
 
 def test_the_scale_of_a_reference(labelled):
