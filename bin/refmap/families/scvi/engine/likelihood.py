@@ -11,9 +11,11 @@ zero-inflated one of Lopez et al. 2018 (https://doi.org/10.1038/s41592-018-0229-
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -58,8 +60,8 @@ class Counts:
 
     def places(self, n_genes: int) -> torch.Tensor:
         """The place of each count among all, laid out cell by cell, int64."""
-        lengths = self.starts.diff()
-        return torch.repeat_interleave(torch.arange(len(lengths)) * n_genes, lengths, output_size=len(self.genes)) + self.genes
+        lengths = self.starts.diff().numpy()  # whose `repeat` takes a third of the time of torch's
+        return torch.from_numpy(np.repeat(np.arange(len(lengths)) * n_genes, lengths)).add_(self.genes)
 
     def sums(self, terms: torch.Tensor) -> torch.Tensor:
         """The sum of each cell's, of something that each count has."""
@@ -190,42 +192,42 @@ class _Block:
     def _negative_binomial(self, means: torch.Tensor, theta: torch.Tensor, inflation: torch.Tensor | None) -> None:
         counts, x, places = self.counts, self.counts.values, self.places
         ratio = means.div_(theta + EPS)
-        grown = ratio + 1
         log_grown = torch.log1p(ratio)
-        # Where there are counts
+        # Where there are counts, log((t + m) / m) is log(1 + t/m)
         t = _at(theta, counts, self.of.n_genes, places)
-        m = ratio.view(-1).index_select(0, places).mul_(t + EPS)
-        both, mean = t + m + EPS, m + EPS
-        terms = x * torch.log(both / mean)
-        at_counts = x * m * (1 / both - 1 / mean)
+        mean = ratio.view(-1).index_select(0, places).mul_(t + EPS).add_(EPS)
+        both = mean + t
+        inverse = t / mean
+        at_counts = (mean - EPS).mul_(inverse).mul_(x).div_(both)
+        terms = inverse.log1p_().mul_(x)
         if self.of.learns_theta:
             terms += torch.lgamma(t) - torch.lgamma(x + t)
-        share = ratio.div_(grown)  # m / (t + m)
+        share = ratio.div_(ratio + 1)  # m / (t + m)
         if inflation is None:
             self.losses = torch.mv(log_grown, theta) if theta.dim() == 1 else (log_grown * theta).sum(dim=1)
-            from_counts = None  # all zeros come from counts
+            inflated = None  # no zero comes from inflation
         else:
-            # Of a zero: log(1 + e) - log(1 + e f), where e is the odds that it is no inflation, and f that a count is zero
-            log_odds = inflation.neg_().clamp_(max=MOST)
-            log_zero = torch.addcmul(log_odds, log_grown, theta, value=-1)
-            terms += functional.softplus(-log_zero.view(-1).index_select(0, places))
-            odds, zero = log_odds.exp_(), log_zero.exp_()
-            above, below = odds + 1, zero + 1
-            self.losses = torch.log(above / below).sum(dim=1)
-            from_counts = zero.div_(below)
-            from_counts.view(-1).index_fill_(0, places, 1)
-            self.by_inflation = from_counts - odds.div_(above)
+            # With p the chance of inflation, and z the one that a count is zero by itself, a zero costs
+            # log(1 - q) - log(p), where q is the chance that an observed zero is one of inflation: p / (p + (1 - p) z)
+            logits = inflation.clamp_(min=-MOST)
+            of_zero = torch.addcmul(logits, log_grown, theta)
+            terms += of_zero.view(-1).index_select(0, places)
+            of_zero.view(-1).index_fill_(0, places, math.inf)
+            inflated, chance = of_zero.sigmoid_(), logits.sigmoid_()
+            self.losses = (inflated / chance).log_().sum(dim=1)
+            inflated.view(-1).index_fill_(0, places, 0)
+            self.by_inflation = chance.sub_(inflated)
         self.losses += counts.sums(terms)
         if self.of.learns_theta:
             slope = log_grown.sub_(share * (theta / (theta + EPS)))
-            if from_counts is not None:
-                slope.mul_(from_counts)
+            if inflated is not None:
+                slope.addcmul_(slope, inflated, value=-1)
             slope.view(-1).index_add_(0, places, x / both + torch.digamma(t) - torch.digamma(x + t))
             self.by_theta = slope.mul_(theta)
         self.by_logm = share.mul_(theta)
-        if from_counts is not None:
-            self.by_logm.mul_(from_counts)
-        self.by_logm.view(-1).index_add_(0, places, at_counts)
+        if inflated is not None:
+            self.by_logm.addcmul_(self.by_logm, inflated, value=-1)
+        self.by_logm.view(-1).index_add_(0, places, at_counts, alpha=-1)
 
     def by_hidden(self, by_size: torch.Tensor) -> torch.Tensor:
         """The gradient by the hidden units; that by the logarithm of the size goes into `by_size`."""
