@@ -16,11 +16,11 @@ import torch
 from torch.nn import functional
 
 from ...freezing import mask_gradients
+from .layers import EachLabel, Heads, Layers, OfCells
 from .likelihood import Counts, Likelihood
 
 if TYPE_CHECKING:
     from scvi.module import VAE
-    from scvi.nn import FCLayers
 
 
 @dataclass
@@ -116,47 +116,6 @@ class Learned:
                 self._parameters[name][:, start:] = rows.T
 
 
-class Layers:
-    """Fully connected layers of scvi-tools: what they see of categories comes from tables."""
-
-    def __init__(self, layers: FCLayers, prefix: str, learned: Learned):
-        self.layers = layers
-        self.weights, self.tables = [], []
-        width = sum(layers.n_cat_list)
-        for number, (linear, *_) in enumerate(layers.fc_layers):
-            has_table = width > 0 and layers.inject_into_layer(number)
-            inputs = linear.in_features - width * has_table
-            self.weights.append(linear.weight.detach()[:, :inputs].contiguous())
-            name = f"{prefix}.fc_layers.Layer {number}.0.weight"
-            self.tables.append(learned.table(name, inputs) if has_table else None)
-
-    def start(self, x: torch.Tensor, columns: slice = slice(None)) -> torch.Tensor:
-        """What the first layer makes of some of its inputs, without its bias and without categories."""
-        return x @ self.weights[0][:, columns].T
-
-    def __call__(
-        self, x: torch.Tensor, rows_of: Callable[[torch.Tensor], torch.Tensor], is_started: bool = False
-    ) -> torch.Tensor:
-        """The last hidden units.
-
-        Parameters
-        ----------
-        x
-            The inputs without categories; or what the first layer has made of them (`is_started`).
-        rows_of
-            What the categories of the cells add, given a table.
-        """
-        for number, (linear, *others) in enumerate(self.layers.fc_layers):
-            if number or not is_started:
-                x = functional.linear(x, self.weights[number], linear.bias.detach())
-            if self.tables[number] is not None:
-                x = x + rows_of(self.tables[number])
-            for layer in others:
-                if layer is not None:
-                    x = layer(x) if x.dim() == 2 else layer(x.flatten(0, 1)).view(x.shape)
-        return x
-
-
 class Network:
     """The loss of scvi-tools' `VAE` and `SCANVAE`.
 
@@ -179,6 +138,7 @@ class Network:
         if module.batch_representation == "embedding":
             self.embedding = learned.whole("_embeddings_dict.batch.weight")
         self.encoder = Layers(module.z_encoder.encoder, "z_encoder.encoder", learned)
+        self.heads = Heads(module.z_encoder.mean_encoder, module.z_encoder.var_encoder)
         self.decoder = Layers(module.decoder.px_decoder, "decoder.px_decoder", learned)
         self.dispersions = None
         if module.dispersion in ("gene-batch", "gene-label"):
@@ -191,7 +151,9 @@ class Network:
         self.is_scanvi = hasattr(module, "encoder_z2_z1")
         if self.is_scanvi:
             self.label_encoder = Layers(module.encoder_z2_z1.encoder, "encoder_z2_z1.encoder", learned)
+            self.label_heads = Heads(module.encoder_z2_z1.mean_encoder, module.encoder_z2_z1.var_encoder)
             self.label_decoder = Layers(module.decoder_z1_z2.decoder, "decoder_z1_z2.decoder", learned)
+            self.latent_heads = Heads(module.decoder_z1_z2.mean_decoder, module.decoder_z1_z2.var_decoder)
 
     def start(self, entering: torch.Tensor, continuous: torch.Tensor) -> torch.Tensor:
         """What the frozen part of the encoder's first layer makes of cells.
@@ -199,7 +161,7 @@ class Network:
         `entering` is what it is given of their counts, cells x genes, dense or sparse; `continuous` their continuous covariates.
         """
         n_genes, width = self.module.n_input, continuous.shape[1]
-        started = self.encoder.start(entering, slice(n_genes)) + self.module.z_encoder.encoder.fc_layers[0][0].bias.detach()
+        started = self.encoder.start(entering, slice(n_genes)) + self.encoder.layers[0].bias
         if width and self.module.encode_covariates:
             started += self.encoder.start(continuous, slice(n_genes, n_genes + width))
         return started
@@ -223,7 +185,7 @@ class Network:
             at = self.module.n_input + cells.continuous.shape[1]
             started = started + self.encoder.start(self._embedded(cells), slice(at, at + self.embedding.shape[1]))
         encoder = self.module.z_encoder
-        return _moments(encoder, self.encoder(started, _rows(cells.categories), is_started=True))
+        return _moments(encoder, *self.heads(self.encoder(started, OfCells(cells.categories), is_started=True)))
 
     def losses(self, cells: Minibatch, kl_weight: float, labelled: Minibatch | None = None, ratio: float = 0) -> Losses:
         """The loss of a minibatch.
@@ -244,7 +206,7 @@ class Network:
         inputs = [z] + [cells.continuous] * (cells.continuous.shape[1] > 0)
         if self.embedding is not None:
             inputs.append(self._embedded(cells))
-        hidden = self.decoder(torch.cat(inputs, dim=1) if len(inputs) > 1 else z, _rows(cells.categories))
+        hidden = self.decoder(torch.cat(inputs, dim=1) if len(inputs) > 1 else z, OfCells(cells.categories))
         log_theta = self.log_theta(cells.batches, cells.labels)
         reconstruction = self.likelihood(hidden, log_size, log_theta, cells.counts) + cells.constants
         if not self.is_scanvi:
@@ -281,7 +243,8 @@ class Network:
         elif module.encode_covariates:
             inputs.append(self._embedded(cells))
         encoder = module.l_encoder
-        mean, variance = _moments(encoder, encoder.encoder(torch.cat(inputs, dim=1), *categories))
+        hidden = encoder.encoder(torch.cat(inputs, dim=1), *categories)
+        mean, variance = _moments(encoder, encoder.mean_encoder(hidden), encoder.var_encoder(hidden))
         size = self._sample(mean, variance)
         prior_mean, prior_variance = (
             values[0, cells.batches].unsqueeze(1) for values in (module.library_log_means, module.library_log_vars)
@@ -291,35 +254,27 @@ class Network:
     def _by_labels(self, mean: torch.Tensor, variance: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What a SCANVI's prior of the latent says, averaged over the labels that a cell may have (Xu et al. 2021)."""
         module, (n_cells, n_latent) = self.module, z.shape
-        shape = (module.n_labels, n_cells, n_latent)
-
-        def rows_of(table: torch.Tensor) -> torch.Tensor:
-            return table.unsqueeze(1)
-
-        means, variances = _moments(module.encoder_z2_z1, self.label_encoder(z, rows_of))
-        z2 = self._sample(means.view(shape), variances.view(shape))
-        hidden = self.label_decoder(z2, rows_of)
-        decoder = module.decoder_z1_z2
-        from_prior = -_log_normal(z, decoder.mean_decoder(hidden), decoder.var_decoder(hidden).exp()).view(shape[:2])
+        each, shape = EachLabel(module.n_labels, n_cells), (module.n_labels, n_cells, n_latent)
+        means, variances = _moments(module.encoder_z2_z1, *self.label_heads(self.label_encoder(z, each)))
+        z2 = self._sample(means, variances)
+        z_means, z_logs = self.latent_heads(self.label_decoder(z2, each))
+        from_prior = 0.5 * ((z - z_means.view(shape)) ** 2 * (-z_logs).exp().view(shape) + z_logs.view(shape)).sum(dim=2)
         probabilities = module.classifier(z)
         if module.classifier.logits:
             probabilities = probabilities.softmax(dim=1)
-        kl = (_kl(means, variances).view(shape[:2]).T * probabilities).sum(dim=1)
+        by_label = _kl(means, variances).view(shape[:2])
+        kl = (by_label.T * probabilities).sum(dim=1)
         categorical = torch.distributions.Categorical
         kl = kl + torch.distributions.kl_divergence(
             categorical(probs=probabilities, validate_args=False), categorical(probs=module.y_prior.expand(n_cells, -1))
         )
+        from_prior = from_prior + 0.5 * n_latent * math.log(2 * math.pi)
         return _log_normal(z, mean, variance) + (from_prior.T * probabilities).sum(dim=1), kl
 
 
-def _rows(categories: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What the categories of cells add: the sum of their rows of a table."""
-    return lambda table: functional.embedding_bag(categories, table, mode="sum")
-
-
-def _moments(encoder: torch.nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance that an encoder of scvi-tools makes of its hidden units."""
-    return encoder.mean_encoder(hidden), encoder.var_activation(encoder.var_encoder(hidden)) + encoder.var_eps
+def _moments(encoder: torch.nn.Module, mean: torch.Tensor, variance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance that an encoder of scvi-tools tells, of what its heads make of its hidden units."""
+    return mean, encoder.var_activation(variance) + encoder.var_eps
 
 
 def _kl(

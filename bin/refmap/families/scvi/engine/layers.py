@@ -1,0 +1,206 @@
+"""Fully connected layers of scvi-tools whose weights are frozen, all of them one step of autograd's graph.
+
+Of a layer that is given one-hot categories, the columns of these become a table with a row a category, of which each cell takes its
+own, and which may be learned. The rest of its weight is a constant. The gradient by inputs and tables is formed by hand: what a layer
+has of its own (batch norm, with the reference's statistics) is part of its weight, and what is added is not kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scvi.nn import FCLayers
+
+    from .network import Learned
+
+# What is known of a layer of scvi-tools beside its weight, which comes first.
+PARTS = torch.nn.BatchNorm1d, torch.nn.LayerNorm, torch.nn.ReLU, torch.nn.Dropout
+
+
+@dataclass
+class OfCells:
+    """The categories that cells are of.
+
+    Attributes
+    ----------
+    rows
+        Their rows of a table, cells x one-hots of two categories or more.
+    """
+
+    rows: torch.Tensor
+
+    def add(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        for rows in self.rows.unbind(1):
+            x = x + table.index_select(0, rows)
+        return x
+
+    def by_table(self, gradient: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """The gradient by the table, of that by the sum."""
+        found = torch.zeros_like(table)
+        for rows in self.rows.unbind(1):
+            found.index_add_(0, rows, gradient)
+        return found
+
+    def by_units(self, gradient: torch.Tensor, _n: int) -> torch.Tensor:
+        """The gradient by what the table was added to, of that by the sum."""
+        return gradient
+
+
+@dataclass
+class EachLabel:
+    """All labels for all cells: units are of cells until labels are added, and then of the first label's cells, the next's, …"""
+
+    n_labels: int
+    n_cells: int
+
+    def _apart(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(-1, self.n_cells, x.shape[1])
+
+    def add(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        return (self._apart(x) + table.unsqueeze(1)).flatten(0, 1)
+
+    def by_table(self, gradient: torch.Tensor, _table: torch.Tensor) -> torch.Tensor:
+        """The gradient by the table, of that by the sum."""
+        return self._apart(gradient).sum(dim=1)
+
+    def by_units(self, gradient: torch.Tensor, n: int) -> torch.Tensor:
+        """The gradient by what the table was added to, which had `n` rows, of that by the sum."""
+        return gradient if n == len(gradient) else self._apart(gradient).sum(dim=0)
+
+
+class Layer:
+    """One of the layers.
+
+    Attributes
+    ----------
+    weight, bias
+        Of its inputs without categories, transposed; those of batch norm are in them.
+    scale
+        What batch norm multiplies with, None without.
+    table
+        The rows of the categories, None where it sees none.
+    norm, dropout
+        Its parts, None where it has none.
+    is_rectified
+        Whether what is negative becomes zero.
+    """
+
+    def __init__(self, parts: torch.nn.Sequential, table: torch.Tensor | None, n_inputs: int):
+        linear, *others = parts
+        by_kind = {type(part): part for part in others if part is not None}
+        self.table = table
+        self.weight = linear.weight.detach()[:, :n_inputs].T.contiguous()
+        self.bias = self.weight.new_zeros(self.weight.shape[1]) if linear.bias is None else linear.bias.detach().clone()
+        self.scale = None
+        if norm := by_kind.get(torch.nn.BatchNorm1d):
+            self.scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+            self.weight *= self.scale
+            self.bias = (self.bias - norm.running_mean) * self.scale + norm.bias.detach()
+        self.norm, self.dropout = by_kind.get(torch.nn.LayerNorm), by_kind.get(torch.nn.Dropout)
+        self.is_rectified = torch.nn.ReLU in by_kind
+
+    def scaled(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of the table, or their gradient, as batch norm leaves them."""
+        return rows if self.scale is None else rows * self.scale
+
+
+class Layers:
+    """The layers of a part of a model; `unknown` names what is not known of them, and is None if all is."""
+
+    def __init__(self, layers: FCLayers, prefix: str, learned: Learned):
+        width = sum(layers.n_cat_list)
+        self.layers, self.unknown = [], None
+        for number, parts in enumerate(layers.fc_layers):
+            has_table = width > 0 and layers.inject_into_layer(number)
+            n_inputs = parts[0].in_features - width * has_table
+            name = f"{prefix}.fc_layers.Layer {number}.0.weight"
+            self.layers.append(Layer(parts, learned.table(name, n_inputs) if has_table else None, n_inputs))
+            for part in parts[1:]:
+                if part is not None and (type(part) not in PARTS or getattr(part, "elementwise_affine", False)):
+                    self.unknown = type(part).__name__
+
+    def start(self, x: torch.Tensor, columns: slice = slice(None)) -> torch.Tensor:
+        """What the first layer makes of some of its inputs, without its bias and without categories."""
+        return x @ self.layers[0].weight[columns]
+
+    def __call__(self, x: torch.Tensor, categories: OfCells | EachLabel, is_started: bool = False) -> torch.Tensor:
+        """The last hidden units.
+
+        Parameters
+        ----------
+        x
+            The inputs without categories; or what the first layer has made of them, its bias included (`is_started`).
+        categories
+            Of the cells.
+        """
+        tables = [layer.table for layer in self.layers]
+        return _Layers.apply(x, self.layers, categories, is_started, *tables)
+
+
+class Heads:
+    """Two linear layers, of a mean and of what a variance is made of, as one."""
+
+    def __init__(self, mean: torch.nn.Linear, variance: torch.nn.Linear):
+        self.weight = torch.cat([mean.weight.detach(), variance.weight.detach()])
+        self.bias = torch.cat([mean.bias.detach(), variance.bias.detach()])
+
+    def __call__(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.nn.functional.linear(hidden, self.weight, self.bias).chunk(2, dim=1)
+
+
+class _Layers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, layers: list[Layer], categories, is_started: bool, *tables) -> torch.Tensor:
+        ctx.layers, ctx.categories, ctx.is_started, ctx.n_rows = layers, categories, is_started, []
+        kept = []
+        for number, layer in enumerate(layers):
+            if number or not is_started:
+                x = torch.addmm(layer.bias, x, layer.weight)
+            ctx.n_rows.append(len(x))
+            if layer.table is not None:
+                x = categories.add(x, layer.scaled(layer.table))
+            if layer.norm:
+                normed, mean, deviation = torch.native_layer_norm(x, layer.norm.normalized_shape, None, None, layer.norm.eps)
+                kept += [x, mean, deviation]
+                x = normed
+            if layer.is_rectified:
+                x = x.relu()
+                kept.append(x)
+            if layer.dropout and layer.dropout.training and layer.dropout.p > 0:
+                noise = torch.empty_like(x).bernoulli_(1 - layer.dropout.p).div_(1 - layer.dropout.p)
+                x = x * noise
+                kept.append(noise)
+        ctx.save_for_backward(*kept)
+        ctx.is_dropped = [bool(layer.dropout and layer.dropout.training and layer.dropout.p > 0) for layer in layers]
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        kept: Iterator[torch.Tensor] = iter(ctx.saved_tensors[::-1])
+        by_tables: list[torch.Tensor | None] = [None] * len(ctx.layers)
+        for number in reversed(range(len(ctx.layers))):
+            layer = ctx.layers[number]
+            if ctx.is_dropped[number]:
+                gradient = gradient * next(kept)
+            if layer.is_rectified:
+                gradient = torch.ops.aten.threshold_backward(gradient, next(kept), 0)
+            if layer.norm:
+                deviation, mean, x = next(kept), next(kept), next(kept)
+                gradient, _, _ = torch.ops.aten.native_layer_norm_backward(
+                    gradient, x, layer.norm.normalized_shape, mean, deviation, None, None, [True, False, False]
+                )
+            if ctx.needs_input_grad[4 + number]:
+                by_tables[number] = layer.scaled(ctx.categories.by_table(gradient, layer.table))
+            if number == 0 and not ctx.needs_input_grad[0]:
+                gradient = None
+            else:
+                gradient = ctx.categories.by_units(gradient, ctx.n_rows[number]) if layer.table is not None else gradient
+                if number or not ctx.is_started:
+                    gradient = gradient @ layer.weight.T
+        return gradient, None, None, None, *by_tables
