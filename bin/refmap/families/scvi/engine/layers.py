@@ -36,9 +36,18 @@ class OfCells:
     rows: torch.Tensor
 
     def add(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """The sum of units and of the rows of a table."""
         for rows in self.rows.unbind(1):
             x = x + table.index_select(0, rows)
         return x
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """The sum of a linear layer of units and of the rows of a table."""
+        first, *others = self.rows.unbind(1)
+        units = (table + bias).index_select(0, first)
+        for rows in others:
+            units += table.index_select(0, rows)
+        return units.addmm_(x, weight)
 
     def by_table(self, gradient: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         """The gradient by the table, of that by the sum."""
@@ -62,8 +71,12 @@ class EachLabel:
     def _apart(self, x: torch.Tensor) -> torch.Tensor:
         return x.view(-1, self.n_cells, x.shape[1])
 
-    def add(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        return (self._apart(x) + table.unsqueeze(1)).flatten(0, 1)
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """The sum of a linear layer of units and of the rows of a table."""
+        rows = (table + bias).unsqueeze(1)
+        if len(x) == self.n_cells:
+            return (x @ weight + rows).flatten(0, 1)
+        return torch.baddbmm(rows, self._apart(x), weight.expand(self.n_labels, -1, -1)).flatten(0, 1)
 
     def by_table(self, gradient: torch.Tensor, _table: torch.Tensor) -> torch.Tensor:
         """The gradient by the table, of that by the sum."""
@@ -80,13 +93,11 @@ class Layer:
     Attributes
     ----------
     weight, bias
-        Of its inputs without categories, transposed; those of batch norm are in them.
+        Of its inputs without categories, transposed; with what batch norm does, and less their means where there is a layer norm.
     scale
         What batch norm multiplies with, None without.
-    table
-        The rows of the categories, None where it sees none.
-    norm, dropout
-        Its parts, None where it has none.
+    eps
+        Of the layer norm, None without.
     is_rectified
         Whether what is negative becomes zero.
     """
@@ -94,20 +105,41 @@ class Layer:
     def __init__(self, parts: torch.nn.Sequential, table: torch.Tensor | None, n_inputs: int):
         linear, *others = parts
         by_kind = {type(part): part for part in others if part is not None}
-        self.table = table
-        self.weight = linear.weight.detach()[:, :n_inputs].T.contiguous()
-        self.bias = self.weight.new_zeros(self.weight.shape[1]) if linear.bias is None else linear.bias.detach().clone()
-        self.scale = None
+        weight = linear.weight.detach()[:, :n_inputs].T
+        bias = weight.new_zeros(weight.shape[1]) if linear.bias is None else linear.bias.detach()
+        self.scale = self.eps = None
         if norm := by_kind.get(torch.nn.BatchNorm1d):
             self.scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-            self.weight *= self.scale
-            self.bias = (self.bias - norm.running_mean) * self.scale + norm.bias.detach()
-        self.norm, self.dropout = by_kind.get(torch.nn.LayerNorm), by_kind.get(torch.nn.Dropout)
+            bias = (bias - norm.running_mean) * self.scale + norm.bias.detach()
+            weight = weight * self.scale
+        if norm := by_kind.get(torch.nn.LayerNorm):
+            self.eps = norm.eps
+        self.weight, self.bias = self._centred(weight).contiguous(), self._centred(bias)
+        self._dropout = by_kind.get(torch.nn.Dropout)
         self.is_rectified = torch.nn.ReLU in by_kind
+        self._table = table if table is None or table.requires_grad else self.scaled(table)
+        self.has_table = table is not None
+
+    @property
+    def table(self) -> torch.Tensor:
+        """The rows of the categories, as the norms leave them."""
+        return self.scaled(self._table) if self._table.requires_grad else self._table
 
     def scaled(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of the table, or their gradient, as batch norm leaves them."""
-        return rows if self.scale is None else rows * self.scale
+        """Rows of the table, or their gradient, as the norms leave them."""
+        return self._centred(rows if self.scale is None else rows * self.scale)
+
+    def by_table(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient by the table, of that by its rows as the norms leave them."""
+        gradient = self._centred(gradient)
+        return gradient if self.scale is None else gradient * self.scale
+
+    def _centred(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows if self.eps is None else rows - rows.mean(dim=-1, keepdim=True)
+
+    @property
+    def dropout(self) -> float:
+        return self._dropout.p if self._dropout and self._dropout.training else 0.0
 
 
 class Layers:
@@ -116,11 +148,13 @@ class Layers:
     def __init__(self, layers: FCLayers, prefix: str, learned: Learned):
         width = sum(layers.n_cat_list)
         self.layers, self.unknown = [], None
+        self.tables: list[torch.Tensor | None] = []
         for number, parts in enumerate(layers.fc_layers):
             has_table = width > 0 and layers.inject_into_layer(number)
             n_inputs = parts[0].in_features - width * has_table
             name = f"{prefix}.fc_layers.Layer {number}.0.weight"
-            self.layers.append(Layer(parts, learned.table(name, n_inputs) if has_table else None, n_inputs))
+            self.tables.append(learned.table(name, n_inputs) if has_table else None)
+            self.layers.append(Layer(parts, self.tables[-1], n_inputs))
             for part in parts[1:]:
                 if part is not None and (type(part) not in PARTS or getattr(part, "elementwise_affine", False)):
                     self.unknown = type(part).__name__
@@ -139,8 +173,7 @@ class Layers:
         categories
             Of the cells.
         """
-        tables = [layer.table for layer in self.layers]
-        return _Layers.apply(x, self.layers, categories, is_started, *tables)
+        return _Layers.apply(x, self.layers, categories, is_started, *self.tables)
 
 
 class Heads:
@@ -156,51 +189,54 @@ class Heads:
 
 class _Layers(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, layers: list[Layer], categories, is_started: bool, *tables) -> torch.Tensor:
-        ctx.layers, ctx.categories, ctx.is_started, ctx.n_rows = layers, categories, is_started, []
+    def forward(ctx, x, layers: list[Layer], categories, is_started: bool, *_tables) -> torch.Tensor:
+        ctx.layers, ctx.categories, ctx.is_started, ctx.n_rows, ctx.dropout = layers, categories, is_started, [], []
         kept = []
         for number, layer in enumerate(layers):
-            if number or not is_started:
-                x = torch.addmm(layer.bias, x, layer.weight)
             ctx.n_rows.append(len(x))
-            if layer.table is not None:
-                x = categories.add(x, layer.scaled(layer.table))
-            if layer.norm:
-                normed, mean, deviation = torch.native_layer_norm(x, layer.norm.normalized_shape, None, None, layer.norm.eps)
-                kept += [x, mean, deviation]
-                x = normed
-            if layer.is_rectified:
-                x = x.relu()
-                kept.append(x)
-            if layer.dropout and layer.dropout.training and layer.dropout.p > 0:
-                noise = torch.empty_like(x).bernoulli_(1 - layer.dropout.p).div_(1 - layer.dropout.p)
+            ctx.dropout.append(layer.dropout)
+            if number == 0 and is_started:
+                x = categories.add(x, layer.table) if layer.has_table else x
+            elif layer.has_table:
+                x = categories.linear(x, layer.weight, layer.bias, layer.table)
+            else:
+                x = torch.addmm(layer.bias, x, layer.weight)
+            units = x.relu() if layer.is_rectified else x
+            if layer.eps is not None:  # of units whose mean is zero, by the construction of the weight
+                inverse = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_().div_(x.shape[1]).add_(layer.eps).rsqrt_()
+                kept += [x, inverse]
+                units = units.mul_(inverse) if layer.is_rectified else units * inverse
+            kept.append(units)
+            x = units
+            if layer.dropout > 0:
+                noise = torch.empty_like(x).bernoulli_(1 - layer.dropout).div_(1 - layer.dropout)
                 x = x * noise
                 kept.append(noise)
         ctx.save_for_backward(*kept)
-        ctx.is_dropped = [bool(layer.dropout and layer.dropout.training and layer.dropout.p > 0) for layer in layers]
         return x
 
     @staticmethod
     def backward(ctx, gradient):
         kept: Iterator[torch.Tensor] = iter(ctx.saved_tensors[::-1])
         by_tables: list[torch.Tensor | None] = [None] * len(ctx.layers)
-        for number in reversed(range(len(ctx.layers))):
-            layer = ctx.layers[number]
-            if ctx.is_dropped[number]:
+        for number, layer in reversed(list(enumerate(ctx.layers))):
+            if ctx.dropout[number] > 0:
                 gradient = gradient * next(kept)
+            units = next(kept)
+            along = torch.linalg.vecdot(gradient, units).unsqueeze(1) if layer.eps is not None else None
             if layer.is_rectified:
-                gradient = torch.ops.aten.threshold_backward(gradient, next(kept), 0)
-            if layer.norm:
-                deviation, mean, x = next(kept), next(kept), next(kept)
-                gradient, _, _ = torch.ops.aten.native_layer_norm_backward(
-                    gradient, x, layer.norm.normalized_shape, mean, deviation, None, None, [True, False, False]
-                )
+                gradient = torch.ops.aten.threshold_backward(gradient, units, 0)
+            if layer.eps is not None:
+                inverse, x = next(kept), next(kept)
+                share = along.mul_(inverse).div_(x.shape[1])
+                gradient = torch.addcmul(gradient, x, share, value=-1).mul_(inverse)
             if ctx.needs_input_grad[4 + number]:
-                by_tables[number] = layer.scaled(ctx.categories.by_table(gradient, layer.table))
+                by_tables[number] = layer.by_table(ctx.categories.by_table(gradient, layer.table))
             if number == 0 and not ctx.needs_input_grad[0]:
                 gradient = None
-            else:
-                gradient = ctx.categories.by_units(gradient, ctx.n_rows[number]) if layer.table is not None else gradient
-                if number or not ctx.is_started:
-                    gradient = gradient @ layer.weight.T
+                break
+            if layer.has_table:
+                gradient = ctx.categories.by_units(gradient, ctx.n_rows[number])
+            if number or not ctx.is_started:
+                gradient = gradient @ layer.weight.T
         return gradient, None, None, None, *by_tables
