@@ -27,6 +27,8 @@ KINDS = ("nb", "zinb", "poisson")
 EPS = 1e-8
 # Cells that are computed together: fewer make poor use of the matrix product, more of the processor's cache.
 CELLS = 128
+# Counts below are looked up where what hangs on no mean is the same for all cells.
+SMALL = 64
 # Of zero inflation's logits: far beyond where one more changes a float, and far below where its exponential is none.
 MOST = 80.0
 
@@ -85,6 +87,9 @@ class Likelihood:
         self.scale = decoder.px_scale_decoder[0]
         self.inflation = decoder.px_dropout_decoder if self.kind == "zinb" else None
         self.by_cell = decoder.px_r_decoder if module.dispersion == "gene-cell" and self.kind != "poisson" else None
+        self._small: torch.Tensor | None = (
+            None  # the constants of small counts, of each gene where these have dispersions of their own
+        )
         self.learns_theta = (learns_theta or self.by_cell is not None) and self.kind != "poisson"
 
     def __call__(
@@ -107,11 +112,23 @@ class Likelihood:
 
     def constants(self, log_theta: torch.Tensor | None, counts: Counts) -> torch.Tensor:
         """What of each cell's negative log-likelihood takes no part in the gradient; arguments as above."""
-        terms = torch.lgamma(counts.values + 1)
-        if log_theta is not None and not self.learns_theta and self.kind != "poisson":
-            theta = _at(log_theta, counts, self.n_genes).exp()
-            terms += torch.lgamma(theta) - torch.lgamma(counts.values + theta)
+        theta = None if log_theta is None or self.learns_theta or self.kind == "poisson" else log_theta.exp()
+        if theta is not None and theta.dim() == 2:
+            return counts.sums(_constants(counts.values, _at(theta, counts, self.n_genes)))
+        if self._small is None:
+            small = torch.arange(SMALL, dtype=counts.values.dtype)
+            self._small = _constants(small, None if theta is None else theta.unsqueeze(1))
+        whole = counts.values.long().clamp_(max=SMALL - 1)
+        terms = self._small.view(-1).index_select(0, whole if theta is None else whole + counts.genes * SMALL)
+        rest = torch.nonzero(whole != counts.values).flatten()
+        terms[rest] = _constants(counts.values[rest], None if theta is None else theta[counts.genes[rest]])
         return counts.sums(terms)
+
+
+def _constants(values: torch.Tensor, theta: torch.Tensor | None) -> torch.Tensor:
+    """What of the negative log-likelihood of counts hangs on no mean."""
+    terms = torch.lgamma(values + 1)
+    return terms if theta is None else terms + torch.lgamma(theta) - torch.lgamma(values + theta)
 
 
 def _at(values: torch.Tensor, counts: Counts, n_genes: int, places: torch.Tensor | None = None) -> torch.Tensor:
