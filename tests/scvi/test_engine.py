@@ -11,9 +11,11 @@ import torch
 from mapping import map_cells
 from refmap.families.base import Settings
 from refmap.families.scvi.engine.fitting import Stopping, trainer_of
+from refmap.families.scvi.engine.likelihood import Counts
 from refmap.families.scvi.surgery import Surgery
 from refmap.families.scvi.training import training_arguments
 from refmap.reference.inspection import inspect_model
+from scipy.special import gammaln
 from small_models import small_cells
 
 
@@ -228,6 +230,20 @@ def test_loss_and_gradients_are_those_of_scvi_tools(name, double, grown, monkeyp
         close(found[key], gradient, rtol)
 
 
+@pytest.mark.parametrize("kind", ["nb", "poisson"])
+def test_what_hangs_on_no_mean_is_that_of_any_count(kind, grown):
+    """Small counts, large ones and fractions, against the formula."""
+    network = trainer(grown("SCVI", {}, {"gene_likelihood": kind}))[0].network
+    values, genes = np.array([1, 2, 63, 64, 700, 0.5, 3.25, 3]), np.array([0, 3, 5, 5, 2, 0, 1, 3])
+    counts = Counts(torch.tensor([0, 3, 3, 8]), torch.from_numpy(genes), torch.from_numpy(values).float())
+    expected = gammaln(values + 1)
+    if kind == "nb":
+        theta = network.module.px_r.detach().double().exp().numpy()[genes]
+        expected += gammaln(theta) - gammaln(values + theta)
+    found = network.constants(counts, None, None)
+    np.testing.assert_allclose(found, [expected[:3].sum(), 0, expected[3:].sum()], rtol=1e-5, atol=1e-3)
+
+
 def test_training_leads_where_that_of_scvi_tools_does(grown, monkeypatch):
     """Twenty steps of its optimiser, the same cells and noise: the values that are free are the same, and no other has moved."""
     surgery = grown("SCVI", {"categorical_covariate_keys": ["chemistry"]}, {"encode_covariates": True, "gene_likelihood": "nb"})
@@ -306,14 +322,15 @@ def test_the_same_seed_trains_the_same(free, grown):
 
 
 def test_ten_epochs_lead_where_a_hundred_of_scvi_tools_do(grown):
-    """By the ELBO of all cells, of the same noise each time, and by where the cells lie."""
+    """By the ELBO of all cells, of the same noise each time, and by where the cells lie: about as near as another seed leads."""
     settings = {"max_epochs": 100, "early_stopping": False, "check_val_every_n_epoch": None}
     elbos, latents, trained = {}, {}, {}
-    for name, engine, free in (("start", "auto", None), ("ten", "auto", True), ("hundred", "scvi", False)):
+    ways = {"start": None, "ten": ("auto", True, 0), "hundred": ("scvi", False, 0), "another": ("scvi", False, 1)}
+    for name, way in ways.items():
         surgery = grown("SCVI", {}, {"encode_covariates": True, "gene_likelihood": "nb"})
-        surgery.engine = engine
-        Surgery.seed(0)
-        if free is not None:
+        if way is not None:
+            surgery.engine, free, seed = way
+            Surgery.seed(seed)
             _history, trained[name] = surgery.train(settings | {"free": free}, lambda line: None)
         of, _reason = trainer(surgery, free=True)
         elbos[name] = of._validate(np.arange(len(of.cells))).figures("validation")["elbo_validation"]
@@ -324,8 +341,8 @@ def test_ten_epochs_lead_where_a_hundred_of_scvi_tools_do(grown):
         **{"engine": "refmap", "engine_reason": None, "stride": 10},
     }
     assert elbos["start"] - elbos["ten"] == pytest.approx(elbos["start"] - elbos["hundred"], rel=0.05)
-    gone, apart = (np.abs(latents[name] - latents["hundred"]).mean() for name in ("start", "ten"))
-    assert apart < 0.25 * gone
+    gone, apart, by_seed = (np.abs(latents[name] - latents["hundred"]).mean() for name in ("start", "ten", "another"))
+    assert apart < 1.5 * by_seed < 0.2 * gone
 
 
 @pytest.mark.parametrize(
@@ -373,6 +390,14 @@ def test_a_parameter_that_it_does_not_know_is_left_to_scvi_tools(grown):
     surgery = grown("SCVI", {}, {"encode_covariates": True})
     surgery.model.module.z_encoder.mean_encoder.bias.requires_grad = True
     assert trainer(surgery) == (None, "training 'z_encoder.mean_encoder.bias'")
+
+
+def test_an_activation_that_it_does_not_know_is_left_to_scvi_tools(grown):
+    surgery = grown("SCVI", {}, {"encode_covariates": True})
+    layers = surgery.model.module.decoder.px_decoder.fc_layers[0]
+    places = [place for place, part in enumerate(layers) if isinstance(part, torch.nn.ReLU)]
+    layers[places[0]] = torch.nn.ELU()
+    assert trainer(surgery) == (None, "layers with ELU")
 
 
 def test_another_class_is_left_to_scvi_tools(totalvi_model, query, tmp_path):

@@ -2,6 +2,6 @@
 
 In surgery all but some hundred values are frozen, while scvi-tools trains as if none were. Here a cell's genes go through the frozen
 part of the encoder's first layer once (:mod:`.cells`), the likelihood of zeros is computed over dense blocks and corrected at the
-counts (:mod:`.likelihood`), no gradient is formed for a frozen weight (:mod:`.network`), and minibatches are rows of a sparse matrix
+counts (:mod:`.likelihood`), no gradient is formed for a frozen weight (:mod:`.layers`), and minibatches are rows of a sparse matrix
 (:mod:`.fitting`). What it does not know is trained by scvi-tools (:mod:`.limits`).
 """

@@ -69,7 +69,10 @@ def beyond(model: BaseModelClass, arguments: dict) -> str | None:
 
 
 def not_taken(network: Network) -> str | None:
-    """The first of what is to be trained that the network knows nothing of; None if there is none."""
+    """The first of what the network is made of, or is to train, that it knows nothing of; None if there is none."""
+    for layers in network.frozen_layers:
+        if layers.unknown:
+            return f"layers with {layers.unknown}"
     for name, parameter in network.module.named_parameters():
         if parameter.requires_grad and name not in network.learned.known:
             return f"training '{name}'"

@@ -1,8 +1,7 @@
 """An SCVI or a SCANVI in surgery: scvi-tools' loss, as a function of the values that surgery may move and of nothing else.
 
 The parts are those of the model's own module (`scvi.module.VAE`, `SCANVAE`), in the mode in which surgery left them: batch norm with
-the reference's statistics, dropout on or off. Of a layer that is given one-hot categories, the columns of these become a table with
-a row a category, of which each cell takes its own; the rest of its weight is a constant.
+the reference's statistics, dropout on or off. What of them is frozen is computed by :mod:`.layers` and :mod:`.likelihood`.
 """
 
 from __future__ import annotations
@@ -154,6 +153,11 @@ class Network:
             self.label_heads = Heads(module.encoder_z2_z1.mean_encoder, module.encoder_z2_z1.var_encoder)
             self.label_decoder = Layers(module.decoder_z1_z2.decoder, "decoder_z1_z2.decoder", learned)
             self.latent_heads = Heads(module.decoder_z1_z2.mean_decoder, module.decoder_z1_z2.var_decoder)
+
+    @property
+    def frozen_layers(self) -> list[Layers]:
+        """All that it is made of."""
+        return [part for part in vars(self).values() if isinstance(part, Layers)]
 
     def start(self, entering: torch.Tensor, continuous: torch.Tensor) -> torch.Tensor:
         """What the frozen part of the encoder's first layer makes of cells.
