@@ -20,21 +20,23 @@ class Side:
     """The cells of one side of a pair.
 
     file       below the folder of the data
-    batch      the column of obs with batches
     labels     the column of obs with labels; of the query these are only compared with
+    batch      the column of obs with batches; null: all cells are of one
     layer      where the counts are: `X`, or a layer
     where      column of obs -> the values of it whose cells are taken; of all columns at once
     rename     label -> what it is called here; null: its cells are left out
     most       so many cells of a label are taken at most, drawn at random; null: all
+    half       0 or 1: one random half of what is left, or the other; null: all
     """
 
     file: str
-    batch: str
     labels: str
+    batch: str | None = None
     layer: str = "X"
     where: dict | None = None
     rename: dict | None = None
     most: int | None = None
+    half: int | None = None
 
     def read(self, folder: Path, labels_as: str) -> ad.AnnData:
         """Read counts, batches and labels, the latter as obs `labels_as`."""
@@ -49,8 +51,11 @@ class Side:
             order = pd.Series(np.random.default_rng(0).permutation(np.flatnonzero(taken)))
             drawn = order.groupby(labels.iloc[order].to_numpy()).head(self.most)
             taken = np.isin(np.arange(cells.n_obs), drawn)
+        if self.half is not None:
+            taken &= np.random.default_rng(0).integers(0, 2, cells.n_obs) == self.half
         counts = cells.X if self.layer == "X" else cells.layers[self.layer]
-        obs = pd.DataFrame({BATCH: cells.obs[self.batch].astype(str), labels_as: labels.astype(str)}, index=cells.obs_names)
+        batches = cells.obs[self.batch].astype(str) if self.batch else "all"
+        obs = pd.DataFrame({BATCH: batches, labels_as: labels.astype(str)}, index=cells.obs_names)
         return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=cells.var_names))[taken].copy()
 
 

@@ -1,6 +1,7 @@
 """What bench/trust.py says of mapped pairs, from made ones whose figures are known."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -10,8 +11,9 @@ import pytest
 import yaml
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
-sys.path.insert(0, str(BENCH))
+sys.path[:0] = [str(BENCH), str(BENCH.parent / "bin")]
 
+from lib.components import look  # noqa: E402
 from lib.pairs import read_pairs  # noqa: E402
 from lib.trust_tables import Run, rank_of_group, recognised, tables, with_all_types, without_a_type  # noqa: E402
 from trust import runs_of  # noqa: E402
@@ -87,6 +89,15 @@ def test_the_tables_say_what_is_asked_for_and_why_lights_are_not_green():
     assert "Lights of the labels with a type left out: 1 red." in text
 
 
+def test_types_that_are_seen_are_counted_apart_where_the_genes_know_them():
+    runs = [made_run(None), made_run("b")]
+    runs[1] = replace(runs[1], cells=pd.concat([runs[1].cells] * 20))
+    text = tables(runs)
+    assert "(aim: all): of those that the gene view knows 1 of 1 (1 by groups alone); of the others 0 of 0." in text
+    runs[0].cells["label_by_genes"] = "a"
+    assert "of those that the gene view knows 0 of 0 (0 by groups alone); of the others 1 of 1." in tables(runs)
+
+
 @pytest.fixture
 def described(tmp_path) -> Path:
     """A YAML of two pairs, and the file of both sides of them."""
@@ -130,6 +141,14 @@ def test_at_most_so_many_cells_of_a_label_are_drawn(described):
     assert sorted(reference.obs["label"]) == ["a", "b"]
 
 
+def test_halves_of_a_side_hold_each_cell_once_and_a_side_may_be_of_one_batch(described):
+    (pair,) = read_pairs(described / "pairs.yml", ("one",))
+    side = vars(pair.reference) | {"batch": None, "where": None}
+    halves = [type(pair.reference)(**side | {"half": half}).read(described, "label") for half in (0, 1)]
+    assert sorted(pd.concat([half.obs for half in halves]).index) == [f"cell {i}" for i in range(5)]
+    assert set(pd.concat([half.obs for half in halves])["batch"]) == {"all"}
+
+
 def test_what_is_not_there_is_named(described):
     with pytest.raises(SystemExit, match="there is no pair 'three'; there are one, two"):
         read_pairs(described / "pairs.yml", ("three",))
@@ -139,7 +158,46 @@ def test_what_is_not_there_is_named(described):
         read_pairs(described / "pairs.yml", ("one",))[0].cells(described)
 
 
-def test_the_pairs_that_come_with_it_can_be_read():
-    pairs = read_pairs(BENCH / "trust.yml", ())
+@pytest.fixture(scope="module")
+def looked_at(tmp_path_factory) -> dict[str | None, Run]:
+    """Four types, of which 20 genes each tell, in two batches of the reference and one of the query, that is off in 30 genes.
+
+    Looked at with all types and without `c`.
+    """
+    rng = np.random.default_rng(0)
+    types, off = np.repeat(list("abcd"), 60), np.exp(rng.normal(0, 0.5, (3, 300)) * (np.arange(300) < 30))
+
+    def cells(batches: list[int], column: str) -> ad.AnnData:
+        rate = np.ones((len(types), 300))
+        for place, name in enumerate("abcd"):
+            rate[types == name, 100 + 20 * place : 120 + 20 * place] = 5
+        of = np.resize(batches, len(types))
+        obs = pd.DataFrame({"batch": of.astype(str), column: types}, index=[f"cell {i}" for i in range(len(types))])
+        return ad.AnnData(
+            rng.poisson(rate * off[of]).astype(np.float32), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(300)])
+        )
+
+    reference, query, folder = cells([0, 1], "label"), cells([2], "truth"), tmp_path_factory.mktemp("looked")
+    look(reference, query, 0, folder / "all")
+    look(reference[reference.obs["label"] != "c"].copy(), query, 0, folder / "lacking")
+    return {None: Run.read(folder / "all", "made", None, 0), "c": Run.read(folder / "lacking", "made", "c", 0)}
+
+
+def test_by_components_a_query_whose_types_are_all_known_is_green(looked_at):
+    row = with_all_types(looked_at[None])
+    assert row["right"] > 0.98 and row["right by genes"] > 0.98 and row["error of certainty"] < 0.05
+    assert row["novel groups"] == 0 and row["labels"] == "green" and row["embedding"] == "grey"
+
+
+def test_by_components_a_type_that_the_reference_lacks_stands_first(looked_at):
+    row = without_a_type(looked_at["c"], looked_at[None])
+    assert row["cells"] == 60 and row["F1 if known"] > 0.98 and row["score"] > 0.98 and row["first group"] == 1
+    assert row["in novel groups"] == 1 and row["others in them"] == 0 and row["labels"] == "amber"
+    assert "c" not in set(looked_at["c"].cells["label_transferred"])
+
+
+@pytest.mark.parametrize("name", ["trust.yml", "groups.yml"])
+def test_the_pairs_that_come_with_it_can_be_read(name):
+    pairs = read_pairs(BENCH / name, ())
     assert len(pairs) >= 4 and all(pair.leave_out and not Path(pair.reference.file).is_absolute() for pair in pairs)
     assert all(pair.epochs is None for pair in pairs)  # surgery trains as it does where nobody chooses
