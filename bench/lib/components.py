@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pandas as pd
-from refmap.identity.cells import Cells, LabelledCells
 from refmap.identity.compare import Comparison, compare
 from refmap.identity.expression import identity_weights, moments
+from refmap.identity.gene_view import LEAST_DEVIATION
 from refmap.identity.groups import NOVEL
 from refmap.identity.mapped import EMPTY, SEPARATOR
 from refmap.identity.novel import MATCHED
-from refmap.identity.pairing import Counted, pair
-from refmap.identity.shift import batch_shifts
+from refmap.identity.pairing import Counted, Pair, pair
+from refmap.identity.shift import batch_shifts, center
 from refmap.transfer.calibration import calibration_error
 from refmap.transfer.labels import UNKNOWN, transfer_labels
 from refmap.transfer.neighbors import Index
@@ -46,11 +48,11 @@ def look(reference: ad.AnnData, query: ad.AnnData, seed: int, out: Path) -> None
     counts = [sparse.csr_matrix(side[:, genes].X, dtype=np.float32) for side in (reference, query)]
     batches = [side.obs[BATCH].astype(object).reset_index(drop=True) for side in (reference, query)]
     labels = reference.obs[LABEL].astype(object).reset_index(drop=True)
-    latents = _latents(*counts, labels, *batches, seed)
+    sides = [Counted(x, genes.to_numpy(dtype=object), np.zeros((x.shape[0], 1)), of) for x, of in zip(counts, batches)]
+    latents = _latents(pair(*sides), labels, seed)
     neighbors = Index(latents[0]).search(latents[1])
     given = transfer_labels(labels, neighbors)
-    sides = [Counted(x, genes.to_numpy(dtype=object), z, b) for x, z, b in zip(counts, latents, batches)]
-    found = compare(pair(*sides), labels, seed, given.best)
+    found = compare(pair(*(replace(side, latent=latent) for side, latent in zip(sides, latents))), labels, seed, given.best)
     view, novel = found.view, found.novel
     flagged = novel.table["group"].str.startswith(NOVEL)
     cells = pd.DataFrame(
@@ -90,56 +92,38 @@ def _variable(reference: ad.AnnData) -> pd.Index:
     return cells.var_names[table["highly_variable"].to_numpy(bool)]
 
 
-def _latents(
-    reference: sparse.csr_matrix,
-    query: sparse.csr_matrix,
-    labels: pd.Series,
-    of_reference: pd.Series,
-    of_query: pd.Series,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Components of the reference's genes, by how much they tell its labels apart, what sets each batch apart taken off.
+def _latents(both: Pair, labels: pd.Series, seed: int) -> list[np.ndarray]:
+    """Components of the reference's genes, by how much they tell its labels apart, and the query's cells among them.
 
-    Of a batch of the reference that is the median over labels of its mean less that of all batches; of the query's it is found by the
-    cells that it lies beside, from its mean at first.
+    What sets each batch apart is taken off: of the reference's the median over labels of what its cells differ by from those of all
+    batches; of the query's what :func:`batch_shifts` finds by the cells that it lies beside, from its mean at first.
     """
     from sklearn.decomposition import PCA
 
-    none = np.zeros((reference.shape[0], 1), dtype=np.float32), np.zeros((query.shape[0], 1), dtype=np.float32)
-    n_genes = reference.shape[1]
-    both = pair(
-        *(
-            Counted(x, np.arange(n_genes).astype(str), z, b)
-            for x, z, b in ((reference, none[0], of_reference), (query, none[1], of_query))
-        )
-    )
     known, cells = both.reference.labelled(labels), both.query.cells
-    weights = identity_weights(known)
     mean, deviation = moments(known.values)
-    scale = np.divide(np.sqrt(weights), deviation, out=np.zeros(n_genes), where=deviation > 0.05)
+    varies = deviation > LEAST_DEVIATION
+    scale = np.divide(np.sqrt(identity_weights(known)), deviation, out=np.zeros(len(mean)), where=varies)
     values, asked = known.values.toarray(), cells.values.toarray()
-    values -= _off(values, known)[known.batches]
-    components = PCA(N_COMPONENTS, svd_solver="randomized", random_state=seed).fit((values - mean) * scale)
-    placed = components.transform((values - mean) * scale).astype(np.float32)
+    off = [
+        center(
+            np.stack(
+                [
+                    values[here & (known.labels == label)].mean(axis=0) - values[known.labels == label].mean(axis=0)
+                    for label in np.unique(known.labels[here])
+                ]
+            )
+        )
+        for here in (known.batches == batch for batch in range(known.n_batches))
+    ]
+    values = (values - np.stack(off)[known.batches] - mean) * scale
+    components = PCA(N_COMPONENTS, svd_solver="randomized", random_state=seed).fit(values)
+    placed = components.transform(values).astype(np.float32)
     shifts = np.stack([asked[cells.batches == batch].mean(axis=0) - mean for batch in range(cells.n_batches)])
-    for turn in range(TURNS):
-        here = components.transform((asked - shifts[cells.batches] - mean) * scale).astype(np.float32)
-        if turn < TURNS - 1:
-            shifts = batch_shifts(cells, known, Index(placed).search(here, MATCHED).indices)
-    return placed, here
-
-
-def _off(values: np.ndarray, known: LabelledCells) -> np.ndarray:
-    """What each batch of the reference is off by: batches x genes."""
-    off = []
-    for batch in range(known.n_batches):
-        here = known.batches == batch
-        shared = [label for label in np.unique(known.labels[here])]
-        differences = [
-            values[here & (known.labels == label)].mean(axis=0) - values[known.labels == label].mean(axis=0) for label in shared
-        ]
-        off.append(np.median(differences, axis=0))
-    return np.stack(off)
+    for _turn in range(TURNS):
+        beside = components.transform((asked - shifts[cells.batches] - mean) * scale).astype(np.float32)
+        shifts = batch_shifts(cells, known, Index(placed).search(beside, MATCHED).indices)
+    return [placed, beside]
 
 
 def _figures(called: np.ndarray, certainty: np.ndarray, truth: np.ndarray) -> dict:
