@@ -45,6 +45,7 @@ def look(reference: ad.AnnData, query: ad.AnnData, seed: int, out: Path) -> None
     The genes are drawn from the reference as it is given. What hangs on a model, or on the embedding alone, is not known.
     """
     genes = _variable(reference)
+    reference, query = (side[np.asarray(side[:, genes].X.sum(axis=1)).ravel() > 0] for side in (reference, query))
     counts = [sparse.csr_matrix(side[:, genes].X, dtype=np.float32) for side in (reference, query)]
     batches = [side.obs[BATCH].astype(object).reset_index(drop=True) for side in (reference, query)]
     labels = reference.obs[LABEL].astype(object).reset_index(drop=True)

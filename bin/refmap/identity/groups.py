@@ -31,7 +31,11 @@ MOST_GENES, LEAST_LIKE = 10, 0.5
 def groups_table(
     scores: Scores, limit: Threshold, null: Null, reference: LabelledCells, weights: np.ndarray, genes: np.ndarray
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Describe groups of the query's cells: those read as types first, then those read as states, then all others, by their score.
+    """Describe groups of the query's cells: those read as types first, then all others, by what they score beyond their label's least.
+
+    A condition sets all cells of a label apart, and one label by more than another: by their score alone whole labels would stand first.
+    Cells of a type that the reference lacks lie beside those of the label that they were matched to, which differ little, and exceed
+    these even where their score is not above the threshold.
 
     A group is one of the query's own clusters. Of those above the threshold it is all that are one finding (:func:`findings`), so that
     a type of many cells, which fine clustering cuts in pieces, does not fill the table.
@@ -60,12 +64,13 @@ def groups_table(
     )
     parts = findings(scores.residuals, matched, readings)
     of_parts = [float(np.median(scores.cells[np.isin(clusters, part)])) for part in parts]
-    places = [(TYPE, STATE, None).index(readings[part[0]]) for part in parts]
+    firsts = [part[0] for part in parts]
+    beyond = np.array([score - own[matched[first]] for score, first in zip(of_parts, firsts)])
     n_null = len(null.scores)
     rows, names = [], np.empty(len(sizes), dtype=object)
-    for rank, place in enumerate(np.lexsort((-np.array(of_parts), places)), 1):
-        part, score = parts[place], of_parts[place]
-        first, members = part[0], np.isin(clusters, part)
+    for rank, place in enumerate(np.lexsort((-beyond, readings[firsts] != TYPE)), 1):
+        part, first, score = parts[place], firsts[place], of_parts[place]
+        members = np.isin(clusters, part)
         label, reading = matched[first], readings[first]
         names[part] = f"{NOVEL if flagged[first] else 'cluster_'}{rank}"
         residual = np.average(scores.residuals[part], axis=0, weights=sizes[part])

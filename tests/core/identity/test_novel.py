@@ -126,7 +126,8 @@ def test_groups_are_ranked_and_those_above_the_threshold_are_novel(query, labell
         "reading",
         "about",
     ]
-    assert (table["score"][table["reading"].isna()].is_monotonic_decreasing) and table["n_cells"].sum() == 240
+    beyond = table["score"] - table["own_score"]
+    assert beyond[table["reading"] != "type"].is_monotonic_decreasing and table["n_cells"].sum() == 240
     flagged = table["score"] > limit.value
     assert flagged.any() and (table["group"].str.startswith("novel_") == flagged).all()
     assert [name.split("_")[1] for name in table["group"]] == [str(rank) for rank in range(1, len(table) + 1)]
@@ -174,6 +175,20 @@ def test_types_stand_before_states_and_a_finding_is_one_row(labelled, weights):
     assert table["score"].tolist() == pytest.approx([0.425, 0.35, 0.5, 0.29, 0.01])
     assert table["n_cells"].tolist() == [80, 40, 40, 40, 40] and table["n_novel"].tolist() == [80, 40, 40, 0, 0]
     assert (groups[np.isin(clusters, [1, 2])] == "novel_1").all() and table["genes"][0] == ["+gene 10", "+gene 11"]
+
+
+def test_cells_of_which_some_differ_stand_before_a_label_that_differs_as_a_whole(labelled, weights):
+    """Both clusters of label 0 are above the threshold, and score alike; of those of label 1 one scores less, and the other nothing."""
+    clusters = np.arange(240) % 4
+    scores, matched = np.array([0.2, 0.18, 0.14, 0.01]), np.array([0, 0, 1, 1])
+    residuals = np.zeros((4, len(weights)))
+    residuals[np.arange(4), np.arange(4)] = 1
+    scored = Scores(scores[clusters], Clustering(clusters, np.zeros((240, 1), dtype=int)), matched, residuals, 1.0)
+    genes = np.array([f"gene {i}" for i in range(len(weights))])
+    table, _ = groups_table(scored, Threshold(0.15, None, 0.15), Null(np.empty(0), 0), labelled, weights, genes)
+    assert table["group"].tolist() == ["cluster_1", "novel_2", "novel_3", "cluster_4"]
+    assert table["reading"].tolist() == [None, "state", "state", None]
+    np.testing.assert_allclose(table["score"] - table["own_score"], [0.13, 0.02, 0, 0], atol=1e-12)
 
 
 def test_findings_are_alike_in_label_reading_and_genes():
