@@ -28,7 +28,7 @@ class Novel:
 
     scores       float64, query cells: 0 as the reference, 1 as different as two of its labels; NaN for cells that have none
     groups       object array of str, the group of each cell, None for cells that have none
-    table        a row a group, the most unlike first (:func:`refmap.identity.groups.groups_table`)
+    table        a row a group, ranked (:func:`refmap.identity.groups.groups_table`)
     threshold    the score above which a cell, or a group by its median, is flagged
     resemblance  how much of what tells the query's own clusters apart the reference cells matched to them have too, 0 to 1
     """
