@@ -5,8 +5,8 @@ include { ALIGN_GENES ; ALIGN_GENES as ALIGN_ALONE } from '../modules/align_gene
 include { STEPS as TOGETHER ; STEPS as ALONE } from './steps'
 include { ofTraining                         } from './steps'
 
-include { asTask ; goingOn ; leftAlone ; settled } from '../modules/bundles'
-include { bytesOf ; parse ; querySize ; stamp    } from '../modules/functions'
+include { asTask ; leftAlone ; settled        } from '../modules/bundles'
+include { bytesOf ; parse ; querySize ; stamp } from '../modules/functions'
 
 // Emits records, as far as they came
 //   checked   with plan and faults: all of them; with prepared where there are none
