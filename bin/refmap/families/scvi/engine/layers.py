@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scvi.nn import FCLayers
 
-    from .network import Learned
+    from .learned import Learned
 
 # What is known of a layer of scvi-tools beside its weight, which comes first.
 PARTS = torch.nn.BatchNorm1d, torch.nn.LayerNorm, torch.nn.ReLU, torch.nn.Dropout

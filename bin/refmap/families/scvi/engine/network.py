@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from ...freezing import mask_gradients
 from .layers import EachLabel, Heads, Layers, OfCells
+from .learned import Learned
 from .likelihood import Counts, Likelihood
 
 if TYPE_CHECKING:
@@ -66,53 +66,6 @@ class Losses:
     kl_local: torch.Tensor
     classification: torch.Tensor | None = None
     accuracy: torch.Tensor | None = None
-
-
-class Learned:
-    """The values that surgery may move.
-
-    Attributes
-    ----------
-    leaves
-        The tensors that hold them, for an optimiser.
-    known
-        The names of the module's parameters that the network was made of.
-    tables
-        Of those leaves that are columns of a parameter, a row each: its name, and from which column on.
-    """
-
-    def __init__(self, module: VAE, masks: dict[str, torch.Tensor]):
-        """`masks` tells of a parameter, by its name, which of its values are learned."""
-        self._parameters = dict(module.named_parameters())
-        self._masks = masks
-        self.tables: list[tuple[str, int, torch.Tensor]] = []
-        self.leaves: list[torch.Tensor] = []
-        self.known: set[str] = set()
-
-    def table(self, name: str, start: int = 0) -> torch.Tensor:
-        """The columns of a parameter from `start` on, a row each; those that are learned take gradients, the others none."""
-        parameter = self._parameters[name]
-        rows = parameter.detach()[:, start:].T.clone(memory_format=torch.contiguous_format)
-        self.known.add(name)
-        if name in self._masks:
-            mask_gradients(rows, self._masks[name][:, start:].T.to(rows.device))
-        if rows.requires_grad:
-            self.leaves.append(rows)
-            self.tables.append((name, start, rows))
-        return rows
-
-    def whole(self, name: str) -> torch.Tensor:
-        """A parameter as it is, its own mask on it."""
-        self.known.add(name)
-        if self._parameters[name].requires_grad:
-            self.leaves.append(self._parameters[name])
-        return self._parameters[name]
-
-    def put_back(self) -> None:
-        """Give the module what was learned."""
-        with torch.no_grad():
-            for name, start, rows in self.tables:
-                self._parameters[name][:, start:] = rows.T
 
 
 class Network:
