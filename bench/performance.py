@@ -54,7 +54,8 @@ def main(quick: bool, only: tuple[str, ...], page_only: bool, rows: Path | None,
         for options in commands[0 if quick else 1]:
             print(f"== bench/{name}.py {options}", flush=True)
             script = (
-                f". '{ROOT}/containers/activate' {env} && export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 && python '{ROOT}/bench/{name}.py' {options}"
+                f". '{ROOT}/containers/activate' {env} && export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1"
+                f" && python '{ROOT}/bench/{name}.py' {options}"
             )
             if subprocess.run(["bash", "-c", script], env=os.environ | {ROWS: str(rows)}).returncode:
                 failed.append(f"{name}.py {options}")
