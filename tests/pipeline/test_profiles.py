@@ -81,7 +81,7 @@ MAPPINGS = """
 include { STEPS as TOGETHER ; STEPS as ALONE } from './steps.nf'
 
 workflow MAPPING {
-    size = [cells: 500, values: 10000, mappings: 1, all_cells: 500, all_passes: 1000]
+    size = [bytes: 5000000, all_bytes: 5000000, cells: 500, values: 10000, mappings: 1, all_cells: 500, all_passes: 1000]
     TOGETHER(channel.of(1, 2, 3).map { id -> [id, size] })
     ALONE(channel.of(4).map { id -> [id, size] })
 }
@@ -208,8 +208,8 @@ def test_an_array_asks_once_for_what_small_mappings_need(run):
     assert {name for name in tasks if name.endswith("in an array")} == {
         "TOGETHER:ALIGN_GENES in an array", "TOGETHER:TRAIN_SURGERY in an array",
     }  # fmt: skip
-    # 1 GB and 20,000 times 2 KB; 1 h, three times 1 min and 20 s
-    assert {"--array 0-1", "--mem 1063M", "-t 01:04:00"} <= set(options(tasks["TOGETHER:ALIGN_GENES in an array"]))
+    # 2 GB and a fifth of 20,000 times 10 KB; 1 h, three times 6 min and 600,000 times 1 ms
+    assert {"--array 0-1", "--mem 2086M", "-t 01:28:00"} <= set(options(tasks["TOGETHER:ALIGN_GENES in an array"]))
     # 6 GB on a GPU, 20,000 times 1 KB and 2,000 values of 48 B each; 1 h, three times 1 min and 10 times 20,000 ms
     training = options(tasks["TOGETHER:TRAIN_SURGERY in an array"])
     assert {"--array 0-1", "--mem 7994M", "-t 01:13:00", "-p gpus", "--gres=gpu:1", "-c 2"} <= set(training)
