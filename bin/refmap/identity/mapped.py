@@ -98,7 +98,7 @@ def compare_mapping(
         "views": {},
     }
     own = {key: cells.obs[key] for key in scale["keys"]}
-    levels, certainties = find_levels(own), {}
+    levels, certain = find_levels(own), {}
     transferred = read_labels(mapped, embedding, scale["keys"])
     around = _of_found(of_sample(sample, scale["batch_key"]), sample)
     # Log-normalised once, whatever the columns of labels
@@ -106,14 +106,15 @@ def compare_mapping(
     for key, given in transferred.items():
         labels, learned = sample.obs[key], learned_of(scale, key)
         of_panel = learned and on_panel(both.reference.labelled(labels), len(around.genes), learned, seed)
-        found = compare(both, labels, seed, given.best[drawn], of_panel, view_alone=key != searched)
+        found = compare(both, labels, seed, replace(given, places=given.places[drawn]).best, of_panel, view_alone=key != searched)
         told["n_genes"] = found.n_genes
-        certainties[key] = _add_view(embedding, key, found.view, nearest)
-        told["views"][key] = _told_of_view(embedding, key, found, given, unknown, certainties[key])
+        certainty = _add_view(embedding, key, found.view, nearest)
+        certain[key] = placed & unknown.certain(given, certainty)
+        told["views"][key] = _told_of_view(embedding, key, found, given, unknown, certainty)
         if key == searched:
             told["panel"] = _told_of_panel(found.n_genes, len(around.genes), learned, of_panel)
             told["novel"] = _add_groups(embedding, found, nearest, out)
-    _set_unknown(embedding, record, transferred, unknown, certainties, placed, levels)
+    _set_unknown(embedding, record, transferred, unknown, certain, levels)
     record["expression"] = told
     write_zarr(embedding, out.embedding)
     write_json(out.record, record)
@@ -127,10 +128,11 @@ def _counted(
     rows = np.flatnonzero(placed)
     if len(rows) > MOST_CELLS:
         rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_CELLS])
-    var, obs = read_elem(root["var"]), read_elem(root["obs"])
+    var, obs = read_elem(root["var"]), root["obs"]
     with Query(prepared.aligned, "the aligned query") as aligned:
         counts = aligned.matrix("X").take(rows, np.flatnonzero(var["found"]))
-    batches = obs[batch_key].astype(object).iloc[rows] if batch_key in obs else None
+    has_batches = batch_key in obs.attrs["column-order"]
+    batches = pd.Series(read_elem(obs[batch_key])[rows]).astype(object) if has_batches else None
     return Counted(counts, var.index[var["found"]].to_numpy(dtype=object), latent[rows], batches), rows
 
 
@@ -159,15 +161,19 @@ def _spread(values: np.ndarray, nearest: np.ndarray, missing: object = np.nan) -
     return result
 
 
+def _spread_labels(labels: pd.Categorical, nearest: np.ndarray) -> pd.Categorical:
+    return labels.take(nearest, allow_fill=True)
+
+
 def _add_view(embedding: ad.AnnData, key: str, view: View | None, nearest: np.ndarray) -> np.ndarray:
     """Add the second label; return the certainty of the first: float64, cells, NaN where it is not known."""
     if view is None:
         return np.full(len(nearest), np.nan)
-    embedding.obs[f"{key}_by_genes"] = pd.Categorical(_spread(view.labels, nearest, None), categories=view.names)
+    embedding.obs[f"{key}_by_genes"] = _spread_labels(pd.Categorical(view.labels, categories=view.names), nearest)
     embedding.obs[f"{key}_by_genes_certainty"] = _spread(view.certainty.astype(np.float32), nearest)
     sets = np.array([SEPARATOR.join(view.names[row]) or EMPTY for row in view.sets], dtype=object)
     if view.sets.any():
-        embedding.obs[f"{key}_label_set"] = pd.Categorical(_spread(sets, nearest, None))
+        embedding.obs[f"{key}_label_set"] = _spread_labels(pd.Categorical(sets), nearest)
     certainty = _spread(view.latent_certainty, nearest)
     embedding.obs[f"{key}_certainty"] = certainty.astype(np.float32)
     return certainty
@@ -178,18 +184,11 @@ def _set_unknown(
     record: dict,
     transferred: dict[str, Given],
     unknown: UnknownRule,
-    certainties: dict[str, np.ndarray],
-    placed: np.ndarray,
+    certain: dict[str, np.ndarray],
     levels: list[Levels],
 ) -> None:
     """Say anew which transferred labels are `Unknown`, and what hangs on that, in obs and in the record."""
-    told = write_labels(
-        embedding.obs,
-        {key: given.classes for key, given in transferred.items()},
-        {key: given.best for key, given in transferred.items()},
-        {key: placed & unknown.certain(given, certainties[key]) for key, given in transferred.items()},
-        levels,
-    )
+    told = write_labels(embedding.obs, transferred, certain, levels)
     labels = {key: record["transfer"]["labels"][key] | of for key, of in told["labels"].items()}
     record["transfer"] |= told | {"labels": labels, "unknown_by": unknown.by}
 
@@ -201,10 +200,12 @@ def _told_of_view(
     if found.view is None:
         return {"note": found.no_view}
     known = ~np.isnan(certainty)
-    second = embedding.obs[f"{key}_by_genes"].astype(object)
-    both = second.notna().to_numpy()
-    same = pd.Series((second == given.best).to_numpy()[both])
-    by_label = same.groupby(given.best[both]).agg(["mean", "size"])
+    first, second = given.column, embedding.obs[f"{key}_by_genes"].array
+    both = second.codes >= 0
+    as_first = first.categories.get_indexer(second.categories)
+    same = pd.Series(as_first[second.codes[both]] == first.codes[both])
+    by_name = pd.Categorical(first[both], categories=sorted(first.categories))
+    by_label = same.groupby(by_name, observed=True).agg(["mean", "size"])
     by_label = by_label[by_label["size"] >= FEWEST_OF_LABEL]
     certain = found.learned.certainty
     return {
@@ -240,11 +241,12 @@ def _add_groups(embedding: ad.AnnData, found: Comparison, nearest: np.ndarray, o
     if novel is None:
         return {"note": found.no_novel}
     embedding.obs[NOVEL_SCORE] = _spread(novel.scores.astype(np.float32), nearest)
-    groups = _spread(novel.groups, nearest, None)
-    embedding.obs[OWN_CLUSTER] = pd.Categorical(groups, categories=list(novel.table["group"]))
+    groups = _spread_labels(pd.Categorical(novel.groups, categories=list(novel.table["group"])), nearest)
+    embedding.obs[OWN_CLUSTER] = groups
     flagged = novel.table[novel.table["group"].str.startswith(NOVEL)]
-    groups = np.where(np.isin(groups.astype(str), flagged["group"]), groups, None)
-    embedding.obs[NOVEL_GROUP] = pd.Categorical(groups, categories=list(flagged["group"]))
+    others = groups.categories.difference(flagged["group"])
+    groups = groups.remove_categories(others)
+    embedding.obs[NOVEL_GROUP] = groups
     novel.table.assign(genes=novel.table["genes"].map(" ".join)).to_csv(out.groups, index=False)
     return {
         "note": None,

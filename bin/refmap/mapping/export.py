@@ -27,6 +27,8 @@ from ..query.query import Query
 
 PARTS = ("X", "obs", "var", *ALIGNED, "uns", "raw")
 CHUNK_BYTES = 4 << 20
+# Names of cells that are compared at once.
+NAMES = 1 << 18
 # An array of more values is not read when the result is opened to see whether it can be.
 READ_WHOLE = 1 << 22
 
@@ -39,10 +41,14 @@ def export(query: Query, row: dict, embedding: Path, out: Path) -> list[str]:
     Raises RefmapError if the cells of the embedding are not the query's, in its order, or if the result cannot be opened.
     """
     result = zarr.open_group(embedding, mode="r")
-    cells = np.asarray(read_elem(result["obs"]).index, dtype=object)
-    if not np.array_equal(cells, query.obs_names):
+    names = result["obs"][result["obs"].attrs["_index"]]
+    cells = names if isinstance(names, zarr.Array) else read_elem(names)
+    if cells.shape[0] != query.n_obs or not all(
+        np.array_equal(np.asarray(cells[start:stop], dtype=object), query.obs_names[start:stop])
+        for start, stop in spans(query.n_obs, NAMES)
+    ):
         raise query.fault(
-            f"has {query.n_obs:,} cells that are not the {len(cells):,} of its embedding, in the same order: map it again."
+            f"has {query.n_obs:,} cells that are not the {cells.shape[0]:,} of its embedding, in the same order: map it again."
         )
     root = zarr.open_group(out, mode="w", zarr_format=2)
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from .labels import UNKNOWN
+from .labels import UNKNOWN, Given
 from .levels import Levels, best_labels, certain_with_finer
 from .ontology import cell_ontology, term_column
 
 
 def write_labels(
     obs: pd.DataFrame,
-    classes: Mapping[str, Sequence[str]],
-    best: Mapping[str, np.ndarray],
+    given: Mapping[str, Given],
     certain: Mapping[str, np.ndarray],
     levels: Sequence[Levels],
 ) -> dict:
@@ -28,10 +28,8 @@ def write_labels(
 
     Parameters
     ----------
-    classes
-        Column -> all of its labels, in the order of the categories.
-    best
-        Column -> the label of each cell, object array of str, whatever its certainty.
+    given
+        Column -> the label of each cell, whatever its certainty.
     certain
         Column -> whether it is certain, bool. Others are `Unknown`, but for coarse labels whose finer label is certain.
     levels
@@ -43,17 +41,22 @@ def write_labels(
     term); ``annotations``, of each the ``name``, ``levels`` (how many cells are certain at each and at no finer one) and ``unknown``;
     and ``ontology``, the version of the Cell Ontology, None without it.
     """
+    # Of millions of cells text would be most of what is held
+    best = {key: found.column for key, found in given.items()}
     ontology, told, kept = cell_ontology(), {}, dict(certain)
     for chain in levels:
         kept |= certain_with_finer(chain, best, kept)
-    for key, labels in best.items():
-        labels = np.where(kept[key], labels, UNKNOWN)
-        terms = ontology.terms(classes[key])
-        obs[f"{key}_transferred"] = pd.Categorical(labels, categories=_with_unknown(classes[key], labels))
+    for key, found in given.items():
+        labels = replace(found, places=np.where(kept[key], found.places, -1)).column
+        terms = ontology.terms(found.classes)
+        unknown = labels == UNKNOWN
+        if not unknown.any() and UNKNOWN not in found.classes:
+            labels = labels.remove_categories([UNKNOWN])
+        obs[f"{key}_transferred"] = labels
         if terms:
             obs[f"{key}_ontology_term_id"] = term_column(labels, terms)
-        counts = {str(name): int(n) for name, n in pd.Series(labels).value_counts().items()}
-        told[key] = {"counts": counts, "unknown": float((labels == UNKNOWN).mean()), "terms": terms}
+        counts = {str(labels.categories[code]): int(n) for code, n in pd.Series(labels.codes).value_counts().items()}
+        told[key] = {"counts": counts, "unknown": float(unknown.mean()), "terms": terms}
     return {
         "labels": told,
         "annotations": [_write_best(obs, chain, best, kept) for chain in levels],
@@ -61,13 +64,8 @@ def write_labels(
     }
 
 
-def _write_best(obs: pd.DataFrame, levels: Levels, best: Mapping[str, np.ndarray], certain: Mapping[str, np.ndarray]) -> dict:
+def _write_best(obs: pd.DataFrame, levels: Levels, best: Mapping[str, pd.Categorical], certain: Mapping[str, np.ndarray]) -> dict:
     labels, level = best_labels(levels, best, certain)
-    obs[f"{levels.name}_best"] = pd.Categorical(labels, categories=_with_unknown(sorted(set(labels) - {UNKNOWN}), labels))
-    obs[f"{levels.name}_best_level"] = pd.Categorical(level, categories=levels.keys, ordered=True)
+    obs[f"{levels.name}_best"], obs[f"{levels.name}_best_level"] = labels, level
     at = {key: int((level == key).sum()) for key in levels.keys}
     return {"name": levels.name, "levels": at, "unknown": float(pd.isna(level).mean())}
-
-
-def _with_unknown(classes: Sequence[str], labels: np.ndarray) -> list[str]:
-    return [*classes, *([UNKNOWN] if UNKNOWN in labels and UNKNOWN not in classes else [])]

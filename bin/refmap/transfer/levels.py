@@ -157,32 +157,37 @@ def _stem(keys: Sequence[str]) -> str:
 
 
 def best_labels(
-    levels: Levels, labels: Mapping[str, np.ndarray], certain: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+    levels: Levels, labels: Mapping[str, pd.Categorical], certain: Mapping[str, np.ndarray]
+) -> tuple[pd.Categorical, pd.Categorical]:
     """Return for each cell the label at the finest level at which it is certain, and which level that is.
 
     Parameters
     ----------
     labels
-        Column -> the label of each cell, str; missing or `Unknown` where it has none.
+        Column -> the label of each cell; missing or `Unknown` where it has none.
     certain
         Column -> whether that label is certain, bool.
 
     Returns
     -------
-    The labels, object array of str, `Unknown` where none is certain; and the names of their columns, None there.
+    The labels, `Unknown` where none is certain, of those that there are sorted, `Unknown` the last; and the names of their columns,
+    missing there, ordered from coarse to fine.
     """
     n = len(labels[levels.keys[0]])
-    best, level = np.full(n, UNKNOWN, dtype=object), np.full(n, None, dtype=object)
-    for key in levels.keys:
-        given = np.asarray(labels[key], dtype=object)
-        sure = np.asarray(certain[key], dtype=bool) & _is_label(given)
-        best[sure], level[sure] = given[sure], key
-    return best, level
+    names = [*sorted({name for key in levels.keys for name in labels[key].categories} - {UNKNOWN}), UNKNOWN]
+    best, level = np.full(n, len(names) - 1, dtype=np.int32), np.full(n, -1, dtype=np.int8)
+    for place, key in enumerate(levels.keys):
+        sure = np.asarray(certain[key], dtype=bool) & _is_label(labels[key])
+        best[sure] = pd.Index(names).get_indexer(labels[key].categories)[labels[key].codes[sure]]
+        level[sure] = place
+    return (
+        pd.Categorical.from_codes(best, names).remove_unused_categories(),
+        pd.Categorical.from_codes(level, list(levels.keys), ordered=True),
+    )
 
 
 def certain_with_finer(
-    levels: Levels, labels: Mapping[str, np.ndarray], certain: Mapping[str, np.ndarray]
+    levels: Levels, labels: Mapping[str, pd.Categorical], certain: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Return column -> whether the label of each cell, or a finer one of it, is certain: who knows the part knows the whole.
 
@@ -195,9 +200,8 @@ def certain_with_finer(
     return found
 
 
-def _is_label(labels: np.ndarray) -> np.ndarray:
-    labels = np.asarray(labels, dtype=object)
-    return ~pd.isna(labels) & (labels != UNKNOWN)
+def _is_label(labels: pd.Categorical) -> np.ndarray:
+    return (labels.codes >= 0) & (labels != UNKNOWN)
 
 
 class Annotation:

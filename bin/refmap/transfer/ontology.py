@@ -78,6 +78,8 @@ def cell_ontology() -> CellOntology:
     return CellOntology()
 
 
-def term_column(labels: Iterable[str], terms: Mapping[str, str]) -> pd.Categorical:
-    """Return the term of each label, missing where it has none; the categories are sorted."""
-    return pd.Categorical(np.array([terms.get(label) for label in labels], dtype=object))
+def term_column(labels: pd.Categorical, terms: Mapping[str, str]) -> pd.Categorical:
+    """Return the term of each label, none of which is missing, and missing where it has none; the categories are those that there are, sorted."""
+    present = np.bincount(labels.codes, minlength=len(labels.categories)) > 0
+    of_labels = [terms.get(label) if there else None for label, there in zip(labels.categories, present)]
+    return pd.Categorical(np.array(of_labels, dtype=object)).take(labels.codes)

@@ -62,8 +62,7 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
     given = {key: _whole(found, placed) for key, found in around.given().items()}
     told = write_labels(
         embedding.obs,
-        {key: found.classes for key, found in given.items()},
-        {key: found.best for key, found in given.items()},
+        given,
         {key: found.uncertainty <= threshold for key, found in given.items()},
         levels,
     )

@@ -13,7 +13,7 @@ from refmap.common.storage import write_zarr
 from refmap.transfer import calibrate as calibration_step
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.columns import write_labels
-from refmap.transfer.labels import transfer_labels
+from refmap.transfer.labels import Given, transfer_labels
 from refmap.transfer.levels import Levels, best_labels, certain_with_finer, find_levels, transfer_columns
 from refmap.transfer.neighbors import Neighbors
 from refmap.transfer.transfer import transfer
@@ -301,13 +301,16 @@ def test_the_finest_certain_level_by_hand():
         "ann_level_2": [True, False, False, False, True],
         "ann_level_3": [True, False, True, True, True],
     }
-    best, level = best_labels(ANNOTATION, labels, certain)
+    best, level = best_labels(ANNOTATION, {key: pd.Categorical(values) for key, values in labels.items()}, certain)
     assert best.tolist() == ["Monocyte", "Immune", "Immune", "Unknown", "Unknown"]
-    assert level.tolist() == ["ann_level_3", "ann_level_1", "ann_level_1", None, None]
+    assert list(best.categories) == ["Immune", "Monocyte", "Unknown"]
+    assert (
+        level.tolist()[:3] == ["ann_level_3", "ann_level_1", "ann_level_1"] and level.isna().tolist() == [False] * 3 + [True] * 2
+    )
 
 
 def test_a_finer_level_may_be_certain_where_a_coarser_one_is_not_and_vouches_for_it():
-    labels = {key: np.array([name, name], dtype=object) for key, name in zip(KEYS, TREE[0])}
+    labels = {key: pd.Categorical([name, name]) for key, name in zip(KEYS, TREE[0])}
     certain = {
         "ann_level_1": np.array([False, False]),
         "ann_level_2": np.array([True, False]),
@@ -322,18 +325,22 @@ def test_a_finer_level_may_be_certain_where_a_coarser_one_is_not_and_vouches_for
     }
 
 
+def given_labels(classes, labels):
+    return Given(classes, np.array([classes.index(name) for name in labels], dtype=np.int32), np.zeros(len(labels), np.float32))
+
+
 def test_labels_are_written_as_columns_and_told():
     obs = pd.DataFrame(index=["c1", "c2", "c3"])
     best = {key: np.array([TREE[0][i], TREE[3][i], TREE[5][i]], dtype=object) for i, key in enumerate(KEYS)}
     best["disease"] = np.array(["asthma", "asthma", "healthy"], dtype=object)
-    classes = {key: sorted(set(values)) for key, values in best.items()}
+    given = {key: given_labels(sorted(set(values)), values) for key, values in best.items()}
     certain = {
         "ann_level_1": np.array([False, True, False]),
         "ann_level_2": np.array([False, True, False]),
         "ann_level_3": np.array([True, False, False]),
         "disease": np.array([True, False, True]),
     }
-    told = write_labels(obs, classes, best, certain, [ANNOTATION])
+    told = write_labels(obs, given, certain, [ANNOTATION])
     assert obs["ann_level_1_transferred"].tolist() == ["Immune", "Immune", "Unknown"]
     assert obs["ann_level_3_transferred"].tolist() == ["B cell", "Unknown", "Unknown"]
     assert list(obs["ann_level_3_transferred"].cat.categories) == ["B cell", "Basal", "Macrophage", "Unknown"]
@@ -346,6 +353,36 @@ def test_labels_are_written_as_columns_and_told():
     ]
     assert told["labels"]["ann_level_1"]["counts"] == {"Immune": 2, "Unknown": 1}
     assert told["labels"]["disease"]["unknown"] == pytest.approx(1 / 3)
+
+
+def test_the_columns_are_those_that_the_labels_of_each_cell_make_as_text():
+    rng, n = np.random.default_rng(0), 500
+    names = {key: sorted({row[level] for row in TREE if row[level]}) for level, key in enumerate(KEYS)}
+    # A label of the reference may be called so itself
+    names["disease"] = ["Unknown", "asthma", "healthy", "never"]
+    given = {
+        key: Given(classes, rng.integers(-1, min(len(classes), 3), n).astype(np.int32), np.zeros(n, np.float32))
+        for key, classes in names.items()
+    }
+    certain = {key: rng.random(n) < 0.5 for key in names}
+    certain["ann_level_1"][:] = given["ann_level_1"].places >= 0
+    obs = pd.DataFrame(index=range(n))
+    told = write_labels(obs, given, certain, [ANNOTATION])
+    kept, finer = dict(certain), np.zeros(n, dtype=bool)
+    for key in reversed(KEYS):
+        kept[key] = finer = (given[key].best != "Unknown") & (certain[key] | finer)
+    best, level = np.full(n, "Unknown", dtype=object), np.full(n, None, dtype=object)
+    for key, found in given.items():
+        labels = np.where(kept[key], found.best, "Unknown")
+        categories = list(dict.fromkeys([*names[key], *(["Unknown"] if "Unknown" in labels else [])]))
+        pd.testing.assert_extension_array_equal(obs[f"{key}_transferred"].array, pd.Categorical(labels, categories=categories))
+        assert list(told["labels"][key]["counts"].items()) == list(pd.Series(labels).value_counts().items())
+        if key in KEYS:
+            best[kept[key]], level[kept[key]] = found.best[kept[key]], key
+    categories = [*sorted(set(best) - {"Unknown"}), "Unknown"]
+    pd.testing.assert_extension_array_equal(obs["ann_level_best"].array, pd.Categorical(best, categories=categories))
+    expected = pd.Categorical(level, categories=KEYS, ordered=True)
+    pd.testing.assert_extension_array_equal(obs["ann_level_best_level"].array, expected)
 
 
 # --- the steps ------------------------------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 from refmap.transfer.columns import write_labels
+from refmap.transfer.labels import Given
 from refmap.transfer.ontology import TABLE, CellOntology, form, term_column
 from runs import ROOT
 
@@ -81,7 +83,8 @@ def test_without_a_table_no_label_has_a_term(tmp_path):
 
 
 def test_terms_as_a_column():
-    found = term_column(["T cell", "Unknown", "B cell", "T cell"], {"T cell": "CL:0000084", "B cell": "CL:0000236"})
+    labels = pd.Categorical(["T cell", "Unknown", "B cell", "T cell"], categories=["B cell", "NK cell", "T cell", "Unknown"])
+    found = term_column(labels, {"T cell": "CL:0000084", "NK cell": "CL:0000623", "B cell": "CL:0000236"})
     assert list(found.categories) == ["CL:0000084", "CL:0000236"]
     assert found.tolist()[0] == found.tolist()[3] == "CL:0000084" and found.tolist()[2] == "CL:0000236"
     assert found.isna().tolist() == [False, True, False, False]
@@ -117,9 +120,13 @@ def test_the_cell_ontology_of_the_environment():
 @needs_table
 def test_terms_are_written_beside_labels_and_told():
     obs = pd.DataFrame(index=["c1", "c2", "c3"])
-    best = {"type": pd.Series(["T cell", "B cell", "odd"]).to_numpy(object), "zone": pd.Series(["x", "y", "x"]).to_numpy(object)}
+    certainty = np.zeros(3, np.float32)
+    given = {
+        "type": Given(["B cell", "T cell", "odd"], np.array([1, 0, 2], np.int32), certainty),
+        "zone": Given(["x", "y"], np.array([0, 1, 0], np.int32), certainty),
+    }
     certain = {"type": [True, False, True], "zone": [True] * 3}
-    told = write_labels(obs, {"type": ["B cell", "T cell", "odd"], "zone": ["x", "y"]}, best, certain, [])
+    told = write_labels(obs, given, certain, [])
     assert list(obs) == ["type_transferred", "type_ontology_term_id", "zone_transferred"]
     assert obs["type_ontology_term_id"].astype(object).tolist()[0] == "CL:0000084"
     assert obs["type_ontology_term_id"].isna().tolist() == [False, True, True]
