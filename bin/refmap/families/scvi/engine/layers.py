@@ -204,6 +204,9 @@ class _Layers(torch.autograd.Function):
             units = x.relu() if layer.is_rectified else x
             if layer.eps is not None:  # of units whose mean is zero, by the construction of the weight
                 inverse = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_().div_(x.shape[1]).add_(layer.eps).rsqrt_()
+                inverse.masked_fill_(
+                    inverse == 0, torch.nan
+                )  # units beyond float32, of which zeros would hide that training diverged
                 kept += [x, inverse]
                 units = units.mul_(inverse) if layer.is_rectified else units * inverse
             kept.append(units)
