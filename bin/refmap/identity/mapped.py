@@ -18,8 +18,8 @@ from ..query.query import Query
 from ..transfer.columns import write_labels
 from ..transfer.labels import Given
 from ..transfer.levels import Levels, find_levels
-from ..transfer.neighbors import Index
-from ..transfer.transfer import BLOCK, read_labels, shared_latent
+from ..transfer.neighbors import HELD, Index
+from ..transfer.transfer import read_labels, shared_latent
 from .compare import Comparison, View, compare
 from .groups import NOVEL
 from .learned import Learned
@@ -149,7 +149,7 @@ def _nearest(latent: np.ndarray, placed: np.ndarray, drawn: np.ndarray) -> np.nd
     left = np.flatnonzero(placed & (nearest < 0))
     if len(left):
         index = Index(latent[drawn])
-        for rows in np.split(left, range(BLOCK, len(left), BLOCK)):
+        for rows in np.split(left, range(HELD, len(left), HELD)):
             nearest[rows] = index.search(latent[rows], 1).indices[:, 0]
     return nearest
 

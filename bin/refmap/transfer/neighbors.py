@@ -21,6 +21,8 @@ CELLS_PER_LIST, LISTS_SEARCHED = 40, 16
 FEWEST_PAIRS = 100_000_000
 # Cells compared with all at once: their distances to the whole reference are never all in memory.
 BLOCK = 4096
+# Cells of a query whose neighbours are held at once.
+HELD = 65_536
 
 
 @dataclass(frozen=True)

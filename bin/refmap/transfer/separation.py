@@ -16,15 +16,13 @@ import numpy as np
 import pandas as pd
 
 from .held_out import MOST_CELLS
-from .neighbors import Index
+from .neighbors import HELD, Index
 from .regions import FEWEST, NEIGHBORHOOD, draw_alike, parts_to_hold_out, sample
 
 # Cells of either side that are searched: more cost time, and resolve only what is rarer than one in a thousand.
 MOST_SEARCHED = 10_000
 # The mean of several draws, as where few cells are one draw is noise.
 DRAWS = 3
-# Cells whose neighbours are held at once.
-BLOCK = 65_536
 # Added to both distances, so that cells on one spot are 1, and not 0 / 0.
 SPOT = 1e-6
 
@@ -53,13 +51,13 @@ def _separation(query: np.ndarray, reference: np.ndarray, rng: np.random.Generat
     if len(own) <= k:
         return np.full(len(rows), np.nan)
     among_others, among_own, found = Index(reference[alike.reference]), Index(query[own]), np.empty(len(rows))
-    for start in range(0, len(rows), BLOCK):
-        some = rows[start : start + BLOCK]
+    for start in range(0, len(rows), HELD):
+        some = rows[start : start + HELD]
         at = np.searchsorted(own, some).clip(max=len(own) - 1)
         itself = np.where(own[at] == some, at, -1)
         far = among_others.search(query[some], k).distances.mean(axis=1)
         near = among_own.search_others(query[some], itself, k).distances.mean(axis=1)
-        found[start : start + BLOCK] = (far + SPOT) / (near + SPOT)
+        found[start : start + HELD] = (far + SPOT) / (near + SPOT)
     return found
 
 

@@ -15,15 +15,13 @@ from ..common.storage import read_zarr, write_zarr
 from .columns import write_labels
 from .labels import Given
 from .levels import Annotation, find_levels
-from .neighbors import Index, Neighbors
+from .neighbors import HELD, Index, Neighbors
 from .novelty import distance_scores, p_values
 from .separation import separation
 
 DISTANCE, NOVELTY = "reference_distance", "novelty_pvalue"
 SEPARATION, APART = "reference_separation", "separation_pvalue"
 PLACE = "X_umap_reference"
-# Cells whose neighbours are held at once.
-BLOCK = 65_536
 
 
 def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float, probabilities: bool, out: MappedFolder) -> None:
@@ -57,8 +55,8 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
     own = {key: cells.obs[key] for key in scale["keys"]}
     levels = find_levels(own)
     around = _Around(Index(cells.obsm["X_emb"]), Annotation(own, levels), cells.obsm["X_umap"], scale["neighbors"], probabilities)
-    for start in range(0, len(latent), BLOCK):
-        around.look(latent[start : start + BLOCK])
+    for start in range(0, len(latent), HELD):
+        around.look(latent[start : start + HELD])
     given = {key: _whole(found, placed) for key, found in around.given().items()}
     told = write_labels(
         embedding.obs,

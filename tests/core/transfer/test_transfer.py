@@ -379,8 +379,8 @@ def test_what_the_mapping_gave_is_carried_along(labelled):
 def test_cells_are_looked_at_block_by_block(tmp_path, labelled, monkeypatch):
     out, _, scale = labelled
     latent = np.asarray(ad.read_zarr(out.embedding).obsm["X_emb"])
-    monkeypatch.setattr(transferring, "BLOCK", 7)
-    monkeypatch.setattr(separating, "BLOCK", 9)
+    monkeypatch.setattr(transferring, "HELD", 7)
+    monkeypatch.setattr(separating, "HELD", 9)
     again = MappedFolder(tmp_path / "again")
     transfer(mapped_cells(tmp_path / "mapped", latent), scale, 0.2, True, again)
     pd.testing.assert_frame_equal(ad.read_zarr(again.embedding).obs, ad.read_zarr(out.embedding).obs, rtol=1e-6)
