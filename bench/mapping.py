@@ -59,6 +59,7 @@ def notebook() -> None:
     query.obs["cell_type"] = "Unknown"
     model = scvi.model.SCANVI.load_query_data(query, "model")
     train = json.loads(Path("training.json").read_text())["train"]
+    train.pop("free")  # that nothing was chosen is for refmap's engine alone
     model.train(**train, plan_kwargs={"weight_decay": 0.0}, enable_progress_bar=False)
     whole.obsm["X_emb"], whole.obs["predicted"] = model.get_latent_representation(), model.predict()
     known = scvi.model.SCANVI.load("model", adata=reference).get_latent_representation()
