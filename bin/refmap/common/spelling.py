@@ -76,11 +76,11 @@ def spell(values: Iterable[str], known: Iterable[str] = ()) -> Spelled:
 
     A category that is known as it stands stays so; one that could be several of the known stays as it is.
     """
-    values = list(values)
+    values = np.array(values if isinstance(values, np.ndarray) else list(values), dtype=object)
     exact, by_plain = set(known), {}
     for name in exact:
         by_plain.setdefault(plain(name), []).append(name)
-    result, new = Spelled(np.array(values, dtype=object)), {}
+    result, new = Spelled(values), {}
     for value, cells in Counter(values).items():
         if value in exact or value == "":
             continue

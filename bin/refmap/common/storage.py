@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anndata as ad
 import numcodecs
+import numpy as np
 import pandas as pd
 import zarr
 
@@ -16,6 +17,8 @@ COMPRESSOR = numcodecs.Blosc(cname="lz4", clevel=5, shuffle=numcodecs.Blosc.SHUF
 
 # What is held of a cell beside its counts where a matrix is in memory, in values of these.
 CELL = 64
+# Names that are Python's text at once.
+NAMES = 1 << 16
 
 
 def stored_name(name: str) -> str:
@@ -61,24 +64,76 @@ def read_zarr(path: Path, most: int | None = None) -> ad.AnnData:
 
 def _without_x(root: zarr.Group) -> ad.AnnData:
     """What a store holds, its X and the names of its cells left where they are."""
-    from anndata.io import read_elem
-
     from .stored_rows import StoredRows
 
-    columns = {name: read_elem(root["obs"][name]) for name in root["obs"].attrs["column-order"]}
-    obs = pd.DataFrame(columns, index=pd.RangeIndex(root["X"].attrs["shape"][0]).astype(str))
-    parts = {name: read_elem(root[name]) for name in ("var", "obsm", "uns")}
-    cells = _renamed(ad.AnnData(obs=obs, **parts), given_name)
+    cells = _numbered(root)
     cells.X = StoredRows(root["X"])
     return cells
 
 
-def take_names(path: Path, of: Path) -> None:
-    """Give the cells of a store, which are numbered, the names that those of another have."""
-    obs, named = (zarr.open_group(store, mode="r")["obs"].attrs["_index"] for store in (path, of))
-    shutil.rmtree(path / "obs" / obs)
-    shutil.copytree(of / "obs" / named, path / "obs" / obs)
+def read_numbered(path: Path) -> ad.AnnData:
+    """Read what :func:`write_zarr` wrote of cells without X, but for their names: they are numbered instead, see :func:`take_names`."""
+    return _numbered(zarr.open_group(path, mode="r"))
+
+
+def _numbered(root: zarr.Group) -> ad.AnnData:
+    from anndata.io import read_elem
+
+    columns = {name: read_elem(root["obs"][name]) for name in root["obs"].attrs["column-order"]}
+    parts = {name: read_elem(root[name]) for name in ("var", "obsm", "uns")}
+    stored = root["obs"][root["obs"].attrs["_index"]]
+    return _renamed(numbered(pd.DataFrame(columns, index=pd.RangeIndex(stored.shape[0])), **parts), given_name)
+
+
+def numbered(obs: pd.DataFrame, **parts) -> ad.AnnData:
+    """Cells of a table that numbers them: names are text, and of millions of cells most of what is held.
+
+    `parts` are others of an AnnData. It is written with the numbers for names.
+    """
+    # anndata makes text of any numbers that it is given first, and compares all of it
+    with ad.settings.override(restrict_index_types=False):
+        cells = ad.AnnData(obs=obs.set_axis(pd.Index(np.zeros(len(obs), dtype=bool))), **parts)
+    cells.obs_names = pd.RangeIndex(len(obs))
+    return cells
+
+
+def take_names(path: Path, of: Path, rows: np.ndarray | None = None) -> None:
+    """Give the cells of a store, which are numbered, the names that those of another have, or its cells in some `rows`."""
+    obs, named = (zarr.open_group(store, mode="r")["obs"] for store in (path, of))
+    if rows is not None:
+        give_names(path, pd.Index(named[named.attrs["_index"]][:], dtype="str")[rows])
+        return
+    shutil.rmtree(path / "obs" / obs.attrs["_index"])
+    shutil.copytree(of / "obs" / named.attrs["_index"], path / "obs" / obs.attrs["_index"])
     zarr.consolidate_metadata(zarr.open_group(path, mode="r+", use_consolidated=False).store)
+
+
+def add_to_uns(path: Path, name: str, value: object) -> None:
+    """Add an entry to `uns` of a store."""
+    from anndata.io import write_elem
+
+    root = zarr.open_group(path, mode="r+", use_consolidated=False)
+    with ad.settings.override(allow_write_nullable_strings=False):
+        write_elem(root["uns"], name, value)
+    zarr.consolidate_metadata(root.store)
+
+
+def give_names(path: Path, names: pd.Index) -> None:
+    """Give the cells of a store, which are numbered, names."""
+    root = zarr.open_group(path, mode="r+", use_consolidated=False)
+    write_names(root["obs"], names)
+    zarr.consolidate_metadata(root.store)
+
+
+def write_names(table: zarr.Group, names: pd.Index) -> None:
+    """Write the names of a table's rows, in the place of those that it has, as anndata writes text, but block by block."""
+    from anndata.io import write_elem
+
+    stored = table.attrs["_index"]
+    write_elem(table, stored, names[:NAMES].to_numpy(object), dataset_kwargs={"chunks": (min(NAMES, max(1, len(names))),)})
+    table[stored].resize((len(names),))
+    for start in range(NAMES, len(names), NAMES):
+        table[stored][start : start + NAMES] = names[start : start + NAMES].to_numpy(object)
 
 
 def write_zarr(adata: ad.AnnData, path: Path) -> None:

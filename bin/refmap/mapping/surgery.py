@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.errors import RefmapError
+from ..common.storage import numbered
 from ..families import by_name
 from ..families.base import Decoder, Prediction, Settings, Surgery, add_prediction
 from ..families.devices import check_gpu
@@ -148,7 +149,7 @@ def _decode(
     if decoder is None:
         return None, None
     found = query.var["found"].to_numpy(dtype=bool)
-    batches = query.obs[batch_key].astype(str) if batch_key else np.zeros(query.n_obs)
+    batches = pd.Categorical(query.obs[batch_key]).codes if batch_key else np.zeros(query.n_obs, dtype=np.int8)
     decoded = decode(decoder, found, batches, placed, seed)
     return decoded, hshare(decoder, decoded.cells, found, seed)
 
@@ -226,7 +227,11 @@ def _train(surgery: Surgery, settings: dict | None) -> tuple[pd.DataFrame, dict 
 
 def _embedding(query: ad.AnnData, latent: np.ndarray, predictions: dict[str, Prediction]) -> ad.AnnData:
     """Put the latent and the model's predictions into an AnnData without genes."""
-    result = ad.AnnData(obs=pd.DataFrame(index=query.obs_names.astype(object)), obsm={"X_emb": latent}, uns={"refmap": {}})
+    names, parts = query.obs_names, {"obsm": {"X_emb": latent}, "uns": {"refmap": {}}}
+    if isinstance(names, pd.RangeIndex):
+        result = numbered(pd.DataFrame(index=names), **parts)
+    else:
+        result = ad.AnnData(obs=pd.DataFrame(index=names.astype(object)), **parts)
     for key, prediction in predictions.items():
         add_prediction(result, key, prediction)
     return result

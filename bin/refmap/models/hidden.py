@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def write_hidden(folder: Path, names: pd.Index, fraction: float, seed: int) -> N
     (folder / HIDDEN).write_text(json.dumps({"fraction": fraction, "seed": seed, "cells": list(map(str, names))}) + "\n")
 
 
-def hidden_among(names: list[str], folder: ModelFolder) -> np.ndarray:
+def hidden_among(names: Sequence[str], folder: ModelFolder) -> np.ndarray:
     """Which cells of these names were hidden from a model: bool, a cell; none where its folder says nothing of hidden cells.
 
     Raises RefmapError if what it says cannot be read.
@@ -91,7 +92,7 @@ def hidden_among(names: list[str], folder: ModelFolder) -> np.ndarray:
             f"{folder.show(HIDDEN)} is damaged: it should list under 'cells' those whose labels the model did not see; "
             "copy the model again."
         )
-    return np.isin(np.array(names, dtype=object).astype(str), np.array(hidden, dtype=str))
+    return pd.Index(names, dtype="str").isin(hidden)
 
 
 def seen_labels(card: dict) -> list[str]:

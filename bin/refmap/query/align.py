@@ -17,7 +17,7 @@ from anndata.io import write_elem
 from scipy import sparse
 
 from ..common.errors import RefmapError, listed
-from ..common.storage import COMPRESSOR, stored_name
+from ..common.storage import COMPRESSOR, stored_name, write_names
 from .beside import read_beside
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
@@ -191,6 +191,7 @@ def _begin(query: Query, row: dict, card: dict, plan: dict, out: Path, var: pd.D
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     obs = model_obs(query, row, card, plan)
     write_elem(root, "obs", obs.rename(columns=stored_name))
+    write_names(root["obs"], query.obs_names)
     write_elem(root, "var", var.set_axis(var.index.astype(object)))
     for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
         write_elem(root, empty, {})

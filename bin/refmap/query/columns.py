@@ -38,9 +38,9 @@ def pair_labels(row_keys: Sequence[str], model_keys: Sequence[str]) -> dict[str,
 
 
 def model_obs(query: Query, row: dict, card: dict, plan: dict) -> pd.DataFrame:
-    """The columns of obs that the model reads, under its own keys, and the batches of one that reads none; the index holds the
-    query's cells, in order."""
-    obs = pd.DataFrame(index=pd.Index(query.obs_names, dtype=object))
+    """The columns of obs that the model reads, under its own keys, and the batches of one that reads none, of the query's cells in
+    their order."""
+    obs = pd.DataFrame(index=pd.RangeIndex(query.n_obs))
     if card["batch_key"]:
         obs[card["batch_key"]] = pd.Categorical(_batches(query, row, card, plan))
     elif column := batch_column(query, row, card):

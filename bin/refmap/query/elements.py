@@ -16,6 +16,7 @@ from anndata.io import read_elem
 from numcodecs.registry import codec_registry
 
 from ..common.errors import RefmapError
+from ..common.storage import NAMES
 from .causes import cause
 
 # Reading an array of zarr must not run a pickle.
@@ -80,6 +81,8 @@ def _strings(values) -> np.ndarray:
 
 def as_text(values: pd.Series) -> np.ndarray:
     """Values as an object array of str, '' where missing."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return np.append(_strings(values.cat.categories), "")[values.cat.codes]
     result = _strings(values)
     result[values.isna().to_numpy()] = ""
     return result
@@ -195,19 +198,23 @@ class Frame:
             return list(dict.fromkeys(text(column) for column in np.atleast_1d(order)))
 
     @cached_property
-    def index(self) -> np.ndarray:
-        """The row names: an object array of str."""
+    def names(self) -> pd.Index:
+        """The row names: text, of which each takes few bytes more than its letters."""
         with self._query.reading("the names of its cells and genes"):
-            if self.whole is not None:
-                return _strings(self.whole.index)
-            # Categories and numbers serve as names too.
-            return _strings(_read_column(self._elem[self.index_key]))
+            stored = self.whole.index if self.whole is not None else self._elem[self.index_key]
+            first, *others = (pd.Index(_strings(block), dtype="str") for block in _blocks(stored))
+            return first.append(others) if others else first
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """The row names: an object array of str, which for millions of rows is large."""
+        return self.names.to_numpy(object)
 
     def __contains__(self, column: str) -> bool:
         return column in self.columns
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.names)
 
     def __getitem__(self, column: str) -> pd.Series:
         with self._query.reading(f"column '{column}'"):
@@ -221,6 +228,21 @@ class Frame:
     def stored(self, column: str):
         """The stored element of a column; None where the table is read whole."""
         return None if self.whole is not None else self._elem[column]
+
+
+def _blocks(names) -> Iterator:
+    """Row names as they are stored, some after the others where they are text."""
+    if isinstance(names, pd.Index):
+        yield names
+    elif is_group(names) or encoding(names) != "string-array" or names.ndim != 1 or not names.shape[0]:
+        yield _read_column(names)  # categories and numbers serve as names too
+    else:
+        check_claim(names)
+        chunk = (names.chunks or [1])[0]
+        step = -(-NAMES // chunk) * chunk
+        text_of = names.asstr() if isinstance(names, h5py.Dataset) else names
+        for start in range(0, names.shape[0], step):
+            yield text_of[start : start + step]
 
 
 def _read_column(elem):

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import zarr
-from anndata.io import write_elem
 
 from ..common.errors import listed
-from ..common.storage import COMPRESSOR
+from ..common.storage import COMPRESSOR, write_names
 from .counts import check_values
 from .matrix import spans
 from .protein_tables import Proteins, protein_places, read_proteins
@@ -107,7 +106,7 @@ def write_proteins(
     group.attrs.update(
         {"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": "_index", "column-order": list(names)}
     )
-    write_elem(group, "_index", query.obs_names)
+    write_names(group, query.obs_names)
     columns = []
     for name in names:
         columns.append(group.create_array(name, shape=(size,), chunks=(rows,), dtype=np.float32, compressors=COMPRESSOR))

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
@@ -18,7 +17,7 @@ from ..common.errors import AskedFor, RefmapError, listed, nearest
 from ..common.exhaustion import MachineFault, exhaustion
 from ..common.folders import ReferenceFolder
 from ..common.spelling import spell
-from ..common.storage import given_name, stored_name, write_zarr
+from ..common.storage import give_names, given_name, numbered, stored_name, write_zarr
 from ..families.embedding import NAME as BROUGHT
 from ..models.folder import DATA, ModelFolder
 from ..models.hidden import HIDDEN_COLUMN, hidden_among, seen_labels
@@ -77,7 +76,7 @@ class ReferenceCells(Query):
         if column not in self._columns:
             spelled = spell(as_text(super().obs_column(stored)), self._known[column])
             self.notes += spelled.notes(f"reference '{self.shown_as}', column '{column}'")
-            self._columns[column] = pd.Series(np.where(spelled.values == "", None, spelled.values), dtype=object)
+            self._columns[column] = pd.Series(pd.Categorical(np.where(spelled.values == "", None, spelled.values)))
         return self._columns[column]
 
 
@@ -199,7 +198,7 @@ def _prepare(
         if not cells.n_obs:
             raise cells.fault("has no cells: give the cells of the reference.")
         keys, warnings = _label_keys(cells, request["transfer_keys"], card)
-        obs = pd.DataFrame(index=pd.Index(cells.obs_names, dtype=object))
+        obs = pd.DataFrame(index=pd.RangeIndex(cells.n_obs))
         for key in keys:
             obs[key] = _labels(cells, key, card["unlabeled_category"])
         batch_key = card["batch_key"] if card["batch_key"] in cells.obs_columns else None
@@ -234,7 +233,8 @@ def _prepare(
             warnings += notes
             if position is not None:
                 obsm["X_umap"] = position
-        write_zarr(ad.AnnData(obs=obs, obsm=obsm), folder.cells)
+        write_zarr(numbered(obs, obsm=obsm), folder.cells)
+        give_names(folder.cells, cells.obs_names)
         return {
             "reference": cells.shown_as,
             "source": source,

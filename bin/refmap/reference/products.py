@@ -15,7 +15,7 @@ from .. import __version__
 from ..common.cli import read_json, write_json
 from ..common.digest import sha256_of_all
 from ..common.folders import ReferenceFolder, ReferenceProducts
-from ..common.storage import read_zarr, write_zarr
+from ..common.storage import add_to_uns, read_numbered, write_zarr
 from ..query.align import CHUNK_ROWS
 from ..query.counts import normalize
 from ..query.query import Query
@@ -45,25 +45,25 @@ def save_products(
     products = ReferenceProducts.of_model(out)
     products.folder.mkdir()
     who = {"model_sha256": card["sha256"], "class_name": card["class_name"]}
-    cells, record = read_zarr(scale.cells), read_json(scale.record)
-    cells.uns["refmap"] = who
-    write_zarr(cells, products.cells)
+    record = read_json(scale.record)
+    shutil.copytree(scale.cells, products.cells)
+    add_to_uns(products.cells, "refmap", who)
     digests = {"cells_sha256": sha256_of_all(products.cells)}
     if scale.sample.exists():
         shutil.copytree(scale.sample, products.sample)
         digests["sample_sha256"] = sha256_of_all(products.sample)
     write_json(products.record, record | who | digests | {"version": __version__})
     if latent and prepared.aligned.exists():
-        _write_profiles(prepared.aligned, cells, placed_rows(latent), record["keys"], card, products)
+        _write_profiles(prepared.aligned, read_numbered(scale.cells).obs, placed_rows(latent), record["keys"], card, products)
 
 
 def _write_profiles(
-    aligned: Path, cells: ad.AnnData, placed: np.ndarray, keys: list[str], card: dict, products: ReferenceProducts
+    aligned: Path, cells: pd.DataFrame, placed: np.ndarray, keys: list[str], card: dict, products: ReferenceProducts
 ) -> None:
-    """Write the mean of each label, in one pass over the aligned cells, of which `placed` are the rows of `cells`."""
-    labels = [(key, name) for key in keys for name in cells.obs[key].cat.categories]
-    codes = {key: cells.obs[key].cat.codes.to_numpy() for key in keys}
-    members = [(codes[key], number) for key in keys for number in range(len(cells.obs[key].cat.categories))]
+    """Write the mean of each label, in one pass over the aligned cells, of which `placed` are the rows of `cells`, their obs."""
+    labels = [(key, name) for key in keys for name in cells[key].cat.categories]
+    codes = {key: cells[key].cat.codes.to_numpy() for key in keys}
+    members = [(codes[key], number) for key in keys for number in range(len(cells[key].cat.categories))]
     sums = np.zeros((len(labels), len(card["genes"])))
     with Query(aligned, "the aligned reference", called="reference") as query:
         for start, chunk in query.matrix("X").chunks(CHUNK_ROWS):

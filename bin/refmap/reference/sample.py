@@ -13,7 +13,7 @@ from anndata.io import read_elem
 
 from ..common.cli import read_json
 from ..common.folders import ReferenceFolder
-from ..common.storage import read_zarr, write_zarr
+from ..common.storage import read_numbered, take_names, write_zarr
 from ..query.query import Query
 from .selection import sample_by_group
 
@@ -40,7 +40,7 @@ def write_sample(prepared: ReferenceFolder, latent: Path | None, scale: Referenc
     record = read_json(scale.record)
     if record["input"] != "counts" or not prepared.aligned.exists():
         return
-    cells = read_zarr(scale.cells)
+    cells = read_numbered(scale.cells)
     columns = list(dict.fromkeys([*record["keys"], *filter(None, [record["batch_key"]])]))
     drawn = sample_by_group(_groups(cells.obs, columns), MOST_SAMPLED, seed, MOST_OF_EACH)
     rows = placed_rows(latent)[drawn] if latent else drawn
@@ -48,7 +48,9 @@ def write_sample(prepared: ReferenceFolder, latent: Path | None, scale: Referenc
         counts = query.matrix("X").take(rows)
     genes = read_elem(zarr.open_group(prepared.aligned, mode="r")["var"])
     some = cells[drawn]
-    write_zarr(ad.AnnData(counts, obs=some.obs, var=genes, obsm=dict(some.obsm)), scale.sample)
+    obs = some.obs.set_axis(np.arange(len(drawn)).astype(str).astype(object))
+    write_zarr(ad.AnnData(counts, obs=obs, var=genes, obsm=dict(some.obsm)), scale.sample)
+    take_names(scale.sample, scale.cells, drawn)
 
 
 def placed_rows(latent: Path) -> np.ndarray:

@@ -10,7 +10,7 @@ import pandas as pd
 from ..common.cli import read_json, write_json
 from ..common.errors import RefmapError
 from ..common.folders import ReferenceFolder
-from ..common.storage import read_zarr, write_zarr
+from ..common.storage import read_numbered, take_names, write_zarr
 from ..models.hidden import HIDDEN_COLUMN
 from .calibration import calibrate
 from .held_out import HeldOut, hold_out
@@ -48,7 +48,7 @@ def calibrate_reference(
 
     Raises RefmapError if the latent is not that of the cells.
     """
-    record, cells = read_json(prepared.record), read_zarr(prepared.cells)
+    record, cells = read_json(prepared.record), read_numbered(prepared.cells)
     if latent:
         with np.load(latent) as embedded:
             cells.obsm.update(embedded)
@@ -61,11 +61,12 @@ def calibrate_reference(
         raise RefmapError(
             f"The embedding of reference '{record['reference']}' holds values that are no numbers: see to its counts."
         )
-    batches = cells.obs[record["batch_key"]].astype(object) if record["batch_key"] else None
+    batches = cells.obs[record["batch_key"]] if record["batch_key"] else None
     if "X_umap" not in cells.obsm:
         cells.obsm["X_umap"] = draw_map(embedding, seed)
     out.folder.mkdir()
     write_zarr(cells, out.cells)
+    take_names(out.cells, prepared.cells, None if placed.all() else placed)
     saved = record.pop("saved_scale", None)
     labels = {key: cells.obs[key] for key in record["keys"]}
     levels = find_levels(labels)
@@ -108,7 +109,7 @@ def _known(scores: np.ndarray) -> list[float]:
 
 
 def _calibration(labels: pd.Series, given: Transfer, held: HeldOut, threshold: float, calibrated_on: str) -> dict | None:
-    truth = labels.astype(object).iloc[held.rows].reset_index(drop=True)
+    truth = labels.iloc[held.rows].astype(object).reset_index(drop=True)
     found = calibrate(truth, given, threshold)
     of_all = float((given.labels(threshold) == UNKNOWN).mean())
     return found and found | {"unknown_of_all": of_all, "by": held.by, "calibrated_on": calibrated_on}

@@ -84,13 +84,19 @@ class Transfer:
         return np.where(self.uncertainty > threshold, UNKNOWN, self.best)
 
 
+def as_categories(labels: pd.Series) -> pd.Categorical:
+    """Labels as codes of those that some cell has, which are sorted; text for each cell would be large."""
+    found = pd.Categorical(labels).remove_unused_categories()
+    return found.set_categories(pd.Categorical(found.categories.to_numpy(object)).categories)
+
+
 def transfer_labels(labels: pd.Series | pd.Categorical, neighbors: Neighbors) -> Transfer:
     """Weigh the labels of each cell's nearest reference cells.
 
     The recipe of the Human Lung Cell Atlas (Sikkema et al. 2023, doi:10.1038/s41591-023-02327-2). `labels` are those of the
     reference's cells, missing where there is none: such a neighbour has no say.
     """
-    categories = labels if isinstance(labels, pd.Categorical) else pd.Categorical(labels.astype(object))
+    categories = labels if isinstance(labels, pd.Categorical) else as_categories(labels)
     classes = [str(name) for name in categories.categories]
     weights = weigh(categories.codes, len(classes), neighbors)
     return Transfer(classes, shares(weights, weights.sum(axis=1, keepdims=True)))
@@ -101,7 +107,7 @@ def weigh(codes: np.ndarray, n_classes: int, neighbors: Neighbors) -> np.ndarray
 
     `codes` are those of the reference's cells, int, -1 where there is no label.
     """
-    near = np.asarray(codes, dtype=np.int64)[neighbors.indices]
+    near = np.asarray(codes)[neighbors.indices].astype(np.int64)
     labelled, places = near >= 0, near + n_classes * np.arange(len(near))[:, None]
     summed = np.bincount(places[labelled], neighbors.weights[labelled], minlength=len(near) * n_classes)
     # Of nothing numpy counts in whole numbers.

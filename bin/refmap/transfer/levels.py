@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.spelling import says_missing
-from .labels import UNKNOWN, Transfer, shares, transfer_labels, weigh
+from .labels import UNKNOWN, Transfer, as_categories, shares, transfer_labels, weigh
 from .neighbors import Neighbors
 
 # Of the cells with both labels, those whose finer label lies within one coarser label: annotations have their slips.
@@ -53,17 +53,16 @@ class Levels:
 
 @dataclass(frozen=True)
 class _Column:
-    """Labels as codes (int64, cells; -1: none) of classes, which are sorted; no class says that there is no label."""
+    """Labels as codes (int32, cells; -1: none) of classes, which are sorted; no class says that there is no label."""
 
     codes: np.ndarray
     classes: list[str]
 
     @classmethod
     def of(cls, labels: pd.Series) -> _Column:
-        labels = pd.Series(labels).astype(object).reset_index(drop=True)
-        missing = {name for name in labels.dropna().unique() if says_missing(str(name))}
-        found = pd.Categorical(labels.mask(labels.isin(missing)))
-        return cls(found.codes.astype(np.int64), [str(name) for name in found.categories])
+        found = as_categories(labels)
+        found = found.remove_categories([name for name in found.categories if says_missing(str(name))])
+        return cls(found.codes.astype(np.int32), [str(name) for name in found.categories])
 
     @property
     def sizes(self) -> np.ndarray:
@@ -118,7 +117,9 @@ def _table(fine: _Column, coarse: _Column) -> np.ndarray:
     """Cells by their labels in both columns: int64, fine x coarse."""
     both = (fine.codes >= 0) & (coarse.codes >= 0)
     shape = len(fine.classes), len(coarse.classes)
-    return np.bincount(fine.codes[both] * shape[1] + coarse.codes[both], minlength=shape[0] * shape[1]).reshape(shape)
+    return np.bincount(fine.codes[both].astype(np.int64) * shape[1] + coarse.codes[both], minlength=shape[0] * shape[1]).reshape(
+        shape
+    )
 
 
 def _subdivides(fine: _Column, coarse: _Column) -> bool:
@@ -218,7 +219,7 @@ class Annotation:
     def __init__(self, labels: Mapping[str, pd.Series], levels: Sequence[Levels]):
         chained = {key for chain in levels for key in chain.keys}
         self._keys, self._chains = list(labels), []
-        self._alone = {key: pd.Categorical(values.astype(object)) for key, values in labels.items() if key not in chained}
+        self._alone = {key: as_categories(values) for key, values in labels.items() if key not in chained}
         for chain in levels:
             columns = {key: _Column.of(labels[key]) for key in chain.keys}
             parents = _places(chain, columns)
