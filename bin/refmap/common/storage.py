@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import anndata as ad
@@ -97,6 +97,23 @@ def numbered(obs: pd.DataFrame, **parts) -> ad.AnnData:
     return cells
 
 
+def add_to_zarr(path: Path, **parts: Mapping[str, object]) -> None:
+    """Add columns (`obs`), arrays (`obsm`) and more (`uns`) by name to what :func:`write_zarr` wrote, of which nothing else is read.
+
+    What is there of the same name is replaced, a column in its place.
+    """
+    from anndata.io import write_elem
+
+    root = zarr.open_group(path, mode="r+", use_consolidated=False)
+    with ad.settings.override(allow_write_nullable_strings=False):
+        for part, added in parts.items():
+            for name, value in added.items():
+                write_elem(root[part], stored_name(name), value)
+    columns = [*root["obs"].attrs["column-order"], *map(stored_name, parts.get("obs", ()))]
+    root["obs"].attrs["column-order"] = list(dict.fromkeys(columns))
+    zarr.consolidate_metadata(root.store)
+
+
 def take_names(path: Path, of: Path, rows: np.ndarray | None = None) -> None:
     """Give the cells of a store, which are numbered, the names that those of another have, or its cells in some `rows`."""
     obs, named = (zarr.open_group(store, mode="r")["obs"] for store in (path, of))
@@ -106,16 +123,6 @@ def take_names(path: Path, of: Path, rows: np.ndarray | None = None) -> None:
     shutil.rmtree(path / "obs" / obs.attrs["_index"])
     shutil.copytree(of / "obs" / named.attrs["_index"], path / "obs" / obs.attrs["_index"])
     zarr.consolidate_metadata(zarr.open_group(path, mode="r+", use_consolidated=False).store)
-
-
-def add_to_uns(path: Path, name: str, value: object) -> None:
-    """Add an entry to `uns` of a store."""
-    from anndata.io import write_elem
-
-    root = zarr.open_group(path, mode="r+", use_consolidated=False)
-    with ad.settings.override(allow_write_nullable_strings=False):
-        write_elem(root["uns"], name, value)
-    zarr.consolidate_metadata(root.store)
 
 
 def give_names(path: Path, names: pd.Index) -> None:

@@ -198,7 +198,7 @@ class Frame:
             return list(dict.fromkeys(text(column) for column in np.atleast_1d(order)))
 
     @cached_property
-    def names(self) -> pd.Index:
+    def row_names(self) -> pd.Index:
         """The row names: text, of which each takes few bytes more than its letters."""
         with self._query.reading("the names of its cells and genes"):
             stored = self.whole.index if self.whole is not None else self._elem[self.index_key]
@@ -208,13 +208,13 @@ class Frame:
     @cached_property
     def index(self) -> np.ndarray:
         """The row names: an object array of str, which for millions of rows is large."""
-        return self.names.to_numpy(object)
+        return self.row_names.to_numpy(object)
 
     def __contains__(self, column: str) -> bool:
         return column in self.columns
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.row_names)
 
     def __getitem__(self, column: str) -> pd.Series:
         with self._query.reading(f"column '{column}'"):
@@ -234,15 +234,18 @@ def _blocks(names) -> Iterator:
     """Row names as they are stored, some after the others where they are text."""
     if isinstance(names, pd.Index):
         yield names
-    elif is_group(names) or encoding(names) != "string-array" or names.ndim != 1 or not names.shape[0]:
+        return
+    if encoding(names) == "nullable-string-array" and not names["mask"][...].any():
+        names = names["values"]
+    if is_group(names) or encoding(names) != "string-array" or names.ndim != 1 or not names.shape[0]:
         yield _read_column(names)  # categories and numbers serve as names too
-    else:
-        check_claim(names)
-        chunk = (names.chunks or [1])[0]
-        step = -(-NAMES // chunk) * chunk
-        text_of = names.asstr() if isinstance(names, h5py.Dataset) else names
-        for start in range(0, names.shape[0], step):
-            yield text_of[start : start + step]
+        return
+    check_claim(names)
+    chunk = (names.chunks or [1])[0]
+    step = -(-NAMES // chunk) * chunk
+    texts = names.asstr() if isinstance(names, h5py.Dataset) else names
+    for start in range(0, names.shape[0], step):
+        yield texts[start : start + step]
 
 
 def _read_column(elem):

@@ -172,7 +172,7 @@ class Query(Source):
 
     @property
     def obs_names(self) -> pd.Index:
-        return self.obs.names
+        return self.obs.row_names
 
     @property
     def n_obs(self) -> int:
@@ -206,7 +206,7 @@ class Query(Source):
             return self.obs[column]
         if column not in self.obs_columns:
             raise self.missing_column(column)
-        shared = pd.Series(self._shared_obs[column].array, index=self._shared_obs.names)
+        shared = pd.Series(self._shared_obs[column].array, index=self._shared_obs.row_names)
         return shared.reindex(self.obs_names).reset_index(drop=True)
 
     def missing_column(self, column: str) -> RefmapError:

@@ -15,7 +15,7 @@ from .. import __version__
 from ..common.cli import read_json, write_json
 from ..common.digest import sha256_of_all
 from ..common.folders import ReferenceFolder, ReferenceProducts
-from ..common.storage import add_to_uns, read_numbered, write_zarr
+from ..common.storage import add_to_zarr, read_numbered, write_zarr
 from ..query.align import CHUNK_ROWS
 from ..query.counts import normalize
 from ..query.query import Query
@@ -47,7 +47,7 @@ def save_products(
     who = {"model_sha256": card["sha256"], "class_name": card["class_name"]}
     record = read_json(scale.record)
     shutil.copytree(scale.cells, products.cells)
-    add_to_uns(products.cells, "refmap", who)
+    add_to_zarr(products.cells, uns={"refmap": who})
     digests = {"cells_sha256": sha256_of_all(products.cells)}
     if scale.sample.exists():
         shutil.copytree(scale.sample, products.sample)

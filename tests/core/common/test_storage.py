@@ -1,10 +1,14 @@
 """What passes between the environments."""
 
+import shutil
+
 import anndata as ad
 import numpy as np
 import pandas as pd
+import pytest
 import zarr
-from refmap.common.storage import read_zarr, write_zarr
+from refmap.common import storage
+from refmap.common.storage import add_to_zarr, give_names, numbered, read_numbered, read_zarr, take_names, write_zarr
 
 
 def test_no_raw_is_written_as_none(tmp_path):
@@ -34,3 +38,53 @@ def test_names_with_slashes_pass_between_steps(tmp_path):
     read = read_zarr(tmp_path / "cells.zarr")
     assert list(read.obs) == names and list(read.obsm) == ["x/y"] and list(read.uns) == ["Cell/Type_classes"]
     assert list(adata.obs) == names and list(adata.uns) == ["Cell/Type_classes"]
+
+
+@pytest.fixture
+def cells(monkeypatch):
+    """Seven cells whose names are written three at a time, as table and obsm."""
+    monkeypatch.setattr(storage, "NAMES", 3)
+    obs = pd.DataFrame({"label": pd.Categorical(list("BTBTTBB"))}, index=[f"cell-é{i}" for i in range(7)])
+    return ad.AnnData(obs=obs, obsm={"X_emb": np.arange(14, dtype=np.float32).reshape(7, 2)}, uns={"of": {"model": "m"}})
+
+
+def test_cells_without_their_names_are_the_same_cells(cells, tmp_path):
+    """And get the names that they had, all or those of some rows, so that what is written is what anndata writes of them."""
+    write_zarr(cells, tmp_path / "named.zarr")
+    read = read_numbered(tmp_path / "named.zarr")
+    assert isinstance(read.obs_names, pd.RangeIndex) and read.uns == cells.uns
+    assert list(read.obs["label"]) == list(cells.obs["label"]) and (read.obsm["X_emb"] == cells.obsm["X_emb"]).all()
+    kept = np.array([1, 0, 1, 1, 0, 1, 1], dtype=bool)
+    for rows in (None, kept, np.flatnonzero(kept)):
+        expected = cells if rows is None else cells[rows].copy()
+        out = tmp_path / "again.zarr"
+        write_zarr(read if rows is None else read[rows].copy(), out)
+        take_names(out, tmp_path / "named.zarr", rows)
+        again = ad.read_zarr(out)
+        pd.testing.assert_frame_equal(again.obs, expected.obs, check_index_type=False)
+        np.testing.assert_array_equal(again.obsm["X_emb"], expected.obsm["X_emb"])
+        shutil.rmtree(out)
+    stored = zarr.open_group(tmp_path / "named.zarr", mode="r")["obs/_index"]
+    given = numbered(read.obs, obsm=dict(read.obsm))
+    write_zarr(given, out)
+    give_names(out, pd.Index(cells.obs_names, dtype="str"))
+    for consolidated in (True, False):
+        names = zarr.open_group(out, mode="r", use_consolidated=consolidated)["obs/_index"]
+        assert names[:].tolist() == cells.obs_names.tolist() and names.dtype == stored.dtype
+        assert dict(names.attrs) == dict(stored.attrs) and names.filters == stored.filters
+
+
+def test_no_text_is_made_of_the_numbers_of_cells(monkeypatch):
+    """Which anndata would do with those that it is given first."""
+    made = []
+    monkeypatch.setattr(
+        pd.RangeIndex, "astype", lambda self, dtype: made.append(len(self)) or pd.Index(list(map(str, self)), dtype=dtype)
+    )
+    assert numbered(pd.DataFrame({"label": ["B", "T"]}, index=pd.RangeIndex(2))).obs["label"].tolist() == ["B", "T"]
+    assert made == [0]  # of the genes
+
+
+def test_an_entry_is_added_to_a_store(cells, tmp_path):
+    write_zarr(cells, tmp_path / "cells.zarr")
+    add_to_zarr(tmp_path / "cells.zarr", uns={"refmap": {"model_sha256": "0f"}})
+    assert ad.read_zarr(tmp_path / "cells.zarr").uns == {"of": {"model": "m"}, "refmap": {"model_sha256": "0f"}}

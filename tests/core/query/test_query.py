@@ -8,6 +8,7 @@ import pytest
 import zarr
 from anndata.io import write_elem
 from refmap.common.errors import RefmapError
+from refmap.query import elements
 from refmap.query import matrix as matrix_module
 from refmap.query.protein_tables import read_proteins
 from refmap.query.query import Query
@@ -220,3 +221,31 @@ def test_proteins_of_every_kind(adata, tmp_path):
     expected[np.setdiff1d(np.arange(57), order)] = 0
     with Query(path, "m") as query:
         assert (read_proteins(query, "prot").rows(0, 57) == expected).all()
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+@pytest.mark.parametrize("form", ["text", "nullable", "masked", "categories", "numbers"])
+def test_names_of_cells_are_text_however_they_are_stored(tmp_path, monkeypatch, kind, form):
+    """And read some at a time, whole chunks of the file."""
+    monkeypatch.setattr(elements, "NAMES", 3)
+    names = [f"cell-é{i}" for i in range(8)]
+    stored = {
+        "text": np.array(names, dtype=object),
+        "nullable": pd.array(names, dtype="string"),
+        "masked": pd.array([*names[:-1], None], dtype="string"),
+        "categories": pd.Categorical(names),
+        "numbers": np.arange(8),
+    }[form]
+    expected = {"masked": [*names[:-1], "<NA>"], "numbers": list(map(str, range(8)))}.get(form, names)
+    path = tmp_path / f"q.{kind}"
+    file = h5py.File(path, "w") if kind == "h5ad" else zarr.open_group(path, mode="w", zarr_format=2)
+    file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    for part in ("obs", "var"):
+        write_elem(file, part, pd.DataFrame(index=["x"] * 8))
+    with anndata.settings.override(allow_write_nullable_strings=True):
+        write_elem(file["obs"], "_index", stored, dataset_kwargs={"chunks": (2,)} if form == "text" else {})
+    if kind == "h5ad":
+        file.close()
+    with Query(path) as query:
+        assert query.obs_names.tolist() == expected and query.n_obs == 8
+        assert query.obs_names.dtype == "str" and query.obs.index.tolist() == expected
