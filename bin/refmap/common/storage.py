@@ -115,14 +115,27 @@ def add_to_zarr(path: Path, **parts: Mapping[str, object]) -> None:
 
 
 def take_names(path: Path, of: Path, rows: np.ndarray | None = None) -> None:
-    """Give the cells of a store, which are numbered, the names that those of another have, or its cells in some `rows`."""
+    """Give the cells of a store, which are numbered, the names that those of another have.
+
+    Or its cells in some `rows`, which are ascending places or a mask of booleans.
+    """
     obs, named = (zarr.open_group(store, mode="r")["obs"] for store in (path, of))
     if rows is not None:
-        give_names(path, pd.Index(named[named.attrs["_index"]][:], dtype="str")[rows])
+        give_names(path, _some_names(named[named.attrs["_index"]], np.flatnonzero(rows) if rows.dtype == bool else rows))
         return
     shutil.rmtree(path / "obs" / obs.attrs["_index"])
     shutil.copytree(of / "obs" / named.attrs["_index"], path / "obs" / obs.attrs["_index"])
     zarr.consolidate_metadata(zarr.open_group(path, mode="r+", use_consolidated=False).store)
+
+
+def _some_names(stored: zarr.Array, rows: np.ndarray) -> pd.Index:
+    """Names by their places, which are ascending, read whole chunks at a time."""
+    step = -(-NAMES // stored.chunks[0]) * stored.chunks[0]
+    found = pd.Index([], dtype="str")
+    for start in range(0, stored.shape[0], step):
+        here = rows[slice(*np.searchsorted(rows, [start, start + step]))] - start
+        found = found.append(pd.Index(np.asarray(stored[start : start + step], dtype=object)[here], dtype="str"))
+    return found
 
 
 def give_names(path: Path, names: pd.Index) -> None:

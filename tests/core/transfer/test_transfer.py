@@ -18,7 +18,7 @@ from refmap.transfer import transfer as transferring
 from refmap.transfer.calibrate import calibrate_reference
 from refmap.transfer.calibration import calibrate
 from refmap.transfer.held_out import hold_out
-from refmap.transfer.labels import Transfer, transfer_labels
+from refmap.transfer.labels import Transfer, as_categories, transfer_labels
 from refmap.transfer.neighbors import Index, Neighbors
 from refmap.transfer.novelty import distance_scores, p_values
 from refmap.transfer.transfer import place, read_labels, shared_dimensions, transfer
@@ -187,6 +187,16 @@ def test_types_whose_radii_reach_each_other_are_told_apart():
     _, distances = index.search(places[10_000:], 10)
     np.testing.assert_allclose(distances, exactly(places[:10_000], places[10_000:], 10), rtol=1e-12)
     assert index.compared < 10_000 * 2_000 / 8
+
+
+def test_labels_stay_codes():
+    """Of those that some cell has, sorted, whatever the order of a column's categories, or the type of what it holds."""
+    given = pd.Categorical(["b", None, "a", "b"], categories=["none has it", "b", "a"])
+    found = as_categories(pd.Series(given))
+    assert list(found.categories) == ["a", "b"] and found.codes.tolist() == [1, -1, 0, 1] and found.codes.dtype == np.int8
+    for values in (["b", None, "a", "b"], [2, None, 1, 2], [True, None, False, True]):
+        found = as_categories(pd.Series(values, dtype=object))
+        assert found.codes.tolist() == [1, -1, 0, 1] and list(found.categories) == sorted(set(values) - {None})
 
 
 def test_no_labels_at_all():
