@@ -243,7 +243,7 @@ class Contents:
 
         Raises whatever anndata raises where it does not fit, and RefmapError where it cannot be read.
         """
-        names = self.query.obs_names if part in ("layers", "obsm", "obsp") else self.query.var.index
+        names = self.query.obs.index if part in ("layers", "obsm", "obsp") else self.query.var.index
         if encoding(elem) == "dataframe":
             frame, how = Frame(elem, self.query), ""
             if rows is not None:
