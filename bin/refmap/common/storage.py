@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import anndata as ad
@@ -95,6 +95,123 @@ def numbered(obs: pd.DataFrame, **parts) -> ad.AnnData:
         cells = ad.AnnData(obs=obs.set_axis(pd.Index(np.zeros(len(obs), dtype=bool))), **parts)
     cells.obs_names = pd.RangeIndex(len(obs))
     return cells
+
+
+class Names:
+    """Names of cells, of which a block at a time is read: text, 100 bytes a name, is most of what a large query would be held by.
+
+    Parameters
+    ----------
+    stored
+        What has a shape and gives an array for a slice.
+    as_text
+        What takes such an array for an object array of str.
+    """
+
+    def __init__(self, stored, as_text: Callable = lambda values: np.asarray(values, dtype=object)):
+        self._stored, self._as_text = stored, as_text
+
+    def __len__(self) -> int:
+        return self._stored.shape[0]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All of them in their order, some at a time: object arrays of str."""
+        for start in range(0, len(self), NAMES):
+            yield self._as_text(self._stored[start : start + NAMES])
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Those in some rows, which are numbers in any order: object array of str."""
+        order = np.argsort(rows, kind="stable")
+        ends = np.searchsorted(rows[order], np.arange(NAMES, len(self), NAMES))
+        found = np.empty(len(rows), dtype=object)
+        for number, some in enumerate(np.split(order, ends)):
+            if len(some):
+                start = number * NAMES
+                found[some] = self._as_text(self._stored[start : start + NAMES])[rows[some] - start]
+        return found
+
+    def same_as(self, others: Names) -> bool:
+        """Whether these are the same as others, in the same order."""
+        pairs = zip(self.blocks(), others.blocks(), strict=True) if len(self) == len(others) else [(0, 1)]
+        return all(np.array_equal(*pair) for pair in pairs)
+
+
+class _Members(Mapping):
+    """The elements of a group by the names that they were given, read each time that one is asked for."""
+
+    def __init__(self, group: zarr.Group, stored: list[str], rows: np.ndarray | None, as_read: Callable = lambda value: value):
+        self._group, self._stored, self._rows, self._as_read = group, {given_name(name): name for name in stored}, rows, as_read
+
+    def __getitem__(self, name: str):
+        from anndata.io import read_elem
+
+        values = read_elem(self._group[self._stored[name]])
+        if self._rows is not None:
+            values = values.iloc[self._rows] if isinstance(values, pd.DataFrame) else values[self._rows]
+            values = values.remove_unused_categories() if isinstance(values, pd.Categorical) else values
+        return self._as_read(values)
+
+    def __contains__(self, name: object) -> bool:  # which else would read it
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def block(self, name: str, start: int, stop: int):
+        """The rows from one to another of all: of numbers and categories no more is read."""
+        from anndata.io import read_elem
+
+        elem = self._group[self._stored[name]]
+        if isinstance(elem, zarr.Array) and elem.dtype.kind in "biuf":
+            values = elem[start:stop]
+        elif elem.attrs["encoding-type"] == "categorical":
+            codes, categories = elem["codes"][start:stop], read_elem(elem["categories"])
+            values = pd.Categorical.from_codes(codes, categories, ordered=bool(elem.attrs["ordered"]))
+        else:
+            values = read_elem(elem)[start:stop]
+        return self._as_read(values)
+
+
+class StoredCells:
+    """What :func:`write_zarr` wrote of cells without genes, of which next to nothing is held.
+
+    Attributes
+    ----------
+    obs
+        Column -> its values, a Series whose rows are numbered, which are read each time that they are asked for.
+    obsm
+        Key -> array, which is read likewise.
+    uns
+        As AnnData has it.
+
+    Parameters
+    ----------
+    rows
+        Bool, a value a cell: those that are meant, without categories that none of them has; by default all.
+    """
+
+    def __init__(self, path: Path, rows: np.ndarray | None = None):
+        from anndata.io import read_elem
+
+        self._path, self._root = path, zarr.open_group(path, mode="r")
+        self.obs = _Members(self._root["obs"], list(self._root["obs"].attrs["column-order"]), rows, pd.Series)
+        self.obsm = _Members(self._root["obsm"], sorted(self._root["obsm"]), rows)
+        self.uns = {given_name(name): value for name, value in read_elem(self._root["uns"]).items()}
+
+    def some(self, rows: np.ndarray) -> StoredCells:
+        """Those of all cells that a mask of booleans marks."""
+        return StoredCells(self._path, rows)
+
+    @property
+    def names(self) -> Names:
+        """The names of all cells."""
+        from anndata.io import read_elem
+
+        elem = self._root["obs"][self._root["obs"].attrs["_index"]]
+        return Names(elem if isinstance(elem, zarr.Array) else np.asarray(read_elem(elem), dtype=object))
 
 
 def add_to_zarr(path: Path, **parts: Mapping[str, object]) -> None:

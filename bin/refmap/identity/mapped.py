@@ -13,7 +13,7 @@ from anndata.io import read_elem
 
 from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
-from ..common.storage import read_zarr, write_zarr
+from ..common.storage import StoredCells, add_to_zarr, read_zarr
 from ..query.query import Query
 from ..transfer.columns import write_labels
 from ..transfer.labels import Given
@@ -80,9 +80,9 @@ def compare_mapping(
     out
         The folder to make.
     """
-    shutil.copytree(mapped.folder, out.folder, ignore=lambda _folder, names: [mapped.embedding.name, mapped.record.name])
+    shutil.copytree(mapped.folder, out.folder, ignore=lambda _folder, names: [mapped.record.name])
     scale, sample = read_json(reference.record), read_zarr(reference.sample)
-    embedding, record = read_zarr(mapped.embedding), read_json(mapped.record)
+    embedding, record = StoredCells(mapped.embedding), read_json(mapped.record)
     cells, seed = read_zarr(reference.cells), record["seed"]
     latent, placed = shared_latent(embedding, scale)
     query, drawn = _counted(prepared, latent, placed, scale["batch_key"], seed)
@@ -98,7 +98,7 @@ def compare_mapping(
         "views": {},
     }
     own = {key: cells.obs[key] for key in scale["keys"]}
-    levels, certain = find_levels(own), {}
+    levels, certain, obs = find_levels(own), {}, {}
     transferred = read_labels(mapped, embedding, scale["keys"])
     around = _of_found(of_sample(sample, scale["batch_key"]), sample)
     # Log-normalised once, whatever the columns of labels
@@ -108,15 +108,15 @@ def compare_mapping(
         of_panel = learned and on_panel(both.reference.labelled(labels), len(around.genes), learned, seed)
         found = compare(both, labels, seed, replace(given, places=given.places[drawn]).best, of_panel, view_alone=key != searched)
         told["n_genes"] = found.n_genes
-        certainty = _add_view(embedding, key, found.view, nearest)
+        certainty = _add_view(obs, key, found.view, nearest)
         certain[key] = placed & unknown.certain(given, certainty)
-        told["views"][key] = _told_of_view(embedding, key, found, given, unknown, certainty)
+        told["views"][key] = _told_of_view(obs, key, found, given, unknown, certainty)
         if key == searched:
             told["panel"] = _told_of_panel(found.n_genes, len(around.genes), learned, of_panel)
-            told["novel"] = _add_groups(embedding, found, nearest, out)
-    _set_unknown(embedding, record, transferred, unknown, certain, levels)
+            told["novel"] = _add_groups(obs, found, nearest, out)
+    _set_unknown(obs, record, transferred, unknown, certain, levels)
     record["expression"] = told
-    write_zarr(embedding, out.embedding)
+    add_to_zarr(out.embedding, obs=obs)
     write_json(out.record, record)
 
 
@@ -165,22 +165,22 @@ def _spread_labels(labels: pd.Categorical, nearest: np.ndarray) -> pd.Categorica
     return labels.take(nearest, allow_fill=True)
 
 
-def _add_view(embedding: ad.AnnData, key: str, view: View | None, nearest: np.ndarray) -> np.ndarray:
+def _add_view(obs: dict, key: str, view: View | None, nearest: np.ndarray) -> np.ndarray:
     """Add the second label; return the certainty of the first: float64, cells, NaN where it is not known."""
     if view is None:
         return np.full(len(nearest), np.nan)
-    embedding.obs[f"{key}_by_genes"] = _spread_labels(pd.Categorical(view.labels, categories=view.names), nearest)
-    embedding.obs[f"{key}_by_genes_certainty"] = _spread(view.certainty.astype(np.float32), nearest)
+    obs[f"{key}_by_genes"] = _spread_labels(pd.Categorical(view.labels, categories=view.names), nearest)
+    obs[f"{key}_by_genes_certainty"] = _spread(view.certainty.astype(np.float32), nearest)
     sets = np.array([SEPARATOR.join(view.names[row]) or EMPTY for row in view.sets], dtype=object)
     if view.sets.any():
-        embedding.obs[f"{key}_label_set"] = _spread_labels(pd.Categorical(sets), nearest)
+        obs[f"{key}_label_set"] = _spread_labels(pd.Categorical(sets), nearest)
     certainty = _spread(view.latent_certainty, nearest)
-    embedding.obs[f"{key}_certainty"] = certainty.astype(np.float32)
+    obs[f"{key}_certainty"] = certainty.astype(np.float32)
     return certainty
 
 
 def _set_unknown(
-    embedding: ad.AnnData,
+    obs: dict,
     record: dict,
     transferred: dict[str, Given],
     unknown: UnknownRule,
@@ -188,19 +188,17 @@ def _set_unknown(
     levels: list[Levels],
 ) -> None:
     """Say anew which transferred labels are `Unknown`, and what hangs on that, in obs and in the record."""
-    told = write_labels(embedding.obs, transferred, certain, levels)
+    told = write_labels(obs, transferred, certain, levels)
     labels = {key: record["transfer"]["labels"][key] | of for key, of in told["labels"].items()}
     record["transfer"] |= told | {"labels": labels, "unknown_by": unknown.by}
 
 
-def _told_of_view(
-    embedding: ad.AnnData, key: str, found: Comparison, given: Given, unknown: UnknownRule, certainty: np.ndarray
-) -> dict:
+def _told_of_view(obs: dict, key: str, found: Comparison, given: Given, unknown: UnknownRule, certainty: np.ndarray) -> dict:
     """What the record says of a column of labels: ``note`` (why there is no second look), or its figures."""
     if found.view is None:
         return {"note": found.no_view}
     known = ~np.isnan(certainty)
-    first, second = given.column, embedding.obs[f"{key}_by_genes"].array
+    first, second = given.column, obs[f"{key}_by_genes"]
     both = second.codes >= 0
     as_first = first.categories.get_indexer(second.categories)
     same = pd.Series(as_first[second.codes[both]] == first.codes[both])
@@ -235,18 +233,18 @@ def _told_of_panel(n_genes: int, of: int, learned: Learned | None, of_panel: Lea
     }
 
 
-def _add_groups(embedding: ad.AnnData, found: Comparison, nearest: np.ndarray, out: MappedFolder) -> dict:
+def _add_groups(obs: dict, found: Comparison, nearest: np.ndarray, out: MappedFolder) -> dict:
     """Add the score and the group of each cell, and write the table; return what the record says of it."""
     novel = found.novel
     if novel is None:
         return {"note": found.no_novel}
-    embedding.obs[NOVEL_SCORE] = _spread(novel.scores.astype(np.float32), nearest)
+    obs[NOVEL_SCORE] = _spread(novel.scores.astype(np.float32), nearest)
     groups = _spread_labels(pd.Categorical(novel.groups, categories=list(novel.table["group"])), nearest)
-    embedding.obs[OWN_CLUSTER] = groups
+    obs[OWN_CLUSTER] = groups
     flagged = novel.table[novel.table["group"].str.startswith(NOVEL)]
     others = groups.categories.difference(flagged["group"])
     groups = groups.remove_categories(others)
-    embedding.obs[NOVEL_GROUP] = groups
+    obs[NOVEL_GROUP] = groups
     novel.table.assign(genes=novel.table["genes"].map(" ".join)).to_csv(out.groups, index=False)
     return {
         "note": None,

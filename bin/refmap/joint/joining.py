@@ -152,7 +152,7 @@ def _query_part(query: MappedQuery, scale: dict | None) -> Part:
         columns[BATCH] = batch
     return Part.of(
         [f"{name}-{query.qc.name}" for name in embedded.obs_names],
-        latent[:, shared_dimensions(embedded, scale)] if scale else latent,
+        latent[:, shared_dimensions(latent.shape[1], embedded.uns, scale)] if scale else latent,
         embedded.obsm.get(PLACE, np.full((embedded.n_obs, 2), np.nan)),
         columns | {name: embedded.obs[name] for name in embedded.obs},
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anndata
 import h5py
+import numcodecs
 import numpy as np
 import pandas as pd
 import zarr
@@ -18,7 +19,7 @@ from anndata.io import read_elem, sparse_dataset, write_elem
 
 from .. import __version__
 from ..common.errors import RefmapError
-from ..common.storage import COMPRESSOR, given_name
+from ..common.storage import COMPRESSOR, NAMES, Names, StoredCells, given_name
 from ..query.causes import cause
 from ..query.contents import ALIGNED, RESERVED, Contents, Table, fitting_name, fitting_names, is_numbers, through_memory
 from ..query.elements import encoding, is_group, read_whole, text
@@ -27,8 +28,6 @@ from ..query.query import Query
 
 PARTS = ("X", "obs", "var", *ALIGNED, "uns", "raw")
 CHUNK_BYTES = 4 << 20
-# Names of cells that are compared at once.
-NAMES = 1 << 18
 # An array of more values is not read when the result is opened to see whether it can be.
 READ_WHOLE = 1 << 22
 
@@ -40,15 +39,10 @@ def export(query: Query, row: dict, embedding: Path, out: Path) -> list[str]:
 
     Raises RefmapError if the cells of the embedding are not the query's, in its order, or if the result cannot be opened.
     """
-    result = zarr.open_group(embedding, mode="r")
-    names = result["obs"][result["obs"].attrs["_index"]]
-    cells = names if isinstance(names, zarr.Array) else read_elem(names)
-    if cells.shape[0] != query.n_obs or not all(
-        np.array_equal(np.asarray(cells[start:stop], dtype=object), query.obs_names[start:stop])
-        for start, stop in spans(query.n_obs, NAMES)
-    ):
+    result, names = zarr.open_group(embedding, mode="r"), StoredCells(embedding).names
+    if not query.has_cells(names):
         raise query.fault(
-            f"has {query.n_obs:,} cells that are not the {cells.shape[0]:,} of its embedding, in the same order: map it again."
+            f"has {query.n_obs:,} cells that are not the {len(names):,} of its embedding, in the same order: map it again."
         )
     root = zarr.open_group(out, mode="w", zarr_format=2)
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
@@ -160,7 +154,7 @@ def copy_table(contents: Contents, table: Table, parent: zarr.Group, name: str, 
     group = parent.create_group(name)
     key = "_index" if table.frame.whole is not None else fitting_name(table.frame.index_key)
     key = "_index" if key in table.columns.values() else key
-    write_elem(group, key, table.index)
+    copy_names(table.index, group, key)
     columns = []
     for column, new in table.columns.items():
 
@@ -174,6 +168,15 @@ def copy_table(contents: Contents, table: Table, parent: zarr.Group, name: str, 
         if _copied(contents, f"{what} '{column}'", group, new, work):
             columns.append(new)
     group.attrs.update({"encoding-type": "dataframe", "encoding-version": "0.2.0", "_index": key, "column-order": columns})
+
+
+def copy_names(names: Names, parent: zarr.Group, name: str) -> None:
+    """Write names as anndata does, a block at a time."""
+    chunks, text = (min(NAMES, max(1, len(names))),), {"filters": [numcodecs.VLenUTF8()], "fill_value": ""}
+    array = parent.create_array(name, shape=(len(names),), chunks=chunks, dtype=zarr.dtype.VariableLengthUTF8(), **text)
+    array.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
+    for number, block in enumerate(names.blocks()):
+        array[number * NAMES : number * NAMES + len(block)] = block
 
 
 def _as_today(stored, values: pd.Series) -> bool:

@@ -19,6 +19,7 @@ from anndata.io import read_elem, write_elem
 from scipy import sparse
 
 from ..common.errors import RefmapError
+from ..common.storage import Names
 from .elements import Frame, Unreadable, check_claim, encoding, is_folder, is_group, members, read_whole, sparse_format
 from .matrix import Matrix
 from .query import Query
@@ -62,7 +63,7 @@ class Table:
     """A table as it is published: its columns with their new names, and the names of its rows, which `order` puts in order."""
 
     frame: Frame
-    index: np.ndarray
+    index: Names
     columns: dict[str, str]
     order: np.ndarray | None = None
 
@@ -110,6 +111,10 @@ class Contents:
 
     def __init__(self, query: Query):
         self.query, self.said = query, Said()
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.query.n_obs, len(self.query.var)
 
     @cached_property
     def _shell(self) -> anndata.AnnData:
@@ -170,15 +175,15 @@ class Contents:
     def table(self, part: str) -> Table:
         """obs or var."""
         frame = getattr(self.query, part)
-        return self._table(frame, frame.index, part)
+        return self._table(frame, frame.names, part)
 
     def raw_var(self) -> Table | None:
         if not self.raw_fits:
             return None
         frame = self.query.gene_frame("raw")
-        return self._table(frame, frame.index, "raw.var")
+        return self._table(frame, frame.names, "raw.var")
 
-    def _table(self, frame: Frame, index: np.ndarray, where: str) -> Table:
+    def _table(self, frame: Frame, index: Names, where: str) -> Table:
         columns = fitting_names(frame.columns, RESERVED)
         self.said.renamed.update({f"{where} '{old}'": new for old, new in columns.items() if old != new})
         return Table(frame, index, columns)
@@ -243,23 +248,24 @@ class Contents:
 
         Raises whatever anndata raises where it does not fit, and RefmapError where it cannot be read.
         """
-        names = self.query.obs.index if part in ("layers", "obsm", "obsp") else self.query.var.index
         if encoding(elem) == "dataframe":
             frame, how = Frame(elem, self.query), ""
             if rows is not None:
-                return self._table(frame, frame.index, elem.name.strip("/")), how
+                return self._table(frame, frame.names, elem.name.strip("/")), how
+            whose = self.query.obs if part in ("layers", "obsm", "obsp") else self.query.var
+            names = whose.names
             if len(frame) != len(names):
                 raise ValueError(f"it has {len(frame):,} rows for {len(names):,}")
             table = self._table(frame, names, elem.name.strip("/"))
-            if not np.array_equal(frame.index, names):
-                whose = "cells" if part == "obsm" else "genes"
-                if table.order_as(names):
-                    how = f"its rows are put in the order of the {whose}"
+            if not frame.names.same_as(names):
+                called = "cells" if part == "obsm" else "genes"
+                if table.order_as(whose.index):
+                    how = f"its rows are put in the order of the {called}"
                 else:
-                    how = f"its rows are not called as the {whose}, whose names they get"
+                    how = f"its rows are not called as the {called}, whose names they get"
             return table, how
         if is_group(elem) and (sparse_format(elem) or {"data", "indices", "indptr"} <= set(elem)):
-            matrix = Matrix(elem, elem.name.strip("/"), self.query, tuple(elem.attrs.get("shape", self._shell.shape)))
+            matrix = Matrix(elem, elem.name.strip("/"), self.query, tuple(elem.attrs.get("shape", self._shape)))
             self._ask(part, sparse.csr_matrix(matrix.shape, dtype=np.float32), rows)
             return matrix, ""
         self._ask(part, elem if is_numbers(elem) else read_whole(elem), rows)
@@ -267,13 +273,14 @@ class Contents:
 
     def _ask(self, part: str, value, rows: int | None) -> None:
         """Raises ValueError, or what anndata raises, where it takes no such value in this part."""
-        n_obs, n_vars = self._shell.shape
+        n_obs, n_vars = self._shape
         ends = {"layers": (n_obs, n_vars), "obsm": (n_obs,), "obsp": (n_obs, n_obs), "varm": (n_vars,), "varp": (n_vars, n_vars)}
         wanted = ends[part] if rows is None else (rows,)
         shape = tuple(getattr(value, "shape", ()))
         if shape[: len(wanted)] != wanted:
             raise ValueError(f"its shape is {shape} where {wanted} is wanted")
-        if rows is not None:
+        # A table of numbers is taken everywhere; an AnnData to ask would hold the names of all cells
+        if rows is not None or (len(shape) == 2 and (sparse.issparse(value) or is_numbers(value))):
             return
         held = getattr(self._shell, part)
         held["asked"] = value
@@ -311,7 +318,7 @@ class Contents:
     def _loose(self, elem):
         if encoding(elem) == "dataframe":
             frame = Frame(elem, self.query)
-            return self._table(frame, frame.index, elem.name.strip("/"))
+            return self._table(frame, frame.names, elem.name.strip("/"))
         if is_group(elem) and sparse_format(elem):
             return Matrix(elem, elem.name.strip("/"), self.query, (0, 0))
         return elem

@@ -16,7 +16,7 @@ from anndata.io import read_elem
 from numcodecs.registry import codec_registry
 
 from ..common.errors import RefmapError
-from ..common.storage import NAMES
+from ..common.storage import NAMES, Names
 from .causes import cause
 
 # Reading an array of zarr must not run a pickle.
@@ -210,11 +210,22 @@ class Frame:
         """The row names: an object array of str, which for millions of rows is large."""
         return self.row_names.to_numpy(object)
 
+    @cached_property
+    def names(self) -> Names:
+        """The same, of which a block at a time is read where they are stored as text."""
+        with self._query.reading("the names of its cells and genes"):
+            if self.whole is None and "row_names" not in self.__dict__:
+                elem = self._elem[self.index_key]
+                if not is_group(elem) and "categories" not in elem.attrs and len(elem.shape) == 1 and elem.dtype.kind in "OST":
+                    check_claim(elem)
+                    return Names(elem, lambda block: _strings(np.asarray(block, dtype=object)))
+        return Names(self.index)
+
     def __contains__(self, column: str) -> bool:
         return column in self.columns
 
     def __len__(self) -> int:
-        return len(self.row_names)
+        return len(self.names)
 
     def __getitem__(self, column: str) -> pd.Series:
         with self._query.reading(f"column '{column}'"):

@@ -17,6 +17,7 @@ import pandas as pd
 import zarr
 
 from ..common.errors import RefmapError, listed, nearest
+from ..common.storage import Names
 from .causes import is_zipped_zarr, what_holds, what_it_is
 from .converted import converted
 from .elements import Frame, Source, as_text, encoding, is_group, members, read_whole, text
@@ -177,6 +178,11 @@ class Query(Source):
     @property
     def n_obs(self) -> int:
         return len(self.obs)
+
+    def has_cells(self, names: Names) -> bool:
+        """Whether its cells are called so, in this order."""
+        with self.reading("the names of its cells"):
+            return self.obs.names.same_as(names)
 
     @cached_property
     def _shared_obs(self) -> Frame | None:

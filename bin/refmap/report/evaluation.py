@@ -242,9 +242,10 @@ def f1(truth: pd.Series, labels: Labels) -> dict | None:
     known = truth.isin(labels.classes)
     if not known.any():
         return None
-    true, given = truth[known].to_numpy(object), labels.values[known].fillna("").to_numpy(object)
-    names = sorted(set(true))
-    columns = precision_recall_fscore_support(true, given, labels=names, zero_division=0)
+    names = sorted(truth[known].unique())
+    # By their places among these: -1 for none of them
+    true, given = (pd.Index(names, dtype=object).get_indexer(some[known].astype(object)) for some in (truth, labels.values))
+    columns = precision_recall_fscore_support(true, given, labels=range(len(names)), zero_division=0)
     table = pd.DataFrame(dict(zip(("precision", "recall", "f1", "n_cells"), columns, strict=True)), index=names)
     return {
         "labels_key": labels.key,

@@ -159,7 +159,8 @@ def take_in_turns(lists: list[np.ndarray], most: int) -> list[int]:
 def _draw_rows(labels: pd.Series, seed: int) -> np.ndarray:
     """Draw at most MOST_CELLS rows, ascending, as many of each label as there are: of the rare ones all."""
     shuffled = np.random.default_rng(seed).permutation(len(labels))
-    turn = labels.fillna(UNKNOWN).iloc[shuffled].groupby(labels.fillna(UNKNOWN).iloc[shuffled].to_numpy()).cumcount().to_numpy()
+    codes = pd.Series(pd.factorize(labels.fillna(UNKNOWN))[0].astype(np.int32)[shuffled])
+    turn = codes.groupby(codes.to_numpy()).cumcount().to_numpy()
     return np.sort(shuffled[np.argsort(turn, kind="stable")[:MOST_CELLS]])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import anndata as ad
@@ -12,9 +13,9 @@ from ..common.cli import read_json
 from ..common.errors import RefmapError
 from ..common.folders import ReferenceFolder
 from ..common.spelling import spell
-from ..common.storage import read_zarr
+from ..common.storage import NAMES, Names, StoredCells, read_zarr
 from ..identity.mapped import NOVEL_GROUP
-from ..query.elements import as_text, is_number, with_missing
+from ..query.elements import as_text, is_number
 from ..query.query import Query
 from ..transfer.transfer import shared_dimensions
 
@@ -25,7 +26,7 @@ class Labels:
 
     made           how: ``predicted`` by the model, or ``transferred`` from the reference's cells
     key            of which column of labels
-    values         the label of each cell
+    values         the label of each cell: categories
     uncertainty    that label's
     classes        the labels that there are
     """
@@ -43,9 +44,10 @@ class Labels:
 
 @dataclass
 class Cells:
-    """The query's cells, all of them and in its order.
+    """The query's cells, all of them and in its order. What is text is held as categories, missing where there is none.
 
-    names          the name of each
+    names          the names of all of the query's cells
+    rows           which of these the cells are: int64; None: all
     latent         float array (cells x latent dimensions)
     shared         of the same, the dimensions that are also the reference's; all of them without its cells
     columns        the obs columns of the query that are asked for: key -> values
@@ -56,11 +58,11 @@ class Cells:
     separation     how many times farther the reference's cells are than the query's own; None without those
     second         the label that the genes give each cell, of the column of `labels` that was transferred; None without counts
     certainty      how often such a transferred label is right; None where it is not known
-    group          the group of each cell that differs from the reference, None for cells of no such group; None without counts
+    group          the group of each cell that differs from the reference, missing for cells of no such group; None without counts
     place          cells x 2 in the UMAP of the reference; None without its cells
     """
 
-    names: np.ndarray
+    names: Names
     latent: np.ndarray
     shared: np.ndarray
     columns: dict[str, pd.Series] = field(default_factory=dict)
@@ -73,6 +75,11 @@ class Cells:
     certainty: pd.Series | None = None
     group: pd.Series | None = None
     place: np.ndarray | None = None
+    rows: np.ndarray | None = None
+
+    def names_of(self, rows: np.ndarray) -> np.ndarray:
+        """The names of the cells in some of these rows: object array of str."""
+        return self.names.take(rows if self.rows is None else self.rows[rows])
 
     def some(self, rows: np.ndarray) -> Cells:
         """Those of the cells that a mask of booleans marks."""
@@ -80,10 +87,11 @@ class Cells:
         def of(values: pd.Series | None) -> pd.Series | None:
             return None if values is None else values[rows].reset_index(drop=True)
 
+        latent = self.latent[rows]
         return Cells(
-            self.names[rows],
-            self.latent[rows],
-            self.shared[rows],
+            self.names,
+            latent,
+            latent if self.shared is self.latent else self.shared[rows],
             {key: of(values) for key, values in self.columns.items()},
             [replace(labels, values=of(labels.values), uncertainty=of(labels.uncertainty)) for labels in self.labels],
             {key: of(values) for key, values in self.levels.items()},
@@ -94,6 +102,7 @@ class Cells:
             of(self.certainty),
             of(self.group),
             None if self.place is None else self.place[rows],
+            np.flatnonzero(rows) if self.rows is None else self.rows[rows],
         )
 
 
@@ -117,19 +126,21 @@ class Reference:
         return self.cells.obs[key].reset_index(drop=True)
 
 
-def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference | None) -> Cells:
+def read_cells(source: Query, embedded: StoredCells, row: dict, around: Reference | None) -> Cells:
     """Gather what the mapping and the row's columns say of the query's cells.
 
     Raises RefmapError when the query is not the one that was embedded.
     """
-    names = np.asarray(embedded.obs_names, dtype=object)
-    if len(names) != source.n_obs or not (names == source.obs_names).all():
+    names = embedded.names
+    if not source.has_cells(names):
         raise RefmapError(
             f"The embedding's {len(names)} cells are not those of the query '{row['query']}' ({source.n_obs} cells): "
             "the file changed during the run, so run again with -resume."
         )
     latent = np.asarray(embedded.obsm["X_emb"], dtype=np.float32)
-    shared = latent[:, shared_dimensions(embedded, around.scale)] if around else latent
+    dimensions = shared_dimensions(latent.shape[1], embedded.uns, around.scale) if around else np.arange(latent.shape[1])
+    # Of millions of cells not twice
+    shared = latent if np.array_equal(dimensions, np.arange(latent.shape[1])) else latent[:, dimensions]
     cells = Cells(names, latent, shared)
     for key in dict.fromkeys(key for key in (row["batch_key"], *row["labels_keys"], row["truth_key"]) if key):
         if key != row["batch_key"] or key in source.obs_columns:
@@ -140,7 +151,7 @@ def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference
             continue
         # What the mapping says of the cells goes before a column of the query that it takes the name of.
         if key in embedded.obs:
-            values = embedded.obs[key].reset_index(drop=True)
+            values = embedded.obs[key]
         elif key in source.obs_columns:
             values = source.obs_column(key)
         else:
@@ -149,22 +160,22 @@ def read_cells(source: Query, embedded: ad.AnnData, row: dict, around: Reference
     truth = cells.columns.get(row["truth_key"], pd.Series(dtype=object))
     cells.labels = [made for made in (_predicted(embedded, truth), around and _transferred(embedded, truth, around)) if made]
     if around:
-        cells.levels = {key: _text(embedded.obs[f"{key}_transferred"]) for key in around.scale["keys"]}
+        cells.levels = {key: coded(embedded.obs[f"{key}_transferred"]) for key in around.scale["keys"]}
         finest = [name.removesuffix("_level") for name in embedded.obs if name.endswith("_best_level")]
-        cells.best = {name: _text(embedded.obs[name]) for name in finest}
-        cells.novelty = embedded.obs["novelty_pvalue"].reset_index(drop=True)
-        cells.separation = embedded.obs["reference_separation"].reset_index(drop=True)
+        cells.best = {name: coded(embedded.obs[name]) for name in finest}
+        cells.novelty = embedded.obs["novelty_pvalue"]
+        cells.separation = embedded.obs["reference_separation"]
         transferred = next((labels.key for labels in cells.labels if labels.made == "transferred"), None)
         cells.second, cells.group = (
-            _text(embedded.obs[name]) if name in embedded.obs else None for name in (f"{transferred}_by_genes", NOVEL_GROUP)
+            coded(embedded.obs[name]) if name in embedded.obs else None for name in (f"{transferred}_by_genes", NOVEL_GROUP)
         )
         if f"{transferred}_certainty" in embedded.obs:
-            cells.certainty = embedded.obs[f"{transferred}_certainty"].reset_index(drop=True)
+            cells.certainty = embedded.obs[f"{transferred}_certainty"]
         cells.place = np.asarray(embedded.obsm["X_umap_reference"])
     return cells
 
 
-def label_columns(embedded: ad.AnnData, around: Reference | None) -> list[str]:
+def label_columns(embedded: StoredCells, around: Reference | None) -> list[str]:
     """The columns of obs with labels that the mapping gave the cells: of each, the model's word, else that of the neighbours."""
     predicted = [key.removesuffix("_classes") for key in embedded.uns if key.endswith("_classes")]
     predicted = sorted(predicted, key=lambda key: list(embedded.obs).index(f"{key}_predicted"))
@@ -172,7 +183,7 @@ def label_columns(embedded: ad.AnnData, around: Reference | None) -> list[str]:
     return [*(f"{key}_predicted" for key in predicted), *(f"{key}_transferred" for key in transferred)]
 
 
-def _predicted(embedded: ad.AnnData, truth: pd.Series) -> Labels | None:
+def _predicted(embedded: StoredCells, truth: pd.Series) -> Labels | None:
     """What the model predicts: of several columns the one that knows most of the true labels, else the main one."""
     classes = {
         key.removesuffix("_classes"): [str(name) for name in values]
@@ -186,7 +197,7 @@ def _predicted(embedded: ad.AnnData, truth: pd.Series) -> Labels | None:
     return key and _made(embedded, "predicted", key, f"{key}_predicted_uncertainty", classes[key])
 
 
-def _transferred(embedded: ad.AnnData, truth: pd.Series, around: Reference) -> Labels | None:
+def _transferred(embedded: StoredCells, truth: pd.Series, around: Reference) -> Labels | None:
     classes = {key: [str(name) for name in embedded.uns[f"{key}_transferred_labels"]] for key in around.scale["keys"]}
     key = _most_known(classes, truth)
     return key and _made(embedded, "transferred", key, f"{key}_uncertainty", classes[key])
@@ -197,19 +208,34 @@ def _most_known(classes: dict[str, list[str]], truth: pd.Series) -> str | None:
     return max(classes, key=lambda key: int(truth.isin(classes[key]).sum()), default=None)
 
 
-def _made(embedded: ad.AnnData, made: str, key: str, uncertainty: str, classes: list[str]) -> Labels:
-    values = _text(embedded.obs[f"{key}_{made}"])
-    return Labels(made, key, values, embedded.obs[uncertainty].reset_index(drop=True), classes)
+def _made(embedded: StoredCells, made: str, key: str, uncertainty: str, classes: list[str]) -> Labels:
+    return Labels(made, key, coded(embedded.obs[f"{key}_{made}"]), embedded.obs[uncertainty], classes)
 
 
-def _as_known(values: pd.Series, embedded: ad.AnnData) -> pd.Series:
-    """The query's values as the labels that there are, in their spelling; missing ones as None."""
+def _as_known(values: pd.Series, embedded: StoredCells) -> pd.Series:
+    """The query's values as the labels that there are, in their spelling; missing ones as missing."""
     kinds = [names for key, names in embedded.uns.items() if key.endswith(("_classes", "_transferred_labels"))]
-    names = spell(as_text(values), dict.fromkeys(str(name) for names in kinds for name in names)).values
-    return with_missing(names)
+    known = dict.fromkeys(str(name) for names in kinds for name in names)
+    return coded(values, lambda texts: spell(texts, known).values)
 
 
-def _text(values: pd.Series) -> pd.Series:
-    """Return values as str, missing ones as None."""
-    names = as_text(values.reset_index(drop=True))
-    return with_missing(names)
+def coded(values: pd.Series, spelled: Callable[[np.ndarray], np.ndarray] = lambda texts: texts) -> pd.Series:
+    """Return values as categories of text, sorted, and missing ones as missing.
+
+    `spelled` takes different texts, '' among them where some are missing, for what is to stand instead, '' for nothing.
+    """
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        texts, codes = as_text(pd.Series(values.cat.categories)), values.cat.codes.to_numpy()
+    else:
+        numbers, codes = {}, np.empty(len(values), dtype=np.int32)
+        for start in range(0, len(values), NAMES):
+            places, found = pd.factorize(as_text(values.iloc[start : start + NAMES]))
+            codes[start : start + NAMES] = np.array([numbers.setdefault(text, len(numbers)) for text in found], dtype=np.int32)[
+                places
+            ]
+        texts = np.array([*numbers], dtype=object)
+    texts = spelled(texts)
+    names = sorted({*texts} - {""})
+    # The last is for what has no value, whose code is -1
+    renumbered = np.append(pd.Index(names, dtype=object).get_indexer(pd.Index(texts, dtype=object)), -1)
+    return pd.Series(pd.Categorical.from_codes(renumbered[codes], pd.Index(names, dtype=object)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,10 +46,10 @@ def draw(cells: Cells, around: Reference | None, expression: Expression, row: di
     drawn = np.random.default_rng(seed).permutation(n)[:MOST_CELLS_DRAWN]
     latent = cells.latent[drawn]
     position = layout.umap(latent, seed) if n >= layout.FEWEST_FOR_UMAP else layout.first_two(latent)
-    known = [replace(shown, values=shown.values.iloc[drawn].reset_index(drop=True)) for shown in colorings(cells, row)]
+    known = [replace(shown, values=_as_text(shown.values.take(drawn))) for shown in colorings(cells, row)]
     made, of_labels = _query_panels(known, position)
     plots.color_alike(of_labels)
-    plots.draw_cells(made, f"{name}: {caption(n, len(drawn))}", output / "umap")
+    _draw_cells(made, f"{name}: {caption(n, len(drawn))}", output / "umap")
     if around:
         _draw_joint(cells, around, drawn, known, name, seed, output)
         _explore(cells, around, expression, row, cells.place, np.arange(n), name, seed, output)
@@ -116,7 +118,14 @@ def _draw_joint(
     dataset = Panel(DATASET, which, both[order], order=["reference", "query"])
     umap = "own UMAP" if around.scale["map"] == "own" else "UMAP"
     title = f"{name}: {len(place):,} cells on the {umap} of {len(some):,} reference cells"
-    plots.draw_cells([dataset, *own, *made], title, output / "joint")
+    _draw_cells([dataset, *own, *made], title, output / "joint")
+
+
+def _draw_cells(panels: list[Panel], title: str, path: Path) -> None:
+    plots.draw_cells(panels, title, path)
+    # A figure is a ring of objects, which holds the pixels of each panel of many cells: 0.5 GB, until it is seen that none needs it
+    if len(panels[0].position) > plots.MOST_VECTOR_DOTS:
+        gc.collect()
 
 
 def _explore(
@@ -137,29 +146,39 @@ def _explore(
     columns = _page_columns(cells, row)
     # What is looked at most comes first.
     first = [key for key in (label, shown and f"{shown.name}_uncertainty", row["batch_key"]) if key in columns]
-    frame = pd.DataFrame({key: columns[key].iloc[drawn].to_numpy() for key in dict.fromkeys([*first, *columns])})
-    ids, datasets = cells.names[drawn], None
+    columns = {key: columns[key] for key in dict.fromkeys([*first, *columns])}
+    own, own_names, datasets = {}, np.empty(0, dtype=object), None
     if around:
-        at = np.asarray(around.cells.obsm["X_umap"])
-        own = pd.DataFrame({key: around.labels(key).astype(object) for key in around.scale["keys"]}, index=range(len(at)))
-        if around.batches is not None and around.scale["batch_key"] not in own:
-            own[around.scale["batch_key"]] = around.batches.astype(object)
-        which = pd.DataFrame({WHICH: np.repeat(["reference", "query"], [len(own), len(frame)])})
-        frame = pd.concat(
-            [which, pd.concat([own, frame], ignore_index=True)[[*frame, *own.columns.difference(frame.columns)]]], axis=1
+        own = {key: around.labels(key) for key in around.scale["keys"]}
+        if around.batches is not None:
+            own.setdefault(around.scale["batch_key"], around.batches)
+        at, own_names, datasets = np.asarray(around.cells.obsm["X_umap"]), np.asarray(around.cells.obs_names), WHICH
+        position = np.concatenate([at, position])
+    # The page asks for those that it shows
+    ids = _Behind(own_names, len(own_names), lambda rows: cells.names_of(drawn[rows]), len(drawn))
+    frame = {
+        key: _Behind(
+            _as_text(own[key]) if key in own else None,
+            len(own_names),
+            (lambda rows, key=key: _as_text(columns[key].take(drawn[rows]))) if key in columns else None,
+            len(drawn),
         )
-        position, ids, datasets = np.concatenate([at, position]), np.concatenate([around.cells.obs_names, ids]), WHICH
+        for key in [*columns, *sorted(own.keys() - columns.keys())]
+    }
+    if around:
+        codes = np.repeat(np.array([0, 1], dtype=np.int8), [len(own_names), len(drawn)])
+        frame = {WHICH: pd.Series(pd.Categorical.from_codes(codes, ["reference", "query"]))} | frame
     color = label or (given if given in frame else None)
     notes = [] if color else ["There are no labels to colour the cells by."]
-    if len(drawn) < len(cells.names):
-        notes.append(f"Cells: {len(drawn):,} of {len(cells.names):,} have a place, chosen at random, as in umap.png.")
+    if len(drawn) < len(cells.latent):
+        notes.append(f"Cells: {len(drawn):,} of {len(cells.latent):,} have a place, chosen at random, as in umap.png.")
     stored = f"reference_mapping/dataset~{row['dataset']}/file_id~{row['file_id']}.zarr"
     explore.write_page(
         output / "explore.html",
         name,
         position,
         ids,
-        dict(frame.items()),
+        frame,
         datasets=datasets,
         background="reference" if around else None,
         color=color or (row["batch_key"] if row["batch_key"] in frame else None),
@@ -168,6 +187,34 @@ def _explore(
         notes=notes,
         seed=seed,
     )
+
+
+class _Behind:
+    """Values of the query's cells behind those of the reference's, put together for some of them when these are asked for.
+
+    own, n_own    the values of the reference's cells, None for none, and how many cells these are
+    read, n       takes rows of the query's cells for their values, None for none, and how many there are
+    """
+
+    def __init__(self, own: np.ndarray | pd.Series | None, n_own: int, read: Callable | None, n: int):
+        self._own, self._n_own, self._read, self._n = own, n_own, read, n
+
+    def __len__(self) -> int:
+        return self._n_own + self._n
+
+    def take(self, rows: np.ndarray) -> pd.Series:
+        is_own, found = rows < self._n_own, pd.Series(None, index=range(len(rows)), dtype=object)
+        if self._own is not None:
+            found[is_own] = np.asarray(self._own, dtype=object)[rows[is_own]]
+        if self._read is not None:
+            found[~is_own] = np.asarray(self._read(rows[~is_own] - self._n_own), dtype=object)
+        return found
+
+
+def _as_text(values: pd.Series) -> pd.Series:
+    """Categories as text; numbers as they are."""
+    values = values.reset_index(drop=True)
+    return values.astype(object) if isinstance(values.dtype, pd.CategoricalDtype) else values
 
 
 def _page_columns(cells: Cells, row: dict) -> dict[str, pd.Series]:

@@ -6,14 +6,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 
 from .. import trust
 from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
-from ..common.storage import read_zarr
+from ..common.storage import StoredCells
 from ..mapping.decoded import Decoded
 from ..query.obs_table import add_obs_table
 from ..query.query import Query
@@ -67,19 +66,19 @@ def describe_mapping(
     """
     row = plan["row"]
     record, alignment = read_json(mapped.record), read_json(prepared.alignment)
-    embedded = read_zarr(mapped.embedding)
+    embedded = StoredCells(mapped.embedding)
     around = Reference.read(reference) if reference else None
     output.mkdir(parents=True)
     with Query(query, row["query"], row["modality"]) as source:
         add_obs_table(source, row, obs_table)
         cells = read_cells(source, embedded, row, around)
         samples = query_samples(source, row)
-        write_cells(cells.names, cells.columns, embedded, output)
+        write_cells(cells.columns, embedded, output)
         draw_results(Mapped(embedded, source, around, plan, record, mapped.results, output, _name(row)))
     # Figures and pictures are of the cells that have an embedding.
     placed = np.isfinite(cells.latent).all(axis=1)
     if not placed.all():
-        cells, embedded = cells.some(placed), embedded[placed].copy()
+        cells, embedded = cells.some(placed), embedded.some(placed)
     expression = Expression(prepared.aligned, placed)
     # A model without batches is mapped onto without a look at the query's.
     batches = cells.columns.get(row["batch_key"], pd.Series("all cells", index=range(len(cells.latent))))
@@ -115,17 +114,17 @@ def describe_mapping(
 
 def _score(cells: Cells, row: dict, output: Path) -> dict | None:
     """Draw and write how the labels agree with the true ones; return the score of the model's own, None if there is none."""
-    truth = cells.columns.get(row["truth_key"])
-    if truth is None:
+    if row["truth_key"] not in cells.columns:
         return None
+    truth = cells.columns[row["truth_key"]].astype(object)
     accuracy, confusions = None, {}
     for labels in cells.labels:
-        predicted = labels.made == "predicted"
+        predicted, values = labels.made == "predicted", labels.values.astype(object)
         if predicted:
-            found = score(truth, labels.values, labels.classes)
+            found = score(truth, values, labels.classes)
             accuracy = {"truth_key": row["truth_key"], "labels_key": labels.key, **found}
         name = "confusion" if predicted else "confusion_transferred"
-        confusion = confusion_table(truth, labels.values)
+        confusion = confusion_table(truth, values)
         confusion.to_csv(output / f"{name}.csv")
         if confusion.size:
             plots.draw_confusion(confusion, _name(row), output / name, labels.made)
@@ -137,7 +136,7 @@ def _score(cells: Cells, row: dict, output: Path) -> dict | None:
 
 def _calibrations(
     truth: pd.Series,
-    embedded: ad.AnnData,
+    embedded: StoredCells,
     placed: np.ndarray,
     mapped: MappedFolder,
     around: Reference | None,
@@ -165,7 +164,7 @@ def _calibrations(
     return {name: calibration for name, calibration in found.items() if calibration}
 
 
-def _certain_labels(key: str, embedded: ad.AnnData, given: Given, record: dict) -> dict[str, CertainLabels]:
+def _certain_labels(key: str, embedded: StoredCells, given: Given, record: dict) -> dict[str, CertainLabels]:
     """Of a column of labels those whose certainty was learned: by the genes, and the transferred ones where it makes them `Unknown`."""
     made = {}
     if f"{key}_by_genes" in embedded.obs:
@@ -253,7 +252,7 @@ def _composition(source: str | None, key: str | None, labels: pd.Series | None, 
     """Count the cells of each label, in all and in each batch."""
     if labels is None:
         return {"source": None, "key": None, "total": {}, "batches": {}}
-    labels, batches = labels.fillna(MISSING), batches.fillna(MISSING)
+    labels, batches = labels.astype(object).fillna(MISSING), batches.astype(object).fillna(MISSING)
     return {
         "source": source,
         "key": key,

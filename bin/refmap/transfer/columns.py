@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from .ontology import cell_ontology, term_column
 
 
 def write_labels(
-    obs: pd.DataFrame,
+    obs: MutableMapping[str, pd.Categorical],
     given: Mapping[str, Given],
     certain: Mapping[str, np.ndarray],
     levels: Sequence[Levels],
@@ -64,7 +64,12 @@ def write_labels(
     }
 
 
-def _write_best(obs: pd.DataFrame, levels: Levels, best: Mapping[str, pd.Categorical], certain: Mapping[str, np.ndarray]) -> dict:
+def _write_best(
+    obs: MutableMapping[str, pd.Categorical],
+    levels: Levels,
+    best: Mapping[str, pd.Categorical],
+    certain: Mapping[str, np.ndarray],
+) -> dict:
     labels, level = best_labels(levels, best, certain)
     obs[f"{levels.name}_best"], obs[f"{levels.name}_best_level"] = labels, level
     at = {key: int((level == key).sum()) for key in levels.keys}

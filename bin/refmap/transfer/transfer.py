@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 
-import anndata as ad
 import numpy as np
 
 from ..common.cli import read_json, write_json
 from ..common.errors import RefmapError
 from ..common.folders import MappedFolder, ReferenceFolder
 from ..common.layout import N_NEIGHBORS
-from ..common.storage import read_zarr, write_zarr
+from ..common.storage import StoredCells, add_to_zarr, read_zarr
 from .columns import write_labels
 from .labels import Given
 from .levels import Annotation, find_levels
@@ -49,38 +49,38 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
         If the query's embedding is not in the reference's latent space.
     """
     scale, cells = read_json(reference.record), read_zarr(reference.cells)
-    embedding, record = read_zarr(mapped.embedding), read_json(mapped.record)
+    embedding, record = StoredCells(mapped.embedding), read_json(mapped.record)
     latent, placed = shared_latent(embedding, scale)
-    latent = latent if placed.all() else latent[placed]
     own = {key: cells.obs[key] for key in scale["keys"]}
     levels = find_levels(own)
-    around = _Around(Index(cells.obsm["X_emb"]), Annotation(own, levels), cells.obsm["X_umap"], scale["neighbors"], probabilities)
-    for start in range(0, len(latent), HELD):
-        around.look(latent[start : start + HELD])
-    given = {key: _whole(found, placed) for key, found in around.given().items()}
+    index = Index(cells.obsm["X_emb"])
+    around = _Around(len(latent), index, Annotation(own, levels), cells.obsm["X_umap"], scale["neighbors"], probabilities)
+    rows = np.flatnonzero(placed)
+    for start in range(0, len(rows), HELD):
+        around.look(rows[start : start + HELD], latent[rows[start : start + HELD]])
+    given, obs, obsm, uns = around.given, {}, {}, {}
     told = write_labels(
-        embedding.obs,
+        obs,
         given,
         {key: found.uncertainty <= threshold for key, found in given.items()},
         levels,
     )
     for key, found in given.items():
-        embedding.obs[f"{key}_uncertainty"] = found.uncertainty
-        embedding.uns[f"{key}_transferred_labels"] = np.array(found.classes, dtype=object)
+        obs[f"{key}_uncertainty"] = found.uncertainty
+        uns[f"{key}_transferred_labels"] = np.array(found.classes, dtype=object)
         if probabilities:
-            embedding.obsm[f"{key}_transferred_probabilities"] = _spread(np.concatenate(around.probabilities[key]), placed)
+            obsm[f"{key}_transferred_probabilities"] = around.probabilities[key]
         told["labels"][key]["mean_uncertainty"] = float(found.uncertainty[placed].mean())
         told["labels"][key]["calibrated_on"] = (scale["calibration"][key] or {}).get("calibrated_on")
-    distance = np.concatenate(around.distances)
-    apart = separation(latent, cells.obsm["X_emb"], record["seed"])
-    for name, scores in {
-        DISTANCE: distance,
-        NOVELTY: p_values(distance, np.array(scale["distances"])),
-        SEPARATION: apart,
-        APART: p_values(apart, np.array(scale["separations"])),
-    }.items():
-        embedding.obs[name] = _spread(scores.astype(np.float32), placed)
-    embedding.obsm[PLACE] = _spread(np.concatenate(around.positions), placed)
+    apart = np.full(len(latent), np.nan)
+    apart[rows] = separation(latent if placed.all() else latent[placed], index.latent, record["seed"])
+    for name, held_out, scores, p_value in (
+        (DISTANCE, "distances", around.distances, NOVELTY),
+        (SEPARATION, "separations", apart, APART),
+    ):
+        obs[name] = scores.astype(np.float32)
+        obs[p_value] = p_values(scores, np.array(scale[held_out])).astype(np.float32)
+    obsm[PLACE] = around.positions
     record["transfer"] = {
         "reference": scale["reference"],
         "origin": scale["origin"],
@@ -91,41 +91,43 @@ def transfer(mapped: MappedFolder, reference: ReferenceFolder, threshold: float,
         "threshold": threshold,
         **told,
     }
-    shutil.copytree(mapped.folder, out.folder, ignore=lambda folder, names: [mapped.embedding.name, mapped.record.name])
-    write_zarr(embedding, out.embedding)
+    shutil.copytree(mapped.folder, out.folder, ignore=lambda folder, names: [mapped.record.name])
+    add_to_zarr(out.embedding, obs=obs, obsm=obsm, uns=uns)
     write_json(out.record, record)
     np.save(out.labels, np.array([found.places for found in given.values()], dtype=np.int32))
 
 
 class _Around:
-    """What the reference cells around some cells after the others say: of each cell a few numbers, and not its neighbours."""
+    """What the reference cells around each of `n` cells say: a few numbers, and not its neighbours; of none before it is looked at.
 
-    def __init__(self, index: Index, annotation: Annotation, positions: np.ndarray, k: int, keep: bool):
-        self._index, self._annotation, self._umap, self._k, self._keep = index, annotation, positions, k, keep
-        self._given: dict[str, list[Given]] = {}
-        self.probabilities: dict[str, list[np.ndarray]] = {}
-        self.distances, self.positions = [], []
+    given            column -> the label of each cell
+    probabilities    column -> what each label weighs: float32, cells x labels; only if they are kept
+    distances        float64, cells
+    positions        float32, cells x 2: places in the reference's UMAP
+    """
 
-    def look(self, latent: np.ndarray) -> None:
-        near = self._index.search(latent, self._k)
+    def __init__(self, n: int, index: Index, annotation: Annotation, umap: np.ndarray, k: int, keep: bool):
+        self._index, self._annotation, self._umap, self._k, self._keep = index, annotation, umap, k, keep
+        self.given: dict[str, Given] = {}
+        self.probabilities: dict[str, np.ndarray] = {}
+        self.distances, self.positions = np.full(n, np.nan), np.full((n, 2), np.nan, dtype=np.float32)
+
+    def look(self, rows: np.ndarray, latent: np.ndarray) -> None:
+        """Look at the cells in some rows, whose places are `latent`."""
+        n, near = len(self.distances), self._index.search(latent, self._k)
         for key, found in self._annotation.transfer(near).items():
-            self._given.setdefault(key, []).append(found.given)
+            if key not in self.given:
+                self.given[key] = Given(found.classes, np.full(n, -1, dtype=np.int32), np.full(n, np.nan, dtype=np.float32))
+                if self._keep:
+                    self.probabilities[key] = np.full((n, len(found.classes)), np.nan, dtype=np.float32)
+            self.given[key].places[rows], self.given[key].uncertainty[rows] = found.places, found.uncertainty
             if self._keep:
-                self.probabilities.setdefault(key, []).append(found.probabilities)
-        self.distances.append(distance_scores(near))
-        self.positions.append(place(near, self._umap))
-
-    def given(self) -> dict[str, Given]:
-        """The labels of all cells that were looked at, by column."""
-        return {
-            key: Given(
-                parts[0].classes, *(np.concatenate([getattr(part, name) for part in parts]) for name in ("places", "uncertainty"))
-            )
-            for key, parts in self._given.items()
-        }
+                self.probabilities[key][rows] = found.probabilities
+        self.distances[rows] = distance_scores(near)
+        self.positions[rows] = place(near, self._umap)
 
 
-def read_labels(mapped: MappedFolder, embedding: ad.AnnData, keys: list[str]) -> dict[str, Given]:
+def read_labels(mapped: MappedFolder, embedding: StoredCells, keys: list[str]) -> dict[str, Given]:
     """Read the labels that :func:`transfer` gave the cells of an embedding, whatever their certainty, by column.
 
     `keys` are the reference's columns, in their order.
@@ -140,44 +142,34 @@ def read_labels(mapped: MappedFolder, embedding: ad.AnnData, keys: list[str]) ->
     }
 
 
-def _whole(given: Given, placed: np.ndarray) -> Given:
-    return Given(given.classes, _spread(given.places, placed, -1), _spread(given.uncertainty, placed))
-
-
-def _spread(values: np.ndarray, placed: np.ndarray, missing: object = np.nan) -> np.ndarray:
-    """What is known of the cells that are `placed` as values of all cells."""
-    result = np.full((len(placed), *values.shape[1:]), missing, dtype=values.dtype)
-    result[placed] = values
-    return result
-
-
-def shared_latent(embedding: ad.AnnData, scale: dict) -> tuple[np.ndarray, np.ndarray]:
+def shared_latent(embedding: StoredCells, scale: dict) -> tuple[np.ndarray, np.ndarray]:
     """A query's embedding (float32, cells x dimensions) in its reference's dimensions, and which of its cells have one (bool).
 
     Raises RefmapError as :func:`shared_dimensions` does.
     """
-    latent, dimensions = np.asarray(embedding.obsm["X_emb"], dtype=np.float32), shared_dimensions(embedding, scale)
+    latent = np.asarray(embedding.obsm["X_emb"], dtype=np.float32)
+    dimensions = shared_dimensions(latent.shape[1], embedding.uns, scale)
     # Of millions of cells not twice
     latent = latent if np.array_equal(dimensions, np.arange(latent.shape[1])) else latent[:, dimensions]
     return latent, np.isfinite(latent).all(axis=1)
 
 
-def shared_dimensions(embedding: ad.AnnData, scale: dict) -> np.ndarray:
-    """Which dimensions of a query's embedding are those of its reference's, in their order: int.
+def shared_dimensions(n_latent: int, uns: Mapping, scale: dict) -> np.ndarray:
+    """Which of the `n_latent` dimensions of a query's embedding are those of its reference's, in their order: int.
 
     Surgery may add others: behind them, or where they have names, as gene programmes do, among them.
 
     Raises RefmapError if the embedding lacks some, as an embedding by another model does.
     """
-    names, n_latent = list(embedding.uns.get("refmap", {}).get("latent_names", [])), scale["n_latent"]
+    names, wanted = list(uns.get("refmap", {}).get("latent_names", [])), scale["n_latent"]
     if names and set(scale["latent_names"]) <= set(names):
         return np.array([names.index(name) for name in scale["latent_names"]])
-    if embedding.obsm["X_emb"].shape[1] < n_latent:
+    if n_latent < wanted:
         raise RefmapError(
-            f"The query's embedding has {embedding.obsm['X_emb'].shape[1]} dimensions and that of its reference cells "
-            f"'{scale['reference']}' {n_latent}: name the embedding of these that the model gave, or none, and their counts are embedded."
+            f"The query's embedding has {n_latent} dimensions and that of its reference cells "
+            f"'{scale['reference']}' {wanted}: name the embedding of these that the model gave, or none, and their counts are embedded."
         )
-    return np.arange(n_latent)
+    return np.arange(wanted)
 
 
 def place(neighbors: Neighbors, positions: np.ndarray) -> np.ndarray:

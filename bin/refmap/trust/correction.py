@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import zarr
@@ -18,7 +17,7 @@ from anndata.io import read_elem
 
 from ..common.cli import read_json, write_json
 from ..common.folders import MappedFolder, PreparedFolder, ReferenceFolder
-from ..common.storage import read_zarr, stored_name, write_zarr
+from ..common.storage import StoredCells, add_to_zarr, read_zarr, stored_name
 from ..common.strategies import AUTO, NONE, SYMPHONY
 from ..query.elements import as_text
 from ..transfer.regions import FEWEST
@@ -86,10 +85,11 @@ def correct_mapping(
     scale = read_json(reference.record)
     if wanted == NONE or (wanted == AUTO and (record["surgery_moves"] or scale["latent_names"])):
         return mapped
-    embedding, cells = read_zarr(mapped.embedding), read_zarr(reference.cells)
-    shared = shared_dimensions(embedding, scale)
-    placed = np.isfinite(embedding.obsm["X_emb"][:, shared]).all(axis=1)
-    latent = embedding.obsm["X_emb"][np.ix_(placed, shared)]
+    embedding, cells = StoredCells(mapped.embedding), read_zarr(reference.cells)
+    given, obsm = embedding.obsm["X_emb"], {}
+    shared = shared_dimensions(given.shape[1], embedding.uns, scale)
+    placed = np.isfinite(given[:, shared]).all(axis=1)
+    latent = given[np.ix_(placed, shared)]
     batches = _batches(prepared)[placed]
     key = scale["batch_key"]
     space = Space(cells.obsm["X_emb"], cells.obs[key].reset_index(drop=True) if key else None, record["seed"])
@@ -113,11 +113,10 @@ def correct_mapping(
                 "method": SYMPHONY,
                 "reason": f"Apart from the reference: {', '.join(apart)}." if wanted == AUTO else "It was asked for.",
             }
-            embedding.obsm[UNCORRECTED] = embedding.obsm["X_emb"]
-            embedding.obsm["X_emb"] = _with(embedding, placed, shared, moved)
+            obsm = {UNCORRECTED: given, "X_emb": _with(given, placed, shared, moved)}
     record["correction"] = told
-    shutil.copytree(mapped.folder, out.folder, ignore=lambda folder, names: [mapped.embedding.name, mapped.record.name])
-    write_zarr(embedding, out.embedding)
+    shutil.copytree(mapped.folder, out.folder, ignore=lambda folder, names: [mapped.record.name])
+    add_to_zarr(out.embedding, obsm=obsm)
     write_json(out.record, record)
     return out
 
@@ -137,7 +136,7 @@ def _apart(around: dict) -> list[str]:
     return [name for name, share in shares.items() if share < limit]
 
 
-def _with(embedding: ad.AnnData, placed: np.ndarray, shared: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    latent = embedding.obsm["X_emb"].copy()
+def _with(given: np.ndarray, placed: np.ndarray, shared: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    latent = given.copy()
     latent[np.ix_(placed, shared)] = moved
     return latent

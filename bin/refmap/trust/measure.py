@@ -166,7 +166,7 @@ def _explained(query: QueryCells, seed: int) -> dict:
     counts = sparse.csr_matrix(query.expression[rows])[:, query.decoded.genes]
     batches = np.zeros(len(rows), dtype=int) if query.batches is None else pd.factorize(query.batches)[0][rows]
     labels = next(iter(query.labels.values()), query.predicted)
-    return explained(counts, query.decoded, batches, None if labels is None else labels.iloc[rows], seed)
+    return explained(counts, query.decoded, batches, None if labels is None else labels.iloc[rows].astype(object), seed)
 
 
 def _labels(query: QueryCells) -> np.ndarray | None:

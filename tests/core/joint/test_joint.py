@@ -12,7 +12,7 @@ import scanpy as sc
 from click.testing import CliRunner
 from refmap.common.errors import RefmapError
 from refmap.common.folders import JointFiles, MappedFolder, ReferenceFolder
-from refmap.common.storage import write_zarr
+from refmap.common.storage import StoredCells, write_zarr
 from refmap.joint.columns import Columns
 from refmap.joint.joining import MappedQuery, join
 from refmap.report.cell_table import write_cells
@@ -75,7 +75,7 @@ def make_query(folder, dataset, file_id, n, seed, reference=None, batch_key="don
     }
     (qc / "mapping.json").write_text(json.dumps(record))
     batches = pd.Series(np.resize([f"{file_id} 1", f"{file_id} 2"], n))
-    write_cells(np.array(obs.index), {batch_key: batches}, ad.read_zarr(mapped.embedding), qc)
+    write_cells({batch_key: batches}, StoredCells(mapped.embedding), qc)
     return MappedQuery(mapped, qc)
 
 

@@ -6,6 +6,7 @@ import json
 import anndata as ad
 import pandas as pd
 import pytest
+from refmap.common.storage import StoredCells, write_zarr
 from refmap.report.agreement import Agreement, agreements, write_agreements
 from refmap.report.cell_table import write_cells
 from refmap.report.outcomes import Outcome
@@ -17,7 +18,8 @@ def outcome(folder, dataset, query="q.h5ad", **columns):
     place = folder / dataset
     place.mkdir(parents=True)
     obs = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
-    write_cells(obs.index.to_numpy(), {}, ad.AnnData(obs=obs.set_index(obs.index.astype(str))), place)
+    write_zarr(ad.AnnData(obs=obs.set_index(obs.index.astype(str))), folder / f"{dataset}.zarr")
+    write_cells({}, StoredCells(folder / f"{dataset}.zarr"), place)
     row = {"dataset": dataset, "file_id": "d1", "query": query, "modality": None}
     return Outcome(row, record={"labels": list(columns)}, folder=place)
 

@@ -78,7 +78,8 @@ def write_page(
     ids
         The name of each cell: what pointing at it shows, and what a saved selection holds.
     colorings
-        Name -> the value of each cell, in the order in which they are offered. Numbers are kept to 1 part in 65,533 of their range,
+        Name -> the value of each cell, in the order in which they are offered; what has a length and can `take` rows, as numpy's and
+        pandas' arrays do, is asked for those that are drawn alone, and so are `ids`. Numbers are kept to 1 part in 65,533 of their range,
         all else is text, in the colours of `plots.draw_cells`. Where no cell of a dataset has a value and others do, the column is
         said not to be that dataset's; other cells without a value are `missing`.
     datasets
@@ -117,10 +118,8 @@ def write_page(
     rows, n_behind = _choose(placed, behind[placed], np.random.default_rng(seed))
     places, extent = _place(position[placed])
     drawn = places[np.searchsorted(placed, rows)]
-    packed = _pack_names([str(ids[row]) for row in rows], n_behind)
-    columns = {
-        name: pd.Series(values).iloc[rows].reset_index(drop=True) for name, values in colorings.items() if name != datasets
-    }
+    packed = _pack_names([str(name) for name in _taken(ids, rows)], n_behind)
+    columns = {name: _taken(values, rows) for name, values in colorings.items() if name != datasets}
     content = {
         "title": title,
         "places": encode(drawn),
@@ -143,6 +142,11 @@ def write_page(
         "notes": [*_left_out(which, placed, rows, names), *_unnamed(packed, background), *notes],
     }
     path.write_bytes(fill(title, content).encode())
+
+
+def _taken(values, rows: np.ndarray) -> pd.Series:
+    values = values if hasattr(values, "take") else pd.Series(values)
+    return pd.Series(values.take(rows)).reset_index(drop=True)
 
 
 def fill(title: str, content: dict) -> str:
@@ -222,9 +226,14 @@ def _place(position: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """Return the places as uint16 (cells x 2), both dimensions on the scale of the longer, and how far each goes (0 to 1)."""
     if not len(position):
         return np.zeros((0, 2), np.uint16), [1.0, 1.0]
-    position = position.astype(np.float64) - position.min(axis=0)
-    longer = position.max() or 1.0
-    return np.round(position / longer * MOST_CODE).astype(np.uint16), (position.max(axis=0) / longer).tolist()
+    low = position.min(axis=0).astype(np.float64)
+    extent = position.max(axis=0).astype(np.float64) - low
+    longer, places = extent.max() or 1.0, np.empty(position.shape, dtype=np.uint16)
+    # Of millions of cells not twice as float64
+    for start in range(0, len(position), MOST_CELLS):
+        some = slice(start, start + MOST_CELLS)
+        places[some] = np.round((position[some].astype(np.float64) - low) / longer * MOST_CODE)
+    return places, (extent / longer).tolist()
 
 
 def _pack_names(names: list[str], n_behind: int) -> dict | None:
