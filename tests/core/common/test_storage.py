@@ -8,7 +8,16 @@ import pandas as pd
 import pytest
 import zarr
 from refmap.common import storage
-from refmap.common.storage import add_to_zarr, give_names, numbered, read_numbered, read_zarr, take_names, write_zarr
+from refmap.common.storage import (
+    StoredCells,
+    add_to_zarr,
+    give_names,
+    numbered,
+    read_numbered,
+    read_zarr,
+    take_names,
+    write_zarr,
+)
 
 
 def test_no_raw_is_written_as_none(tmp_path):
@@ -88,3 +97,56 @@ def test_an_entry_is_added_to_a_store(cells, tmp_path):
     write_zarr(cells, tmp_path / "cells.zarr")
     add_to_zarr(tmp_path / "cells.zarr", uns={"refmap": {"model_sha256": "0f"}})
     assert ad.read_zarr(tmp_path / "cells.zarr").uns == {"of": {"model": "m"}, "refmap": {"model_sha256": "0f"}}
+
+
+def stored_cells(path) -> ad.AnnData:
+    """Seven cells, of whose labels the last alone is c."""
+    columns = {"a/label": pd.Categorical(["b", None, "a", "b", "a", "b", "c"]), "share": np.linspace(0, 1, 7, dtype=np.float32)}
+    obs = pd.DataFrame(columns, index=[f"cell {i}" for i in range(7)])
+    cells = ad.AnnData(obs=obs, obsm={"X_emb": np.arange(14.0).reshape(7, 2)}, uns={"refmap": {"family": "scvi"}})
+    write_zarr(cells, path)
+    return cells
+
+
+def test_stored_cells_are_read_as_anndata_reads_them(tmp_path):
+    cells = stored_cells(tmp_path / "cells.zarr")
+    stored = StoredCells(tmp_path / "cells.zarr")
+    assert list(stored.obs) == list(cells.obs) and "label" not in stored.obs and stored.uns == cells.uns
+    for name in cells.obs:
+        pd.testing.assert_series_equal(stored.obs[name], cells.obs[name].reset_index(drop=True), check_names=False)
+        part = cells.obs[name][2:5].reset_index(drop=True)
+        pd.testing.assert_series_equal(stored.obs.block(name, 2, 5), part, check_names=False)
+    np.testing.assert_array_equal(stored.obsm["X_emb"], cells.obsm["X_emb"])
+    # As anndata does, categories go that none of the cells has
+    some = np.arange(7) < 5
+    assert list(stored.some(some).obs["a/label"].cat.categories) == ["a", "b"]
+    np.testing.assert_array_equal(stored.some(some).obsm["X_emb"], cells.obsm["X_emb"][:5])
+
+
+def test_names_are_read_and_compared_by_blocks(tmp_path, monkeypatch):
+    stored_cells(tmp_path / "cells.zarr")
+    monkeypatch.setattr(storage, "NAMES", 3)
+    names = StoredCells(tmp_path / "cells.zarr").names
+    assert [list(block) for block in names.blocks()] == [[f"cell {i}" for i in some] for some in ((0, 1, 2), (3, 4, 5), (6,))]
+    assert list(names.take(np.array([6, 0, 3, 3, 2]))) == ["cell 6", "cell 0", "cell 3", "cell 3", "cell 2"]
+    own = np.array([f"cell {i}" for i in range(7)], dtype=object)
+    other = own.copy()
+    other[5] = "cell"
+    assert (
+        names.same_as(storage.Names(own))
+        and not names.same_as(storage.Names(other))
+        and not names.same_as(storage.Names(own[:6]))
+    )
+
+
+def test_what_is_added_takes_the_place_of_what_is_called_so(tmp_path):
+    cells = stored_cells(tmp_path / "cells.zarr")
+    new = pd.Categorical(["x", "y", None, "x", "x", "x", "x"])
+    add_to_zarr(
+        tmp_path / "cells.zarr", obs={"b/more": np.arange(7), "a/label": new}, obsm={"at": np.ones((7, 1))}, uns={"c/d": 1}
+    )
+    read = read_zarr(tmp_path / "cells.zarr")
+    assert list(read.obs) == ["a/label", "share", "b/more"] and list(read.obs["b/more"]) == list(range(7))
+    pd.testing.assert_extension_array_equal(read.obs["a/label"].array, new)
+    assert list(read.obs_names) == list(cells.obs_names) and read.uns["c/d"] == 1 and set(read.obsm) == {"X_emb", "at"}
+    np.testing.assert_array_equal(read.obs["share"], cells.obs["share"])

@@ -1,5 +1,6 @@
 """The folder that describes one mapping."""
 
+import gzip
 import json
 from types import SimpleNamespace
 
@@ -11,12 +12,13 @@ from browser import content_of, names_of, unpack
 from click.testing import CliRunner
 from export_embedding import export_embedding
 from PIL import Image
-from refmap.common import layout
+from refmap.common import layout, storage
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
-from refmap.common.storage import read_zarr, write_zarr
+from refmap.common.storage import StoredCells, read_zarr, write_zarr
 from refmap.mapping.decoded import Decoded
-from refmap.report import plots
+from refmap.report import mapped_cells, plots
+from refmap.report.cell_table import write_cells
 from refmap.report.pictures import caption
 from refmap.report.qc import confusion_table, describe_mapping, score
 from refmap.sheet.fields import MAPQC_KEYS
@@ -240,6 +242,45 @@ def test_the_cells_are_a_table(mapping, described):
     assert list(table["donor"]) == list(mapping.obs["donor"])
     np.testing.assert_allclose(plain["label_predicted_uncertainty"], embedded.obs["label_predicted_uncertainty"])
     assert json.loads((described / "mapping.json").read_text())["labels"] == ["label_predicted"]
+
+
+def test_a_table_of_several_blocks_of_cells_is_that_of_one(mapping, tmp_path, monkeypatch):
+    """Also where no cell of the first block has a value."""
+    columns = {name: mapped_cells.coded(mapping.obs[name].reset_index(drop=True)) for name in ("donor", "cell_type", "many")}
+    late = pd.Series([None] * 290 + ["x"] * 10, dtype=object)
+    columns |= {
+        "late": mapped_cells.coded(late),
+        "none": mapped_cells.coded(late.where(late != "x", None)),
+        "age": mapping.obs["age"],
+    }
+    embedded = StoredCells(MappedFolder(mapping.folder).embedding)
+    for name, at_once in {"one": 1_000, "several": 64}.items():
+        monkeypatch.setattr(storage, "NAMES", at_once)
+        (tmp_path / name).mkdir()
+        write_cells(columns, embedded, tmp_path / name)
+    one, several = (pd.read_parquet(tmp_path / name / "cells.parquet") for name in ("one", "several"))
+    pd.testing.assert_frame_equal(one, several)
+    assert list(one["late"]) == list(late) and one["none"].isna().all() and list(one["many"]) == list(mapping.obs["many"])
+    texts = [gzip.decompress((tmp_path / name / "cells.csv.gz").read_bytes()) for name in ("one", "several")]
+    assert texts[0] == texts[1] and texts[0].count(b"\n") == 301
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        (pd.Series([True, False, True]), ["True", "False", "True"]),
+        (pd.Series([1.0, np.nan, 2.5]), ["1.0", None, "2.5"]),
+        (pd.Series(pd.array([3, None, 1], dtype="Int64")), ["3", None, "1"]),
+        (pd.Series(pd.Categorical([10, None, 9])), ["10", None, "9"]),
+        (pd.Series(["b", "", None], dtype=object), ["b", None, None]),
+        (pd.Series(pd.Categorical([None, None, None], categories=["x"])), [None, None, None]),
+    ],
+    ids=["booleans", "floats", "integers with gaps", "categories of numbers", "empty text", "nothing"],
+)
+def test_values_are_categories_of_text(values, texts):
+    found = mapped_cells.coded(values)
+    assert found.astype(object).where(found.notna(), None).tolist() == texts
+    assert list(found.cat.categories) == sorted(found.cat.categories)
 
 
 def test_composition_counts_predictions_by_batch(mapping, described):
