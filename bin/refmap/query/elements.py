@@ -216,6 +216,8 @@ class Frame:
         with self._query.reading("the names of its cells and genes"):
             if self.whole is None and "row_names" not in self.__dict__:
                 elem = self._elem[self.index_key]
+                if is_group(elem) and encoding(elem) == "nullable-string-array" and not read_whole(elem["mask"]).any():
+                    elem = elem["values"]
                 if not is_group(elem) and "categories" not in elem.attrs and len(elem.shape) == 1 and elem.dtype.kind in "OST":
                     check_claim(elem)
                     return Names(elem, lambda block: _strings(np.asarray(block, dtype=object)))
