@@ -40,12 +40,21 @@ MANY_COLORS = [
 ][4:]
 GREY, BACKDROP, UNKNOWN_COLOR = "#c8c8c8", "#e6e6e6", "#6e6e6e"
 LONGEST_NAME = 26
-# Of more cells the dots are pixels in a PDF, as thousands of vector points would choke it. Every panel of them is drawn on a canvas of
-# the whole figure's size, at 0.2 s and 50 MB, which few cells are not worth.
+# Of more cells the dots are pixels in a PDF, as thousands of vector points would choke it.
 MOST_VECTOR_DOTS = 2_000
+# Of pictures of cells, in inches: from one panel to the next, the frame of each, and the room above all
+PITCH, FRAME, HEADING = (5.9, 3.3), (3.2, 3.05), 0.4
 # Names of cell types are text, also where they hold a $; PDF text stays text. By the type of PostScript's fonts matplotlib also parts
 # those of a PDF: by its default the … is a font of its own, cut from the whole one anew.
-STYLE = {"text.parse_math": False, "pdf.fonttype": 42, "ps.fonttype": 42, "font.size": 8}
+# Titles and images have their places: to look for one, or to join the others, takes as long as to draw them.
+STYLE = {
+    "text.parse_math": False,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "font.size": 8,
+    "axes.titley": 1.0,
+    "image.composite_image": False,
+}
 # What a font knows of laying out text: glyphs in a PDF have their places, and to cut this down took half of the time of a font
 LAYOUT_TABLES = ("GDEF", "GPOS", "GSUB")
 
@@ -93,32 +102,83 @@ def draw_cells(panels: list[Panel], title: str, path: Path) -> None:
     Where colours alone would not tell so many categories apart, they are numbered in the picture.
     """
     import matplotlib
-    from matplotlib.figure import Figure
 
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.9 * columns, 3.3 * rows + 0.4), layout="constrained")
-        axes = figure.subplots(rows, 2 * columns, width_ratios=[3.3, 2.6] * columns, squeeze=False).reshape(-1, 2)
-        for axis in axes.flat:
-            axis.set_axis_off()
-        for (axis, side), panel in zip(axes, panels, strict=False):
-            _draw_frame(axis, panel.name)
+        page = Page(PITCH[0] * columns, PITCH[1] * rows + HEADING)
+        page.write(page.width / 2, 0.2, title, ha="center", fontsize=10, fontweight="bold")
+        for number, panel in enumerate(panels):
+            left, top = PITCH[0] * (number % columns) + 0.05, PITCH[1] * (number // columns) + HEADING + 0.15
+            page.write(left, top - 0.06, short(panel.name, 60), fontsize=9)
+            page.frame(left, top, *FRAME, color=GREY)
+            everywhere = [panel.position] if panel.backdrop is None else [panel.position, panel.backdrop]
+            inches = _fitted(np.concatenate(everywhere), left, top)
+            at = inches[: len(panel.position)]
             if panel.backdrop is not None:
-                axis.scatter(*panel.backdrop.T, color=BACKDROP, **_dots(len(panel.backdrop)))
-            dots = _dots(len(panel.position))
+                page.dot(inches[len(at) :], BACKDROP)
             if panel.is_number:
-                _draw_numbers(axis, side, panel.position, panel.values.to_numpy(float, na_value=np.nan), panel.limits, dots)
+                _draw_numbers(page, at, panel.values.to_numpy(float, na_value=np.nan), panel.limits, left + FRAME[0] + 0.2, top)
             else:
                 order = list(ranked(panel.values).index) if panel.order is None else panel.order
-                _draw_categories(axis, side, panel.position, panel.values, order, dots)
-        figure.suptitle(title, fontsize=10, fontweight="bold")
-        save_picture(figure, path)
+                _draw_categories(page, at, panel.values, order, left + FRAME[0] + 0.2, top)
+        save_picture(page.finish(), path)
 
 
-def _dots(n: int) -> dict:
-    """How `n` cells are drawn: smaller with more."""
-    return {"s": float(np.clip(6000 / max(n, 1), 1.5, 30)), "linewidths": 0, "rasterized": n > MOST_VECTOR_DOTS}
+class Page:
+    """A figure whose places are inches from its upper left corner, with all dots in one collection.
+
+    Axes of matplotlib take 0.1 s each to be made, laid out and drawn twice, most of which is for ticks that pictures of cells have none of.
+    """
+
+    def __init__(self, width: float, height: float):
+        from matplotlib.figure import Figure
+
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width, height))
+        self.axis = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+        self.axis.set_axis_off()
+        self._dots: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._lines: list[tuple[np.ndarray, str]] = []
+
+    def write(self, x: float, y: float, text: object, **how) -> None:
+        """Write a line of text that stands on `y`."""
+        self.axis.text(x, y, text, **how)
+
+    def line(self, points: list[tuple[float, float]], color: str) -> None:
+        self._lines.append((np.array(points), color))
+
+    def frame(self, left: float, top: float, width: float, height: float, color: str) -> None:
+        right, bottom = left + width, top + height
+        self.line([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], color)
+
+    def dot(self, at: np.ndarray, colors: object, size: float | None = None) -> None:
+        """Add dots (n x 2), of one colour or one each, of so many square points: smaller with more. Those without a place are left out."""
+        from matplotlib.colors import to_rgba_array
+
+        size = float(np.clip(6000 / max(len(at), 1), 1.5, 30)) if size is None else size
+        known = np.isfinite(at).all(axis=1)
+        self._dots.append((at[known], np.broadcast_to(to_rgba_array(colors), (len(at), 4))[known], np.full(known.sum(), size)))
+
+    def finish(self):
+        """Return the figure with all that was added."""
+        from matplotlib.collections import LineCollection
+
+        from .dots import Dots
+
+        if self._lines:
+            lines, colors = zip(*self._lines, strict=True)
+            self.axis.add_collection(LineCollection(lines, colors=colors, linewidths=0.8, zorder=2.5), autolim=False)
+        rasterized = any(len(at) > MOST_VECTOR_DOTS for at, _, _ in self._dots)
+        self.axis.add_collection(Dots(self.axis, *map(np.concatenate, zip(*self._dots, strict=True)), rasterized), autolim=False)
+        return self.figure
+
+
+def _fitted(position: np.ndarray, left: float, top: float) -> np.ndarray:
+    """Places of cells in the frame of a panel, in inches, with a margin around them."""
+    low, high = np.nanmin(position, axis=0), np.nanmax(position, axis=0)
+    share = 0.5 + 0.9 * (position - (low + high) / 2) / np.where(high > low, high - low, 1)
+    return np.column_stack([left + FRAME[0] * share[:, 0], top + FRAME[1] * (1 - share[:, 1])])
 
 
 def ranked(values: pd.Series) -> pd.Series:
@@ -126,29 +186,46 @@ def ranked(values: pd.Series) -> pd.Series:
     return values.value_counts().sort_index().sort_values(ascending=False, kind="stable")
 
 
-def _draw_frame(axis, name: str) -> None:
-    axis.set_axis_on()
-    axis.set_title(short(name, 60), loc="left", fontsize=9)
-    axis.set(xticks=[], yticks=[])
-    for spine in axis.spines.values():
-        spine.set_color(GREY)
+def _draw_numbers(page: Page, at: np.ndarray, values: np.ndarray, limits: tuple, left: float, top: float) -> None:
+    """Colour cells by numbers, and draw the bar of colours at the right of their frame."""
+    from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
+    from matplotlib.transforms import nonsingular
 
-
-def _draw_numbers(axis, side, position: np.ndarray, values: np.ndarray, limits: tuple, dots: dict) -> None:
     known = np.isfinite(values)
-    axis.scatter(*position[~known].T, color=GREY, **dots)
-    if known.any():
-        points = axis.scatter(*position[known].T, c=values[known], cmap="viridis", vmin=limits[0], vmax=limits[1], **dots)
-        axis.figure.colorbar(points, cax=side.inset_axes((0.02, 0.05, 0.05, 0.9)))
+    page.dot(at[~known], GREY)
+    if not known.any():
+        return
+    low, high = (given if given is not None else end(values[known]) for given, end in zip(limits, (np.min, np.max), strict=True))
+    low, high = nonsingular(low, high, expander=0.1)
+    colors = colormaps["viridis"]((values[known] - low) / (high - low))
+    page.dot(at[known], colors)
+    top, width, height = top + 0.15, 0.12, FRAME[1] - 0.3
+    page.axis.imshow(
+        np.linspace(1, 0, 256)[:, None],
+        cmap="viridis",
+        vmin=0,
+        vmax=1,
+        aspect="auto",
+        extent=(left, left + width, top + height, top),
+        interpolation="nearest",
+    )
+    page.frame(left, top, width, height, color="black")
+    for tick in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high):
+        if low <= tick <= high:
+            y = top + height * (high - tick) / (high - low)
+            page.line([(left + width, y), (left + width + 0.05, y)], "black")
+            page.write(left + width + 0.1, y + 0.04, f"{tick:g}")
 
 
-def _draw_categories(axis, side, position: np.ndarray, values: pd.Series, ranked: list[str], dots: dict) -> None:
+def _draw_categories(page: Page, at: np.ndarray, values: pd.Series, ranked: list[str], left: float, top: float) -> None:
+    """Colour cells by categories, and tell these at the right of their frame."""
     ranked = [label for label in ranked if label != UNKNOWN]
     numbered = len(ranked) > len(FEW_COLORS)
     colors = spread(MANY_COLORS, len(ranked)) if numbered else FEW_COLORS
     shown = dict(zip(ranked, colors, strict=False)) | {UNKNOWN: UNKNOWN_COLOR}
-    # One call for all, in the cells' random order: no category lies on top of another.
-    axis.scatter(*position.T, c=values.astype(object).map(shown).fillna(GREY).tolist(), **dots)
+    # All at once, in the cells' random order: no category lies on top of another.
+    page.dot(at, values.astype(object).map(shown).fillna(GREY).tolist())
     counts = values.value_counts()
     entries = []
     for number, (label, color) in enumerate(shown.items(), start=1):
@@ -157,13 +234,17 @@ def _draw_categories(axis, side, position: np.ndarray, values: pd.Series, ranked
         told = numbered and label != UNKNOWN
         entries.append((f"{number}  " * told + f"{short(label)} ({counts[label]:,})", color))
         if told:
-            _write_number(axis, np.median(position[(values == label).to_numpy()], axis=0), number)
+            _write_number(page, np.median(at[(values == label).to_numpy()], axis=0), number)
     others = counts[~counts.index.isin(list(shown))]
     if len(others):
         entries.append((f"{len(others)} others ({others.sum():,})", GREY))
     if values.isna().any():
         entries.append((f"missing ({values.isna().sum():,})", GREY))
-    _draw_legend(side, entries)
+    size, pitch = (8, 0.2) if len(entries) <= 14 else (6.5, 0.13)
+    heights = top + 0.1 + pitch * np.arange(len(entries))
+    page.dot(np.column_stack([np.full(len(entries), left), heights]), [color for _, color in entries], size=25)
+    for (text, _), height in zip(entries, heights, strict=True):
+        page.write(left + 0.1, height + size / 200, text, fontsize=size)
 
 
 def spread(colors: list[str], n: int) -> list[str]:
@@ -171,11 +252,11 @@ def spread(colors: list[str], n: int) -> list[str]:
     return [colors[i] for i in np.linspace(0, len(colors) - 1, min(n, len(colors))).round().astype(int)]
 
 
-def _write_number(axis, at: np.ndarray, number: int) -> None:
+def _write_number(page: Page, at: np.ndarray, number: int) -> None:
     from matplotlib.patheffects import withStroke
 
     halo = [withStroke(linewidth=2, foreground="white")]
-    axis.text(*at, number, ha="center", va="center", fontsize=8, fontweight="bold", path_effects=halo)
+    page.write(*at, number, ha="center", va="center", fontsize=8, fontweight="bold", path_effects=halo)
 
 
 def _draw_legend(side, entries: list[tuple[str, str]]) -> None:
@@ -252,8 +333,11 @@ def draw_history(curves: dict[str, list[list[float]]], name: str, path: Path) ->
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.3), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        # Places by hand, as the labels of eight panels' ticks take long to be measured: room at the left of each for seven digits
+        width, height = 3.6 * columns, 2.5 * rows + 0.3
+        figure = Figure(figsize=(width, height))
+        places = {"left": 0.65 / width, "right": 1 - 0.1 / width, "bottom": 0.45 / height, "top": 1 - 0.55 / height}
+        axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=places | {"wspace": 0.26, "hspace": 0.42}).ravel()
         for axis in axes:
             axis.set_axis_off()
         for axis, (curve, points) in zip(axes, curves.items(), strict=False):
@@ -320,8 +404,18 @@ def save_png(figure, path: Path) -> None:
     figure.set_dpi(110)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    drawn.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    drawn = np.asarray(canvas.buffer_rgba())[..., :3]
+    # The paper is most of a picture: its colour is the last of the 256, and the others are chosen of what is drawn
+    inked = (drawn < 255).any(axis=2)
+    colors = np.full(inked.shape, 255, dtype=np.uint8)
+    palette = []
+    if inked.any():
+        ink = Image.fromarray(drawn[inked][None]).quantize(255, dither=Image.Dither.NONE)
+        colors[inked] = np.asarray(ink)[0]
+        palette = ink.getpalette()[: 3 * 255]
+    picture = Image.fromarray(colors)
+    picture.putpalette(palette + [255] * (3 * 256 - len(palette)))
+    picture.save(path)
 
 
 def short(text: object, most: int = LONGEST_NAME) -> str:
