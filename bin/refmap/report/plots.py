@@ -46,13 +46,12 @@ MOST_VECTOR_DOTS = 2_000
 PITCH, FRAME, HEADING = (5.9, 3.3), (3.2, 3.05), 0.4
 # Names of cell types are text, also where they hold a $; PDF text stays text. By the type of PostScript's fonts matplotlib also parts
 # those of a PDF: by its default the … is a font of its own, cut from the whole one anew.
-# Titles and images have their places: to look for one, or to join the others, takes as long as to draw them.
+# Images lie far from each other: as one they would be nearly as large as the page.
 STYLE = {
     "text.parse_math": False,
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
     "font.size": 8,
-    "axes.titley": 1.0,
     "image.composite_image": False,
 }
 # What a font knows of laying out text: glyphs in a PDF have their places, and to cut this down took half of the time of a font

@@ -58,7 +58,9 @@ def test_many_dots_are_pixels_in_a_pdf(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "MOST_VECTOR_DOTS", 5)
     values = pd.Series(np.arange(6.0))
     plots.draw_cells([plots.Panel("numbers", values, np.random.default_rng(0).normal(size=(6, 2)))], "title", tmp_path / "cells")
-    assert " Do\n" in content_of(tmp_path / "cells.pdf") and " rg 1 0 0 1 " not in content_of(tmp_path / "cells.pdf")
+    content = content_of(tmp_path / "cells.pdf")
+    assert " rg 1 0 0 1 " not in content
+    assert re.findall(r"/I\d Do", content) == ["/I1 Do", "/I2 Do"]  # the bar of colours, and all dots
 
 
 @pytest.mark.parametrize("values", [[1.0, 1.0, 1.0], [0.0, 0.5, np.nan], [np.nan] * 3, [-1e9, 0, 1e9]])
