@@ -115,7 +115,7 @@ def draw_cells(panels: list[Panel], title: str, path: Path) -> None:
             inches = _fitted(np.concatenate(everywhere), left, top)
             at = inches[: len(panel.position)]
             if panel.backdrop is not None:
-                page.dot(inches[len(at) :], BACKDROP)
+                page.dot(inches[len(at) :], BACKDROP, _size(len(panel.backdrop)))
             if panel.is_number:
                 _draw_numbers(page, at, panel.values.to_numpy(float, na_value=np.nan), panel.limits, left + FRAME[0] + 0.2, top)
             else:
@@ -151,11 +151,10 @@ class Page:
         right, bottom = left + width, top + height
         self.line([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], color)
 
-    def dot(self, at: np.ndarray, colors: object, size: float | None = None) -> None:
-        """Add dots (n x 2), of one colour or one each, of so many square points: smaller with more. Those without a place are left out."""
+    def dot(self, at: np.ndarray, colors: object, size: float) -> None:
+        """Add dots (n x 2), of one colour or one each, of so many square points. Those without a place are left out."""
         from matplotlib.colors import to_rgba_array
 
-        size = float(np.clip(6000 / max(len(at), 1), 1.5, 30)) if size is None else size
         known = np.isfinite(at).all(axis=1)
         self._dots.append((at[known], np.broadcast_to(to_rgba_array(colors), (len(at), 4))[known], np.full(known.sum(), size)))
 
@@ -171,6 +170,11 @@ class Page:
         rasterized = any(len(at) > MOST_VECTOR_DOTS for at, _, _ in self._dots)
         self.axis.add_collection(Dots(self.axis, *map(np.concatenate, zip(*self._dots, strict=True)), rasterized), autolim=False)
         return self.figure
+
+
+def _size(n: int) -> float:
+    """How large each of `n` cells is drawn, in square points: smaller with more."""
+    return float(np.clip(6000 / max(n, 1), 1.5, 30))
 
 
 def _fitted(position: np.ndarray, left: float, top: float) -> np.ndarray:
@@ -192,13 +196,13 @@ def _draw_numbers(page: Page, at: np.ndarray, values: np.ndarray, limits: tuple,
     from matplotlib.transforms import nonsingular
 
     known = np.isfinite(values)
-    page.dot(at[~known], GREY)
+    page.dot(at[~known], GREY, _size(len(at)))
     if not known.any():
         return
     low, high = (given if given is not None else end(values[known]) for given, end in zip(limits, (np.min, np.max), strict=True))
     low, high = nonsingular(low, high, expander=0.1)
     colors = colormaps["viridis"]((values[known] - low) / (high - low))
-    page.dot(at[known], colors)
+    page.dot(at[known], colors, _size(len(at)))
     top, width, height = top + 0.15, 0.12, FRAME[1] - 0.3
     page.axis.imshow(
         np.linspace(1, 0, 256)[:, None],
@@ -224,7 +228,7 @@ def _draw_categories(page: Page, at: np.ndarray, values: pd.Series, ranked: list
     colors = spread(MANY_COLORS, len(ranked)) if numbered else FEW_COLORS
     shown = dict(zip(ranked, colors, strict=False)) | {UNKNOWN: UNKNOWN_COLOR}
     # All at once, in the cells' random order: no category lies on top of another.
-    page.dot(at, values.astype(object).map(shown).fillna(GREY).tolist())
+    page.dot(at, values.astype(object).map(shown).fillna(GREY).tolist(), _size(len(at)))
     counts = values.value_counts()
     entries = []
     for number, (label, color) in enumerate(shown.items(), start=1):
