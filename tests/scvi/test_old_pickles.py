@@ -7,7 +7,7 @@ import old_pickles
 import pandas as pd
 import pytest
 import torch
-from refmap.families.scvi.loading import model_class, read_saved
+from refmap.families.scvi.loading import read_saved
 
 
 @pytest.mark.parametrize("name", old_pickles.OLD)
@@ -24,7 +24,7 @@ def test_a_model_of_pandas_1_is_read(tmp_path, trusted):
     (tmp_path / "attr.pkl").write_bytes(old_pickles.old_attributes(registry_={"field_registries": {}, "setup_args": {}}))
     (tmp_path / "var_names.csv").write_text("g1\nAC#2.1\n")
     torch.save({"w": torch.arange(3.0)}, tmp_path / "model_params.pt", _use_new_zipfile_serialization=False)
-    saved = read_saved(tmp_path, object, trusted)
+    saved = read_saved(tmp_path, "SCVI", trusted)
     assert "history_" not in saved["attr_dict"]
     pd.testing.assert_frame_equal(saved["attr_dict"]["obs_metadata_"], old_pickles.TABLE)
     assert saved["model_state_dict"]["w"].tolist() == [0, 1, 2] and list(saved["var_names"]) == ["g1", "AC#2.1"]
@@ -46,6 +46,6 @@ def test_labels_of_before_0_14_are_those_that_the_class_takes(tmp_path, name, la
     (tmp_path / "attr.pkl").write_bytes(old_pickles.dumps({"scvi_setup_dict_": setup}))
     (tmp_path / "var_names.csv").write_text("g1\ng2\n")
     torch.save({"w": torch.arange(3.0)}, tmp_path / "model_params.pt")
-    fields = read_saved(tmp_path, model_class(name), False)["attr_dict"]["registry_"]["field_registries"]
+    fields = read_saved(tmp_path, name, False)["attr_dict"]["registry_"]["field_registries"]
     assert list(fields["labels"]["state_registry"]["categorical_mapping"]) == labels
     assert list(fields["batch"]["state_registry"]["categorical_mapping"]) == ["a", "b"]

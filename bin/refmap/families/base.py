@@ -82,6 +82,8 @@ class Settings:
         The family's own, by name and of their type, defaults filled in.
     gmt
         A GMT file of gene programmes, for a card with `takes_gmt`.
+    train
+        What `Surgery.train` will be called with; None where nothing is trained.
     """
 
     freeze_dropout: bool = True
@@ -89,6 +91,7 @@ class Settings:
     engine: str = AUTO
     options: dict[str, Any] = field(default_factory=dict)
     gmt: Path | None = None
+    train: dict | None = None
 
 
 @dataclass

@@ -97,7 +97,7 @@ def operate(
         warnings = check_gpu()
         surgery_of = by_name(card["family"]).surgery()
         surgery_of.seed(settings.seed)
-        surgery = surgery_of.prepare(folder.path, query, card, settings)
+        surgery = surgery_of.prepare(folder.path, query, card, replace(settings, train=train))
         surgery.warnings += warnings
         if surgery.placed is not None:
             rows = np.flatnonzero(surgery.placed)[:REOPENED]

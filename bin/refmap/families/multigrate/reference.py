@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...models.facts import write_facts
-from ..scvi.surgery import Surgery
-from ..scvi.training import check_machine, training_arguments
+from ..scvi.training import check_machine, seed_library, taken_by, training_arguments
 from .card import are_peaks
 from .loading import embed_empty_cells, keep_setup, set_up
 from .training import run
@@ -42,7 +41,7 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
     from multigrate.model import MultiVAE
 
     check_machine()
-    Surgery.seed(settings["seed"])
+    seed_library(settings["seed"])
     options, modalities = settings["options"], settings["modalities"]
     genes, second = modalities
     columns = dict(columns_of(modalities))[second]
@@ -80,7 +79,7 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
         "check_val_every_n_epoch": 1,
     }
     warnings: list[str] = []
-    run(model, training_arguments(MultiVAE, wanted, reference.n_obs, warnings), log)
+    run(model, training_arguments(taken_by(MultiVAE), wanted, reference.n_obs, warnings), log)
     for warning in warnings:
         log(warning)
     model.save(str(folder), overwrite=True, save_anndata=False)

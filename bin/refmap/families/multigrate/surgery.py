@@ -18,7 +18,7 @@ from ..base import Settings
 from ..scvi import surgery as scvi
 from ..scvi.growth import category_sizes, growth_of
 from ..scvi.loading import read_saved
-from ..scvi.training import check_machine
+from ..scvi.training import check_machine, seed_library
 from .loading import grow
 from .training import run
 from .values import doubts, make_values
@@ -43,7 +43,8 @@ class MultigrateSurgery(scvi.Surgery):
         from torch.nn import Dropout
 
         check_machine()
-        saved = read_saved(path, MultiVAE, card["trusted"])
+        seed_library(settings.seed)
+        saved = read_saved(path, MultiVAE.__name__, card["trusted"])
         reference = {name: tensor.clone() for name, tensor in saved["model_state_dict"].items() if hasattr(tensor, "shape")}
         query.X = make_values(query.X, card["modalities"], card["modality_values"])
         try:

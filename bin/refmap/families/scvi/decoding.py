@@ -27,12 +27,10 @@ def decoder_of(model: Any, latent: np.ndarray, n_batches: int) -> Decoder | None
     module = model.module
     # POISSONVI's module is a VAE too, of peaks.
     if isinstance(module, VAE) and module.gene_likelihood != "normal" and type(model).__name__ != "POISSONVI":
-        enters = np.log1p if module.log_variational else _as_they_are
-        return Decoder(
-            _decode(model, latent, "library", _of_vae), n_batches, _first_layer(module.z_encoder, module.n_input), enters
-        )
+        weights, enters = first_layer(module.z_encoder, module.n_input), entering(module.log_variational)
+        return Decoder(_decode(model, latent, "library", _of_vae), n_batches, weights, enters)
     if isinstance(module, TOTALVAE):
-        weights = _first_layer(module.encoder, module.n_input_genes)
+        weights = first_layer(module.encoder, module.n_input_genes)
         return Decoder(
             _decode(model, latent, "library_gene", _of_totalvae), n_batches, weights, _enters_totalvae(module.log_variational)
         )
@@ -79,8 +77,9 @@ def _of_totalvae(generated: dict) -> tuple:
     return generated["px_"]["scale"], generated["px_"]["r"]
 
 
-def _as_they_are(counts: np.ndarray) -> np.ndarray:
-    return counts
+def entering(log: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """What of counts enters an encoder that takes their logarithm, or them as they are."""
+    return np.log1p if log else lambda counts: counts
 
 
 def _enters_totalvae(log: bool) -> Callable[[np.ndarray], np.ndarray]:
@@ -93,7 +92,7 @@ def _enters_totalvae(log: bool) -> Callable[[np.ndarray], np.ndarray]:
     return enters
 
 
-def _first_layer(encoder: Any, n_genes: int) -> np.ndarray | None:
+def first_layer(encoder: Any, n_genes: int) -> np.ndarray | None:
     """The weights of the genes, which come first among what an encoder is given: hidden units x genes."""
     from torch.nn import Linear
 

@@ -96,13 +96,11 @@ def growth_of(module: torch.nn.Module, reference: dict, old_sizes: list[int], ne
     RefmapError
         If a layer grew in a way that no one-hot explains: its columns would be read for others.
     """
-    from scvi.nn import FCLayers
-
     state = module.state_dict()
     by_category = {}
     # A module may stand in two places under two names: SysVI's prior holds its encoder.
     for prefix, layers in module.named_modules(remove_duplicate=False):
-        if not isinstance(layers, FCLayers):
+        if not hasattr(layers, "inject_into_layer"):  # fully connected layers, scvi-tools' or the engine's
             continue
         for end in range(1, len(new_sizes) + 1):
             # Most layers see every one-hot; models with a learned batch embedding see the covariates alone.

@@ -33,11 +33,12 @@ def model_class(name: str) -> type:
     raise RefmapError(f"The model is a {name}, which scvi-tools {scvi.__version__} does not have: update the environment.")
 
 
-def read_saved(folder: Path, kind: type, trusted: bool) -> dict:
+def read_saved(folder: Path, kind: str, trusted: bool) -> dict:
     """Read a saved model, today's format or that of before 0.15, as ``model_state_dict``, ``var_names``, ``attr_dict``.
 
     This runs the file's pickle: only a model that passed inspection, a card without a fault, may come here. Unless the
-    user vouched for it (`trusted`), it can import no more than inspection lets pass.
+    user vouched for it (`trusted`), it can import no more than inspection lets pass. `kind` is the name of its class; scvi-tools is
+    imported for models of before 0.14 alone.
     """
     import torch
 
@@ -97,32 +98,35 @@ def as_mudata(query: ad.AnnData, setup: dict, card: dict) -> mudata.MuData:
     return result
 
 
-def _complete(saved: dict, kind: type) -> None:
+def _complete(saved: dict, kind: str) -> None:
     """Add what models of older versions lack, and make text of categories and names that were none, as they are in a query."""
-    import torch
-    from scvi.data._compat import registry_from_setup_dict
-    from scvi.model import MULTIVI, TOTALVI
-
     attributes = saved["attr_dict"]
     if "scvi_setup_dict_" in attributes:
-        attributes["registry_"] = registry_from_setup_dict(
-            kind, attributes.pop("scvi_setup_dict_"), unlabeled_category=attributes.get("unlabeled_category_")
-        )
-        # Before 0.14 data were set up for any class, with labels for those that take none today: these now have one of their own.
-        if "labels_key" not in inspect.signature(kind.setup_anndata).parameters:
-            labels = attributes["registry_"]["field_registries"].get("labels", {}).get("state_registry", {})
-            labels |= {"original_key": "_scvi_labels", "categorical_mapping": np.zeros(1, dtype=int)}
+        _as_registry(attributes, model_class(kind))
     registry = attributes["registry_"]
     registry.setdefault("setup_method_name", "setup_anndata")
-    if kind is MULTIVI and registry["setup_method_name"] == "setup_anndata":
+    if kind == "MULTIVI" and registry["setup_method_name"] == "setup_anndata":
         _as_of_mudata(saved)
     _categories_as_text(registry, attributes)
     _proteins_as_text(registry)
     state = saved["model_state_dict"]
     background = state.get("background_pro_alpha")
     # totalVI up to 1.1: scvi-tools' own conversion of old models fills in zeros as well.
-    if background is not None and issubclass(kind, TOTALVI) and "log_per_batch_efficiency" not in state:
-        state["log_per_batch_efficiency"] = torch.zeros_like(background)
+    if background is not None and kind in ("TOTALVI", "TOTALANVI") and "log_per_batch_efficiency" not in state:
+        state["log_per_batch_efficiency"] = background.new_zeros(background.shape)
+
+
+def _as_registry(attributes: dict, kind: type) -> None:
+    """Make a registry of what came before it, up to 0.14."""
+    from scvi.data._compat import registry_from_setup_dict
+
+    attributes["registry_"] = registry_from_setup_dict(
+        kind, attributes.pop("scvi_setup_dict_"), unlabeled_category=attributes.get("unlabeled_category_")
+    )
+    # Data were set up for any class then, with labels for those that take none today: these now have one of their own.
+    if "labels_key" not in inspect.signature(kind.setup_anndata).parameters:
+        labels = attributes["registry_"]["field_registries"].get("labels", {}).get("state_registry", {})
+        labels |= {"original_key": "_scvi_labels", "categorical_mapping": np.zeros(1, dtype=int)}
 
 
 def _as_of_mudata(saved: dict) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .training import check_machine, run_training
+from .training import check_machine, run_training, seed_library
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -41,7 +41,7 @@ def train_reference(reference: ad.AnnData, settings: dict, folder: Path, log: Ca
     import scvi
 
     check_machine()
-    scvi.settings.seed = settings["seed"]
+    seed_library(settings["seed"])
     family = settings["family"]
     setup = {
         "batch_key": settings["batch_key"],

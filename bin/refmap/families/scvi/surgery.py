@@ -7,6 +7,7 @@ mask, and its hash is taken from its file and again from the grown model after t
 from __future__ import annotations
 
 import inspect
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +18,15 @@ import pandas as pd
 
 from ...common.errors import RefmapError
 from .. import base
-from ..base import AUTO, SCVI, Decoder, Prediction, Settings
+from ..base import SCVI, Decoder, Prediction, Settings
 from ..devices import device_of
-from ..freezing import mask_gradients, sha256, versions
+from ..freezing import mask_gradients, seed_everything, sha256, versions
 from .decoding import decoder_of
 from .growth import Growth, category_sizes, growth_of
 from .loading import as_mudata, model_class, read_saved
 from .options import chosen_batches
 from .proteins import impute, incomplete, mask_missing, read_masks
-from .training import check_machine, reading_in_runs, recorded, run_training, training_arguments
+from .training import check_machine, reading_in_runs, run_training, seed_library, taken_by, training_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,11 @@ LIBRARY_ENCODER = "l_encoder"
 BLOCK = 1 << 16
 # Counts its calls and nothing else.
 COUNTERS = "num_batches_tracked"
+
+
+def retrained(module: torch.nn.Module) -> str | None:
+    """The part of a module that surgery trains whole, if there is one."""
+    return None if getattr(module, "use_observed_lib_size", True) else LIBRARY_ENCODER
 
 
 @dataclass
@@ -85,8 +91,8 @@ class Surgery(base.Surgery):
         The proteins to be imputed, None where there are none.
     n_batches
         Of the reference; 1 if it has no column of them.
-    engine
-        One of `ENGINES`.
+    engine_reason
+        Why the engine does not train it, in a few words.
     warnings
         Sentences for the user.
     """
@@ -98,7 +104,7 @@ class Surgery(base.Surgery):
     retrained: str | None = None
     imputation: Imputation | None = None
     n_batches: int = 1
-    engine: str = AUTO
+    engine_reason: str | None = None
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -124,10 +130,18 @@ class Surgery(base.Surgery):
         MachineFault
             If scvi-tools could load no model here.
         """
+        saved, reason = read_saved(path, card["class_name"], card["trusted"]), "as asked"
+        if settings.engine != SCVI:
+            from .engine.registry import Unserved
+            from .engine.surgery import EngineSurgery
+
+            try:
+                return EngineSurgery.of(saved, query, card, settings)
+            except Unserved as left:
+                reason = str(left)
         check_machine()
-        kind = model_class(card["class_name"])
-        saved = read_saved(path, kind, card["trusted"])
-        registry = saved["attr_dict"]["registry_"]
+        seed_library(settings.seed)
+        kind, registry = model_class(card["class_name"]), saved["attr_dict"]["registry_"]
         old_sizes, reference_masks = category_sizes(registry), read_masks(registry)
         reference = {k: v.clone() for k, v in saved["model_state_dict"].items() if hasattr(v, "shape")}
         if card["layer"]:
@@ -157,15 +171,14 @@ class Surgery(base.Surgery):
                     f"scvi-tools could not load the {card['class_name']} '{card['model']}' for this query: {error}"
                 ) from error
         growths = growth_of(model.module, reference, old_sizes, category_sizes(model.registry))
-        observed = getattr(model.module, "use_observed_lib_size", True)
         surgery = cls(
             model,
             reference,
             growths,
             label_key=next(iter(card["labels"])) if card["predicts"] else None,
-            retrained=None if observed else LIBRARY_ENCODER,
+            retrained=retrained(model.module),
             n_batches=max(1, len(card["batches"])),
-            engine=settings.engine,
+            engine_reason=reason,
         )
         surgery._lay_out()
         surgery._freeze()
@@ -249,8 +262,11 @@ class Surgery(base.Surgery):
             If the loss is no longer a number.
         """
         self.switch_dropout()
-        arguments = training_arguments(type(self.model), settings, self.model.adata.n_obs, self.warnings)
-        return self._run(arguments, bool(settings.get("free")), log)
+        arguments = training_arguments(taken_by(type(self.model)), settings, self.model.adata.n_obs, self.warnings)
+        log(f"trained by scvi-tools: {self.engine_reason}")
+        self._read_in_runs()
+        history, trained = run_training(self.model, arguments, log)
+        return history, trained | {"engine": "scvi-tools", "engine_reason": self.engine_reason}
 
     def switch_dropout(self) -> None:
         """Let dropout act, where it is not frozen.
@@ -267,22 +283,6 @@ class Surgery(base.Surgery):
     def learned(self) -> dict[str, torch.Tensor]:
         """Which values surgery may move, of the parameters that the reference holds and that are not trained whole."""
         return {name: growth.trainable for name, growth in self.growths.items() if not self._retrained(name)}
-
-    def _run(self, arguments: dict, free: bool, log=print) -> tuple[pd.DataFrame, dict]:
-        from .engine.fitting import trainer_of
-
-        trainer, reason = None, "as asked"
-        if self.engine != SCVI:
-            trainer, reason = trainer_of(self.model, self.learned(), arguments, free)
-        if trainer is None:
-            log(f"trained by scvi-tools: {reason}")
-            self._read_in_runs()
-            history, trained = run_training(self.model, arguments, log)
-        else:
-            log("trained by refmap's engine")
-            history, trained = recorded(self.model, trainer.max_epochs, lambda: trainer.run(log))
-            trained["stride"] = trainer.stride
-        return history, trained | {"engine": "refmap" if trainer else "scvi-tools", "engine_reason": reason}
 
     @property
     def is_stored(self) -> bool:
@@ -361,10 +361,10 @@ class Surgery(base.Surgery):
 
     @staticmethod
     def seed(seed: int) -> None:
-        """Fix every random number generator that scvi-tools uses."""
-        import scvi
-
-        scvi.settings.seed = seed
+        """Fix every random number generator; scvi-tools' own, too, where it was imported."""
+        seed_everything(seed)
+        if "scvi" in sys.modules:
+            seed_library(seed)
 
     @staticmethod
     def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -46,8 +46,20 @@ def check_machine() -> None:
         ) from error
 
 
-def training_arguments(kind: type, settings: dict, n_cells: int, warnings: list[str]) -> dict:
-    """Turn the sheet's ``train`` settings into arguments of ``kind.train``."""
+def seed_library(seed: int) -> None:
+    """Fix every random number generator that scvi-tools uses."""
+    import scvi
+
+    scvi.settings.seed = seed
+
+
+def taken_by(kind: type) -> Collection[str]:
+    """The names of what a class of models takes to train."""
+    return inspect.signature(kind.train).parameters.keys()
+
+
+def training_arguments(taken: Collection[str], settings: dict, n_cells: int, warnings: list[str]) -> dict:
+    """Turn the sheet's ``train`` settings into arguments of a model's ``train``, `taken` by it beside those of its plan."""
     arguments = {name: value for name, value in settings.items() if name != "free"}
     plan = dict(arguments.pop("plan_kwargs", None) or {})
     # Weight decay would pull at the frozen weights too.
@@ -56,7 +68,7 @@ def training_arguments(kind: type, settings: dict, n_cells: int, warnings: list[
     if learning_rate is not None:
         plan["lr"] = learning_rate
     # Some classes have a few of the plan's settings as arguments of `train`, whose defaults win over the plan.
-    for name in plan.keys() & inspect.signature(kind.train).parameters.keys():
+    for name in plan.keys() & set(taken):
         arguments[name] = plan.pop(name)
     few = n_cells < FEWEST_FOR_VALIDATION
     if few or arguments.get("train_size") == 1:
@@ -68,7 +80,7 @@ def training_arguments(kind: type, settings: dict, n_cells: int, warnings: list[
         for name in [name for name in arguments if name.startswith("early_stopping_")]:
             del arguments[name]
         arguments |= {"train_size": 1.0, "early_stopping": False, "check_val_every_n_epoch": None}
-        if "reduce_lr_on_plateau" in inspect.signature(kind.train).parameters:
+        if "reduce_lr_on_plateau" in taken:
             arguments["reduce_lr_on_plateau"] = False  # totalVI's own choice, which looks at the validation set
     return arguments | {"plan_kwargs": plan}
 
@@ -102,7 +114,9 @@ def run_training(model, arguments: dict, log: Callable = print) -> tuple[pd.Data
         runner = type(model)._train_runner_cls
         model._train_runner_cls = lambda *of_class, **by_class: runner(*of_class, **by_class | stopping)
 
-    def train() -> int:
+    def train() -> tuple[int, dict[str, pd.DataFrame]]:
+        # A loaded model carries its reference's history, to which scvi-tools would append.
+        model.history_ = None
         try:
             model.train(**arguments, enable_progress_bar=False, callbacks=[progress])
         except ValueError as error:
@@ -110,9 +124,9 @@ def run_training(model, arguments: dict, log: Callable = print) -> tuple[pd.Data
             if "invalid values" not in str(error):
                 raise
             raise diverged(progress.epoch) from error
-        return int(model.trainer.current_epoch)
+        return int(model.trainer.current_epoch), model.history
 
-    return recorded(model, arguments["max_epochs"], train)
+    return recorded(arguments["max_epochs"], train)
 
 
 def reading_in_runs(splitter: type, counts: StoredRows) -> type:
@@ -151,13 +165,11 @@ def reading_in_runs(splitter: type, counts: StoredRows) -> type:
     return InRuns
 
 
-def recorded(model, max_epochs: int, train: Callable[[], int]) -> tuple[pd.DataFrame, dict]:
-    """Run a training, which returns its number of epochs, and return the history that it leaves in the model, and what to record."""
+def recorded(max_epochs: int, train: Callable[[], tuple[int, dict[str, pd.DataFrame]]]) -> tuple[pd.DataFrame, dict]:
+    """Run a training, which returns the number of its epochs and tables of figures, and return these as one, and what to record."""
     start = time.monotonic()
-    # A loaded model carries its reference's history, to which scvi-tools would append.
-    model.history_ = None
-    epochs = train()
-    history = pd.concat([frame.astype(float) for name, frame in model.history.items() if not name.endswith("_step")], axis=1)
+    epochs, tables = train()
+    history = pd.concat([frame.astype(float) for name, frame in tables.items() if not name.endswith("_step")], axis=1)
     history.index = history.index.astype(int) + 1
     history.index.name = "epoch"
     return history, {

@@ -15,7 +15,7 @@ from .likelihood import Counts
 from .network import Minibatch, Network
 
 if TYPE_CHECKING:
-    from scvi.data import AnnDataManager
+    from .registry import Data
 
 # Cells that go through the first layer at once.
 BLOCK = 4096
@@ -43,34 +43,22 @@ class Cells:
     network: Network
 
     @classmethod
-    def of(cls, manager: AnnDataManager, network: Network) -> Cells:
-        """Those of the data that a model was set up with."""
-        from scvi import REGISTRY_KEYS as KEYS
-
-        counts = manager.get_from_registry(KEYS.X_KEY)
+    def of(cls, data: Data, network: Network) -> Cells:
+        """Those of a query."""
+        counts = data.counts
         if not isinstance(counts, StoredRows):
-            counts = sparse.csr_matrix(counts)
             counts.eliminate_zeros()
-
-        def read(key: str, of: torch.dtype) -> torch.Tensor:
-            if key not in manager.data_registry:
-                return torch.zeros((counts.shape[0], 0), dtype=of)
-            return torch.as_tensor(np.asarray(manager.get_from_registry(key)), dtype=of)
-
-        def numbers(key: str) -> torch.Tensor:
-            return read(key, torch.float32).to(network.dtype)
-
-        batches, covariates = read(KEYS.BATCH_KEY, torch.int64), read(KEYS.CAT_COVS_KEY, torch.int64)
-        one_hots = covariates if network.embedding is not None else torch.cat([batches, covariates], dim=1)
+        batches, covariates = torch.from_numpy(data.batches), torch.from_numpy(data.covariates)
+        one_hots = covariates if network.embedding is not None else torch.cat([batches.unsqueeze(1), covariates], dim=1)
         rest = {
-            "batches": batches.flatten(),
-            "labels": read(KEYS.LABELS_KEY, torch.int64).flatten(),
+            "batches": batches,
+            "labels": torch.from_numpy(data.labels),
             "covariates": covariates,
             "categories": _categories(one_hots, network.module.decoder.px_decoder.n_cat_list),
-            "continuous": numbers(KEYS.CONT_COVS_KEY),
+            "continuous": torch.from_numpy(data.continuous).to(network.dtype),
         }
-        if network.module.use_size_factor_key:
-            rest["log_size"] = numbers(KEYS.SIZE_FACTOR_KEY).flatten().log()
+        if data.sizes is not None:
+            rest["log_size"] = torch.from_numpy(data.sizes).to(network.dtype).log()
         cells = cls(counts, rest, network)
         if not cells.are_stored:
             blocks = minibatches(np.arange(len(cells)), BLOCK)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -13,14 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
+from torch.optim.adam import adam
 
 from ..training import diverged, log_epoch
 from .cells import Cells, minibatches
-from .limits import beyond, not_taken
-from .network import Losses, Network
+from .limits import ARGUMENTS_OF, PLAN_OF
+from .network import Losses
+from .splitting import split
 
 if TYPE_CHECKING:
-    from scvi.model.base import BaseModelClass
+    from .model import Model
 
 # How Adam's averages fade in a step, as torch has it, which scvi-tools leaves alone.
 BETAS = 0.9, 0.999
@@ -84,26 +85,25 @@ class Stopping:
         return self.waited >= self.patience
 
 
-def trainer_of(
-    model: BaseModelClass, masks: dict[str, torch.Tensor], arguments: dict, free: bool = False
-) -> tuple[Trainer | None, str | None]:
-    """The engine's trainer of a grown model, or None and what of its training the engine does not do.
+class Adam:
+    """torch's Adam in one pass over the leaves; to make its own class imports torch's compiler, which takes seconds."""
 
-    Parameters
-    ----------
-    masks
-        Which values of each parameter surgery may move, by its name; of one that is not named all, where it asks for a gradient.
-    arguments
-        Those of the model's ``train``.
-    free
-        Whether nobody chose any of these, so that training may go the same way in fewer steps.
-    """
-    if reason := beyond(model, arguments):
-        return None, reason
-    network = Network(model.module, masks)
-    if reason := not_taken(network):
-        return None, reason
-    return Trainer(model, network, arguments, STRIDE if free else 1), None
+    def __init__(self, leaves: list[torch.Tensor], lr: float, betas: tuple[float, float], eps: float, weight_decay: float):
+        self.leaves, self._lr, self._betas, self._eps, self._weight_decay = leaves, lr, betas, eps, weight_decay
+        self._means, self._squares = ([torch.zeros_like(leaf) for leaf in leaves] for _ in range(2))
+        self._steps = [torch.zeros(()) for _ in leaves]
+
+    def zero_grad(self) -> None:
+        for leaf in self.leaves:
+            leaf.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the leaves by their gradients."""
+        held = (self.leaves, [leaf.grad for leaf in self.leaves], self._means, self._squares, [], self._steps)
+        rates = {"lr": self._lr, "eps": self._eps, "weight_decay": self._weight_decay}
+        beta1, beta2 = self._betas
+        adam(*held, fused=True, amsgrad=False, maximize=False, beta1=beta1, beta2=beta2, **rates)
 
 
 class Trainer:
@@ -112,27 +112,25 @@ class Trainer:
     Attributes
     ----------
     settings, plan
-        All arguments of the model's ``train`` and of its plan.
+        All arguments of the training and of its plan.
     stride
         Steps of scvi-tools' training that are made at once.
     """
 
-    def __init__(self, model: BaseModelClass, network: Network, arguments: dict, stride: int = 1):
-        """`arguments` are those of the model's ``train``, as far as the engine knows them."""
-        from scvi.train import Trainer as Lightning
-        from scvi.train import TrainingPlan
+    def __init__(self, model: Model, cells: Cells, arguments: dict, seed: int = 0, stride: int = 1):
+        """Train `cells`, which are the model's data for its network.
 
-        self.model, self.network = model, network
-        self.settings = _defaults(Lightning) | _defaults(type(model).train) | arguments
-        self.plan = _defaults(TrainingPlan) | _defaults(type(model)._training_plan_cls) | arguments["plan_kwargs"]
-        self.cells = Cells.of(model.adata_manager, network)
+        `arguments` are those of the model's ``train``, as far as the engine knows them (:mod:`.limits`); `seed` is of the split.
+        """
+        self.model, self.network, self.cells, self.seed, self.stride = model, cells.network, cells, seed, stride
+        self.settings = ARGUMENTS_OF[model.kind] | arguments
+        self.plan = PLAN_OF[model.kind] | arguments["plan_kwargs"]
         self.is_labelled = np.zeros(len(self.cells), dtype=bool)
-        self.is_labelled[getattr(model, "_labeled_indices", [])] = True
+        self.is_labelled[model.data.labelled] = True
         self.kl_weight, self.steps = 0.0, 0
-        self.stride = stride
 
-    def run(self, log: Callable = print) -> int:
-        """Train, and leave the model as scvi-tools' own training does; returns the number of epochs.
+    def run(self, log: Callable = print) -> tuple[int, dict[str, pd.DataFrame]]:
+        """Train, and leave the model as scvi-tools' own training does; returns the number of epochs and tables of their figures.
 
         Raises
         ------
@@ -140,14 +138,13 @@ class Trainer:
             If the loss is no longer a number.
         """
         settings, plan, epochs = self.settings, self.plan, self.max_epochs
-        splitter = _split(self.model, settings)
-        optimizer = torch.optim.Adam(
+        places = split(self.model.data, settings["train_size"], settings["batch_size"], self.seed)
+        optimizer = Adam(
             self.network.learned.leaves,
             lr=plan["lr"] * self.stride,
-            betas=[beta**self.stride for beta in BETAS],
+            betas=tuple(beta**self.stride for beta in BETAS),
             eps=plan["eps"],
             weight_decay=plan["weight_decay"],
-            fused=True,
         )
         stopping, every = None, settings["check_val_every_n_epoch"] or (1 if settings["early_stopping"] else math.inf)
         if settings["early_stopping"]:
@@ -156,10 +153,10 @@ class Trainer:
                 stopping, every = Stopping("elbo_validation", 2, 0.0, FLAT), 1
         history, known = [], {}
         for epoch in range(1, epochs + 1):
-            figures = self._train(splitter.train_idx, epoch, optimizer).figures("train")
-            is_validated = epoch % every == 0 and len(splitter.val_idx) > 0
+            figures = self._train(places.train, epoch, optimizer).figures("train")
+            is_validated = epoch % every == 0 and len(places.validation) > 0
             if is_validated:
-                figures |= self._validate(splitter.val_idx).figures("validation")
+                figures |= self._validate(places.validation).figures("validation")
             if not all(map(math.isfinite, figures.values())):
                 raise diverged(epoch)
             history.append(figures)
@@ -168,14 +165,22 @@ class Trainer:
             if is_validated and stopping and stopping.stops(figures):
                 break
         self.network.learned.put_back()
-        _leave(self.model, splitter, history)
-        return len(history)
+        tables = _tables(history)
+        self.model.attributes |= {
+            "history_": tables,
+            "train_indices_": places.train,
+            "validation_indices_": places.validation,
+            "test_indices_": places.test,
+            "is_trained_": True,
+        }
+        self.network.module.eval()
+        return len(history), tables
 
     @property
     def max_epochs(self) -> int:
         return math.ceil(self.settings["max_epochs"] / self.stride)
 
-    def _train(self, places: np.ndarray, epoch: int, optimizer: torch.optim.Optimizer) -> Sums:
+    def _train(self, places: np.ndarray, epoch: int, optimizer: Adam) -> Sums:
         sums = Sums()
         for minibatch in self._minibatches(self.cells.shuffled(places, self.settings["batch_size"])):
             epochs = epoch - 1 + sums.n_cells / len(places)
@@ -190,7 +195,7 @@ class Trainer:
 
     def _validate(self, places: np.ndarray) -> Sums:
         sums = Sums()
-        with torch.no_grad(), _evaluating(self.network.module), _same_noise() if self.stride > 1 else contextlib.nullcontext():
+        with torch.no_grad(), evaluating(self.network.module), same_noise() if self.stride > 1 else contextlib.nullcontext():
             for minibatch in self._minibatches(self.cells.in_order(places)):
                 sums.add(self.losses(*minibatch))
         return sums
@@ -208,27 +213,15 @@ class Trainer:
         return self.network.losses(self.cells[places], self.kl_weight, with_labels, self.plan.get("classification_ratio", 0))
 
 
-def _defaults(function: Callable) -> dict:
-    """The defaults of a function's or a class's arguments."""
-    return {name: argument.default for name, argument in inspect.signature(function).parameters.items()}
-
-
-def _split(model: BaseModelClass, settings: dict):
-    """scvi-tools' own split of the cells: ``train_idx``, ``val_idx``, ``test_idx``."""
-    splitter = model._data_splitter_cls(model.adata_manager, train_size=settings["train_size"], batch_size=settings["batch_size"])
-    splitter.setup()
-    return splitter
-
-
 def _kl_weight(plan: dict, epoch: int, step: int) -> float:
-    from scvi.train._trainingplans import _compute_kl_weight
-
-    names = ("n_epochs_kl_warmup", "n_steps_kl_warmup", "max_kl_weight", "min_kl_weight")
-    return _compute_kl_weight(epoch, step, *(plan[name] for name in names))
+    """The weight of the KL divergence, which rises by epochs or by steps, where either is told."""
+    least, most = plan["min_kl_weight"], plan["max_kl_weight"]
+    done, warmup = (epoch, plan["n_epochs_kl_warmup"]) if plan["n_epochs_kl_warmup"] else (step, plan["n_steps_kl_warmup"])
+    return (most - least) * (done / warmup) + least if warmup and done < warmup else most
 
 
 @contextlib.contextmanager
-def _same_noise() -> Iterator[None]:
+def same_noise() -> Iterator[None]:
     """Draw the same numbers each time, so that what differs is no chance; others are as if none had been drawn."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -236,7 +229,7 @@ def _same_noise() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Switch dropout off for a while."""
     training = [part for part in module.modules() if part.training]
     module.eval()
@@ -247,11 +240,8 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _leave(model: BaseModelClass, splitter: object, history: list[dict[str, float]]) -> None:
-    """What scvi-tools leaves of a training."""
+def _tables(history: list[dict[str, float]]) -> dict[str, pd.DataFrame]:
+    """As scvi-tools keeps what an epoch, of which each is a row of `history`, came to."""
     table = pd.DataFrame(history)
     table.index.name = "epoch"
-    model.history_ = {name: table[[name]].dropna() for name in table}
-    model.train_indices, model.validation_indices, model.test_indices = splitter.train_idx, splitter.val_idx, splitter.test_idx
-    model.module.eval()
-    model.is_trained_ = True
+    return {name: table[[name]].dropna() for name in table}

@@ -9,7 +9,7 @@ import torch
 from ...freezing import mask_gradients
 
 if TYPE_CHECKING:
-    from scvi.module import VAE
+    from .module import Module
 
 
 class Learned:
@@ -25,7 +25,7 @@ class Learned:
         Of those leaves that are columns of a parameter, a row each: its name, and from which column on.
     """
 
-    def __init__(self, module: VAE, masks: dict[str, torch.Tensor]):
+    def __init__(self, module: Module, masks: dict[str, torch.Tensor]):
         """`masks` tells of a parameter, by its name, which of its values are learned."""
         self._parameters = dict(module.named_parameters())
         self._masks = masks

@@ -1,83 +1,65 @@
-"""What the engine does not do, which scvi-tools' own trainer then does."""
+"""What the engine does not do, which scvi-tools then does."""
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING
-
 from .likelihood import KINDS
 
-if TYPE_CHECKING:
-    from scvi.model.base import BaseModelClass
-
-    from .network import Network
-
-# What it knows of the arguments of `train`, and of those of its plan.
+# What it knows of the arguments of `train`, with their defaults there, and of those of its plan; by class where they differ.
 ARGUMENTS = {
-    "max_epochs",
-    "batch_size",
-    "train_size",
-    "check_val_every_n_epoch",
-    "early_stopping",
-    "early_stopping_monitor",
-    "early_stopping_min_delta",
-    "early_stopping_patience",
-    "plan_kwargs",
+    "max_epochs": None,
+    "batch_size": 128,
+    "train_size": None,
+    "check_val_every_n_epoch": None,
+    "early_stopping": False,
+    "early_stopping_monitor": "elbo_validation",
+    "early_stopping_min_delta": 0.0,
+    "early_stopping_patience": 45,
+    "plan_kwargs": None,
 }
 PLAN = {
-    "lr",
-    "eps",
-    "weight_decay",
-    "n_epochs_kl_warmup",
-    "n_steps_kl_warmup",
-    "min_kl_weight",
-    "max_kl_weight",
-    "classification_ratio",
+    "lr": 1e-3,
+    "eps": 0.01,
+    "weight_decay": 1e-6,
+    "n_epochs_kl_warmup": 400,
+    "n_steps_kl_warmup": None,
+    "min_kl_weight": 0.0,
+    "max_kl_weight": 1.0,
 }
+ARGUMENTS_OF = {"SCVI": ARGUMENTS, "SCANVI": ARGUMENTS | {"train_size": 0.9}}
+PLAN_OF = {"SCVI": PLAN, "SCANVI": PLAN | {"classification_ratio": 50}}
 # What early stopping may watch.
 MONITORS = {"elbo_validation", "reconstruction_loss_validation", "kl_local_validation", "validation_loss"}
+# What may be told of parts of a model.
+OF_PARTS = {
+    "classifier_parameters": {"n_layers", "n_hidden", "dropout_rate"},
+    "batch_embedding_kwargs": {"embedding_dim"},
+}
 
 
-def beyond(model: BaseModelClass, arguments: dict) -> str | None:
-    """What of a surgery the engine does not do, in a few words; None if it does all of it.
+def beyond(kind: str, settings: dict, has_labels: bool) -> str | None:
+    """What of a model the engine does not do, in a few words; None if it does all of it.
 
-    `arguments` are those of the model's `train`.
+    `settings` are those of the model's constructor; `has_labels` tells whether any cell of the query is labelled.
     """
-    from scvi.model import SCANVI, SCVI
-    from scvi.module import SCANVAE, VAE
-    from scvi.nn import DecoderSCVI
-
-    module = model.module
-    if {SCVI: VAE, SCANVI: SCANVAE}.get(type(model)) is not type(module) or type(module.decoder) is not DecoderSCVI:
-        return f"a {type(model).__name__}"
-    if module.device.type != "cpu":
-        return "a GPU"
-    if module.gene_likelihood not in KINDS:
-        return f"gene_likelihood '{module.gene_likelihood}'"
-    if module.minified_data_type is not None:
-        return "minified data"
-    plan = arguments["plan_kwargs"]
-    taken = PLAN & inspect.signature(type(model)._training_plan_cls).parameters.keys()
-    unknown = sorted(arguments.keys() - ARGUMENTS) + [f"plan_kwargs.{name}" for name in sorted(plan.keys() - taken)]
-    if unknown:
-        return ", ".join(unknown)
-    if arguments.get("early_stopping_monitor", "elbo_validation") not in MONITORS:
-        return f"early_stopping_monitor '{arguments['early_stopping_monitor']}'"
-    if _has_labels(model) and module.batch_representation == "embedding":
+    likelihood, batches = settings.get("gene_likelihood", "zinb"), settings.get("batch_representation", "one-hot")
+    if likelihood not in KINDS:
+        return f"gene_likelihood '{likelihood}'"
+    for name, known in OF_PARTS.items():
+        if unknown := sorted((settings.get(name) or {}).keys() - known):
+            return f"{name}.{unknown[0]}"
+    if has_labels and batches == "embedding":
         return "labels beside embedded batches"
     return None
 
 
-def not_taken(network: Network) -> str | None:
-    """The first of what the network is made of, or is to train, that it knows nothing of; None if there is none."""
-    for layers in network.frozen_layers:
-        if layers.unknown:
-            return f"layers with {layers.unknown}"
-    for name, parameter in network.module.named_parameters():
-        if parameter.requires_grad and name not in network.learned.known:
-            return f"training '{name}'"
+def untrainable(kind: str, arguments: dict) -> str | None:
+    """What of a training the engine does not do; `arguments` are those of the model's ``train``."""
+    plan = arguments["plan_kwargs"]
+    unknown = sorted(arguments.keys() - ARGUMENTS.keys()) + [f"plan_kwargs.{name}" for name in sorted(plan.keys() - PLAN_OF[kind].keys())]
+    if unknown:
+        return ", ".join(unknown)
+    if arguments.get("early_stopping_monitor", "elbo_validation") not in MONITORS:
+        return f"early_stopping_monitor '{arguments['early_stopping_monitor']}'"
+    if not 0 < (arguments.get("train_size") or 1) <= 1:
+        return f"train_size {arguments['train_size']}"
     return None
-
-
-def _has_labels(model: BaseModelClass) -> bool:
-    return len(getattr(model, "_labeled_indices", ())) > 0

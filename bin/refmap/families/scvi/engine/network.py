@@ -1,6 +1,6 @@
 """An SCVI or a SCANVI in surgery: scvi-tools' loss, as a function of the values that surgery may move and of nothing else.
 
-The parts are those of the model's own module (`scvi.module.VAE`, `SCANVAE`), in the mode in which surgery left them: batch norm with
+The parts are those of the model's own :mod:`.module`, in the mode in which surgery left them: batch norm with
 the reference's statistics, dropout on or off. What of them is frozen is computed by :mod:`.layers` and :mod:`.likelihood`.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +19,10 @@ from .learned import Learned
 from .likelihood import Counts, Likelihood
 
 if TYPE_CHECKING:
-    from scvi.module import VAE
+    from .module import Module
+
+# A latent that is logistic normal is the mean of so many samples, as scvi-tools has it, of so many cells at a time.
+SAMPLES, SAMPLED = 5_000, 128
 
 
 @dataclass
@@ -81,7 +84,7 @@ class Network:
         Draws standard normal numbers of a shape.
     """
 
-    def __init__(self, module: VAE, masks: dict[str, torch.Tensor]):
+    def __init__(self, module: Module, masks: dict[str, torch.Tensor]):
         self.module = module
         self.dtype = module.decoder.px_scale_decoder[0].weight.dtype
         self.learned = learned = Learned(module, masks)
@@ -160,10 +163,7 @@ class Network:
         log_size, kl_size = cells.log_size, 0
         if not module.use_observed_lib_size:
             log_size, kl_size = self._infer_size(cells)
-        inputs = [z] + [cells.continuous] * (cells.continuous.shape[1] > 0)
-        if self.embedding is not None:
-            inputs.append(self._embedded(cells))
-        hidden = self.decoder(torch.cat(inputs, dim=1) if len(inputs) > 1 else z, OfCells(cells.categories))
+        hidden = self._decoded(z, cells)
         log_theta = self.log_theta(cells.batches, cells.labels)
         reconstruction = self.likelihood(hidden, log_size, log_theta, cells.counts) + cells.constants
         if not self.is_scanvi:
@@ -179,6 +179,43 @@ class Network:
             losses.accuracy = (logits.argmax(dim=1) == labelled.labels).double().mean()
             losses.loss = losses.loss + ratio * losses.classification
         return losses
+
+    def latent(self, cells: Minibatch) -> torch.Tensor:
+        """The mean of the cells' latents."""
+        mean, variance = self.posterior(cells)
+        if self.module.latent_distribution != "ln":
+            return mean
+        parts = zip(mean.split(SAMPLED), variance.sqrt().split(SAMPLED), strict=True)
+        return torch.cat([torch.normal(*(of.expand(SAMPLES, -1, -1) for of in part)).softmax(dim=-1).mean(dim=0) for part in parts])
+
+    def probabilities(self, cells: Minibatch) -> torch.Tensor:
+        """Those of a SCANVI's labels, cells x labels, by the mean of the cells' latents."""
+        given, classifier = self.posterior(cells)[0], self.module.classifier
+        return classifier(given).softmax(dim=1) if classifier.logits else classifier(given)
+
+    def in_batches(self, cells: Minibatch, batches: torch.Tensor) -> Minibatch:
+        """The same cells as if they were of other batches."""
+        batches = batches.to(cells.batches)
+        categories = cells.categories.clone()
+        if self.embedding is None and self.module.decoder.px_decoder.n_cat_list[0]:
+            categories[:, 0] = batches
+        return replace(cells, batches=batches, categories=categories)
+
+    def expected(self, z: torch.Tensor, cells: Minibatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What is expected of cells with latents `z`: the shares of the genes, and their inverse dispersions, None of a Poisson."""
+        decoder, hidden = self.module.decoder, self._decoded(z, cells)
+        shares = decoder.px_scale_decoder(hidden)
+        if self.module.gene_likelihood == "poisson":
+            return shares, None
+        log_theta = self.log_theta(cells.batches, cells.labels)
+        return shares, (decoder.px_r_decoder(hidden) if log_theta is None else log_theta).exp()
+
+    def _decoded(self, z: torch.Tensor, cells: Minibatch) -> torch.Tensor:
+        """The decoder's last hidden units."""
+        inputs = [z] + [cells.continuous] * (cells.continuous.shape[1] > 0)
+        if self.embedding is not None:
+            inputs.append(self._embedded(cells))
+        return self.decoder(torch.cat(inputs, dim=1) if len(inputs) > 1 else z, OfCells(cells.categories))
 
     def _sample(self, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
         return mean + self.noise(mean.shape, dtype=mean.dtype, device=mean.device) * variance.sqrt()
