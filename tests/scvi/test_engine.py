@@ -10,10 +10,9 @@ import pytest
 import torch
 from mapping import map_cells
 from refmap.families.base import Settings
-from refmap.families.scvi.engine.fitting import Stopping, trainer_of
+from refmap.families.scvi.engine.fitting import Stopping
 from refmap.families.scvi.engine.likelihood import Counts
 from refmap.families.scvi.surgery import Surgery
-from refmap.families.scvi.training import training_arguments
 from refmap.reference.inspection import inspect_model
 from scipy.special import gammaln
 from small_models import small_cells
@@ -96,7 +95,13 @@ def grown(atlas, query, tmp_path_factory):
     import scvi
 
     def grow(
-        name: str, setup: dict, settings: dict, dropout: bool = False, labelled: bool = False, n_cells: int | None = None
+        name: str,
+        setup: dict,
+        settings: dict,
+        dropout: bool = False,
+        labelled: bool = False,
+        n_cells: int | None = None,
+        train: dict | None = None,
     ) -> Surgery:
         kind = getattr(scvi.model, name)
         scvi.settings.seed = 0
@@ -116,20 +121,34 @@ def grown(atlas, query, tmp_path_factory):
         if name == "SCANVI" and not labelled:
             cells.obs["bulk_labels"] = "Unknown"
         card = inspect_model(folder, "atlas").to_json()
-        surgery = Surgery.prepare(folder, cells, card, Settings(freeze_dropout=not dropout))
+        surgery = Surgery.prepare(folder, cells.copy(), card, Settings(freeze_dropout=not dropout, train=train))
         with torch.no_grad():  # where training may have led
             for key, parameter in surgery.model.module.named_parameters():
                 if key in surgery.growths and parameter.requires_grad and not surgery._retrained(key):
                     parameter += torch.randn_like(parameter) * 0.3 * surgery.growths[key].trainable
         surgery.switch_dropout()
+        surgery.again = lambda engine: Surgery.prepare(
+            folder, cells.copy(), card, Settings(freeze_dropout=not dropout, engine=engine)
+        )
         return surgery
 
     return grow
 
 
+def by_scvi_tools(surgery: Surgery) -> Surgery:
+    """The same surgery by scvi-tools, with the same weights."""
+    theirs = surgery.again("scvi")
+    module = theirs.model.module.to(surgery.cells.network.dtype)
+    ours, held = (of.state_dict() for of in (surgery.model.module, module))
+    assert list(ours) == list(held)
+    for name, values in held.items():
+        values.copy_(ours[name])
+    theirs.switch_dropout()
+    return theirs
+
+
 def trainer(surgery: Surgery, free: bool = False, **settings):
-    arguments = training_arguments(type(surgery.model), ARGUMENTS | settings, surgery.model.adata.n_obs, [])
-    return trainer_of(surgery.model, surgery.learned(), arguments, free)
+    return surgery.trainer(ARGUMENTS | settings | {"free": free})
 
 
 class Noise:
@@ -156,18 +175,18 @@ def tensors_of(model, places):
     return next(iter(loader))
 
 
-def scvi_losses(surgery, places, labelled, kl_weight, ratio, noise, monkeypatch):
+def scvi_losses(theirs, places, labelled, kl_weight, ratio, noise, monkeypatch):
     """The loss of scvi-tools, its gradients by name, and its parts by cell."""
-    module = surgery.model.module
+    module = theirs.model.module
     noise.restart()
     monkeypatch.setattr("torch.distributions.normal._standard_normal", noise)
     dtype = next(module.parameters()).dtype
     tensors = {
-        key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors_of(surgery.model, places).items()
+        key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors_of(theirs.model, places).items()
     }
     kwargs = {"kl_weight": kl_weight}
     if labelled is not None:
-        inputs = tensors_of(surgery.model, labelled)
+        inputs = tensors_of(theirs.model, labelled)
         kwargs["labelled_tensors"] = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         kwargs["classification_ratio"] = ratio
     torch.manual_seed(0)
@@ -213,12 +232,11 @@ def test_loss_and_gradients_are_those_of_scvi_tools(name, double, grown, monkeyp
     surgery = grown(kind, setup, settings, dropout=True, labelled=kind == "SCANVI")
     if double:
         surgery.model.module.double()
-    of, reason = trainer(surgery)
-    assert reason is None
-    places = np.random.default_rng(0).permutation(surgery.model.adata.n_obs)[:40]
+    of, theirs = trainer(surgery), by_scvi_tools(surgery)
+    places = np.random.default_rng(0).permutation(len(surgery.cells))[:40]
     labelled = places[of.is_labelled[places]] if kind == "SCANVI" else None
     noise = Noise()
-    expected, gradients = scvi_losses(surgery, places, labelled, 0.3, of.plan.get("classification_ratio"), noise, monkeypatch)
+    expected, gradients = scvi_losses(theirs, places, labelled, 0.3, of.plan.get("classification_ratio"), noise, monkeypatch)
     losses, found = engine_losses(surgery, of, places, labelled, 0.3, noise)
 
     rtol = 1e-9 if double else 1e-4
@@ -233,7 +251,7 @@ def test_loss_and_gradients_are_those_of_scvi_tools(name, double, grown, monkeyp
 @pytest.mark.parametrize("kind", ["nb", "poisson"])
 def test_what_hangs_on_no_mean_is_that_of_any_count(kind, grown):
     """Small counts, large ones and fractions, against the formula."""
-    network = trainer(grown("SCVI", {}, {"gene_likelihood": kind}))[0].network
+    network = grown("SCVI", {}, {"gene_likelihood": kind}).network
     values, genes = np.array([1, 2, 63, 64, 700, 0.5, 3.25, 3]), np.array([0, 3, 5, 5, 2, 0, 1, 3])
     counts = Counts(torch.tensor([0, 3, 3, 8]), torch.from_numpy(genes), torch.from_numpy(values).float())
     expected = gammaln(values + 1)
@@ -247,12 +265,12 @@ def test_what_hangs_on_no_mean_is_that_of_any_count(kind, grown):
 def test_training_leads_where_that_of_scvi_tools_does(grown, monkeypatch):
     """Twenty steps of its optimiser, the same cells and noise: the values that are free are the same, and no other has moved."""
     surgery = grown("SCVI", {"categorical_covariate_keys": ["chemistry"]}, {"encode_covariates": True, "gene_likelihood": "nb"})
-    module = surgery.model.module
+    module, theirs = surgery.model.module, by_scvi_tools(surgery).model
     start = {name: values.clone() for name, values in module.state_dict().items()}
-    of, _reason = trainer(surgery)
+    of = trainer(surgery)
     noise = Noise()
     of.network.noise = noise
-    steps = [np.random.default_rng(number).permutation(surgery.model.adata.n_obs)[:32] for number in range(20)]
+    steps = [np.random.default_rng(number).permutation(len(surgery.cells))[:32] for number in range(20)]
     optimizer = torch.optim.Adam(of.network.learned.leaves, lr=0.01, eps=0.01)
     for places in steps:
         optimizer.zero_grad()
@@ -261,13 +279,13 @@ def test_training_leads_where_that_of_scvi_tools_does(grown, monkeypatch):
     of.network.learned.put_back()
     found = {name: values.clone() for name, values in module.state_dict().items()}
 
-    module.load_state_dict(start)
+    module = theirs.module
     noise.restart()
     monkeypatch.setattr("torch.distributions.normal._standard_normal", noise)
     optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=0.01, eps=0.01)
     for places in steps:
         optimizer.zero_grad()
-        _, _, output = module(tensors_of(surgery.model, places), loss_kwargs={"kl_weight": 0.0})
+        _, _, output = module(tensors_of(theirs, places), loss_kwargs={"kl_weight": 0.0})
         output.loss.backward()
         optimizer.step()
     moved = 0
@@ -316,7 +334,7 @@ def test_the_same_seed_trains_the_same(free, grown):
     for _time in range(2):
         surgery = grown("SCVI", {}, {"encode_covariates": True}, dropout=True)
         Surgery.seed(3)
-        trainer(surgery, free, max_epochs=2)[0].run(lambda line: None)
+        trainer(surgery, free, max_epochs=2).run(lambda line: None)
         left.append(surgery.embed())
     np.testing.assert_array_equal(*left)
 
@@ -329,10 +347,13 @@ def test_ten_epochs_lead_where_a_hundred_of_scvi_tools_do(grown):
     for name, way in ways.items():
         surgery = grown("SCVI", {}, {"encode_covariates": True, "gene_likelihood": "nb"})
         if way is not None:
-            surgery.engine, free, seed = way
+            engine, free, seed = way
+            done = surgery if engine == "auto" else by_scvi_tools(surgery)
+            surgery = done if engine == "auto" else surgery.again("auto")
             Surgery.seed(seed)
-            _history, trained[name] = surgery.train(settings | {"free": free}, lambda line: None)
-        of, _reason = trainer(surgery, free=True)
+            _history, trained[name] = done.train(settings | {"free": free}, lambda line: None)
+            surgery.model.module.load_state_dict(done.model.module.state_dict())
+        of = trainer(surgery, free=True)
         elbos[name] = of._validate(np.arange(len(of.cells))).figures("validation")["elbo_validation"]
         latents[name] = surgery.embed()
     assert trained["hundred"]["epochs"] == 100 and "stride" not in trained["hundred"]
@@ -378,26 +399,78 @@ BEYOND = {
     "plan": ({}, {"plan_kwargs": {"reduce_lr_on_plateau": True}}, "plan_kwargs.reduce_lr_on_plateau"),
     "arguments": ({}, {"n_samples_per_label": 3, "accelerator": "cpu"}, "accelerator, n_samples_per_label"),
     "monitor": ({}, {"early_stopping_monitor": "kl_global_validation"}, "early_stopping_monitor 'kl_global_validation'"),
+    "activation": (
+        {"extra_decoder_kwargs": {"activation_fn": torch.nn.ELU}},
+        {},
+        "a model made with extra_decoder_kwargs",
+    ),
+    "embedding": (
+        {"batch_representation": "embedding", "batch_embedding_kwargs": {"max_norm": 1.0}},
+        {},
+        "batch_embedding_kwargs.max_norm",
+    ),
 }
 
 
 @pytest.mark.parametrize(("settings", "arguments", "reason"), BEYOND.values(), ids=BEYOND)
 def test_what_it_does_not_know_is_left_to_scvi_tools(settings, arguments, reason, grown):
-    assert trainer(grown("SCVI", {}, settings), **arguments) == (None, reason)
+    surgery = grown("SCVI", {}, settings, train=ARGUMENTS | arguments)
+    assert type(surgery) is Surgery and surgery.engine_reason == reason
 
 
-def test_a_parameter_that_it_does_not_know_is_left_to_scvi_tools(grown):
-    surgery = grown("SCVI", {}, {"encode_covariates": True})
-    surgery.model.module.z_encoder.mean_encoder.bias.requires_grad = True
-    assert trainer(surgery) == (None, "training 'z_encoder.mean_encoder.bias'")
+def test_what_else_is_in_the_settings_of_a_training_is_refused(grown):
+    with pytest.raises(ValueError, match="plan_kwargs.optimizer"):
+        trainer(grown("SCVI", {}, {}), plan_kwargs={"optimizer": "AdamW"})
 
 
-def test_an_activation_that_it_does_not_know_is_left_to_scvi_tools(grown):
-    surgery = grown("SCVI", {}, {"encode_covariates": True})
-    layers = surgery.model.module.decoder.px_decoder.fc_layers[0]
-    places = [place for place, part in enumerate(layers) if isinstance(part, torch.nn.ReLU)]
-    layers[places[0]] = torch.nn.ELU()
-    assert trainer(surgery) == (None, "layers with ELU")
+@pytest.mark.parametrize("kind", ["SCVI", "SCANVI"])
+def test_what_is_not_told_of_a_training_is_as_in_scvi_tools(kind):
+    import inspect
+
+    import scvi
+    from refmap.families.scvi.engine.limits import ARGUMENTS_OF, PLAN_OF
+
+    of = getattr(scvi.model, kind)
+
+    def defaults(*functions) -> dict:
+        found = {}
+        for function in functions:
+            found |= {name: argument.default for name, argument in inspect.signature(function).parameters.items()}
+        return found
+
+    told = defaults(scvi.train.Trainer, of.train)
+    assert {name: told[name] for name in ARGUMENTS_OF[kind]} == ARGUMENTS_OF[kind] | {"max_epochs": None}
+    told = defaults(scvi.train.TrainingPlan, of._training_plan_cls)
+    assert {name: told[name] for name in PLAN_OF[kind]} == PLAN_OF[kind]
+
+
+@pytest.mark.parametrize("kwargs", [{"n_epochs_kl_warmup": 7}, {"n_epochs_kl_warmup": None, "n_steps_kl_warmup": 50}, {"min_kl_weight": 0.2}])
+def test_the_weight_of_the_divergence_is_that_of_scvi_tools(kwargs):
+    from refmap.families.scvi.engine.fitting import _kl_weight
+    from refmap.families.scvi.engine.limits import PLAN
+    from scvi.train._trainingplans import _compute_kl_weight
+
+    plan = PLAN | kwargs
+    names = ("n_epochs_kl_warmup", "n_steps_kl_warmup", "max_kl_weight", "min_kl_weight")
+    for epoch, step in itertools.product((0, 3, 6, 7, 399, 400, 500), (0, 13, 49, 50, 1000)):
+        assert _kl_weight(plan, epoch, step) == pytest.approx(_compute_kl_weight(epoch, step, *(plan[name] for name in names)))
+
+
+@pytest.mark.parametrize("kind", ["SCVI", "SCANVI"])
+@pytest.mark.parametrize("train_size", [None, 0.8, 1.0])
+@pytest.mark.parametrize("n_cells", [29, 88, 90])
+def test_cells_are_split_as_by_scvi_tools(kind, train_size, n_cells, grown):
+    import scvi
+    from refmap.families.scvi.engine.splitting import split
+
+    surgery = grown(kind, {}, {}, labelled=True, n_cells=n_cells)
+    theirs = surgery.again("scvi").model
+    scvi.settings.seed = 5
+    splitter = theirs._data_splitter_cls(theirs.adata_manager, train_size=train_size, batch_size=13)
+    splitter.setup()
+    found = split(surgery.model.data, train_size, 13, 5)
+    for places, expected in zip(vars(found).values(), (splitter.train_idx, splitter.val_idx, splitter.test_idx), strict=True):
+        np.testing.assert_array_equal(places, expected)
 
 
 def test_another_class_is_left_to_scvi_tools(totalvi_model, query, tmp_path):

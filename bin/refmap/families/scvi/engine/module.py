@@ -56,7 +56,8 @@ class FCLayers(nn.Module):
 
     def forward(self, x: torch.Tensor, *codes: torch.Tensor) -> torch.Tensor:
         """The last hidden units; `codes` are the categories of the cells, cells x 1 each."""
-        one_hots = [functional.one_hot(of.flatten(), n) for of, n in zip(codes, self.n_cat_list, strict=True) if n]
+        # Codes are given, too, to layers that take none.
+        one_hots = [functional.one_hot(of.flatten(), n) for of, n in zip(codes, self.n_cat_list) if n]
         for number, layer in enumerate(self.fc_layers):
             x = torch.cat([x, *one_hots], dim=1) if self.inject_into_layer(number) else x
             for part in layer:
