@@ -10,7 +10,13 @@ from refmap.families import by_name
 from refmap.mapping.mapping import map_query
 
 
-@command("TRAIN_SURGERY", libraries=lambda options: [by_name(read_json(options["card"])["family"]).library])
+def libraries(options: dict) -> list[str]:
+    """What several mappings share."""
+    card = read_json(options["card"])
+    return by_name(card["family"]).libraries(card, options["training"])
+
+
+@command("TRAIN_SURGERY", libraries)
 @click.option("--plan", type=INPUT, required=True, help="The mapping's plan.")
 @click.option("--prepared", type=INPUT, required=True, help="The query ready for its model: a folder.")
 @click.option(

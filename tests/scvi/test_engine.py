@@ -248,6 +248,96 @@ def test_loss_and_gradients_are_those_of_scvi_tools(name, double, grown, monkeyp
         close(found[key], gradient, rtol)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_latent_labels_and_expected_shares_are_those_of_scvi_tools(name, grown):
+    kind, setup, settings = MODELS[name]
+    surgery = grown(kind, setup, settings)
+    theirs = by_scvi_tools(surgery)
+    latent, expected = surgery.embed(), theirs.embed()
+    assert latent.dtype == expected.dtype
+    # Of a logistic normal latent both are means of samples
+    np.testing.assert_allclose(latent, expected, atol=0.02 if "latent_distribution" in settings else 1e-5)
+    labels, expected_labels = surgery.predict(), theirs.predict()
+    assert list(labels) == list(expected_labels) == ["bulk_labels"] * (kind == "SCANVI")
+    for key, prediction in labels.items():
+        assert prediction.classes == expected_labels[key].classes and len(prediction.classes) == 10
+        np.testing.assert_allclose(prediction.probabilities, expected_labels[key].probabilities, atol=1e-5)
+    ours, of_theirs = surgery.decoder(latent), theirs.decoder(latent)
+    assert ours.n_batches == of_theirs.n_batches
+    np.testing.assert_array_equal(ours.weights, of_theirs.weights)
+    counts = np.array([0.0, 1.0, 7.5])
+    np.testing.assert_array_equal(ours.enters(counts), of_theirs.enters(counts))
+    cells = np.array([3, 0, 7, 7, 50])
+    for batches in (None, np.array([0, 1, 0, 1, 1])):
+        (shares, dispersion), (expected, expected_dispersion) = (of.decode(cells, batches) for of in (ours, of_theirs))
+        assert shares.dtype == expected.dtype
+        np.testing.assert_allclose(shares, expected, rtol=1e-4, atol=1e-9)
+        assert (dispersion is None) == (expected_dispersion is None)
+        if dispersion is not None:
+            dispersion, expected_dispersion = (np.broadcast_to(of, shares.shape) for of in (dispersion, expected_dispersion))
+            np.testing.assert_allclose(dispersion, expected_dispersion, rtol=1e-4)
+
+
+def same(found, expected, at: str = "") -> None:
+    """Two values of saved models are equal, with the types, shapes and order of all that they hold."""
+    assert type(found) is type(expected), at
+    if isinstance(expected, dict):
+        assert list(found) == list(expected), at
+        for key, value in expected.items():
+            same(found[key], value, f"{at}/{key}")
+    elif isinstance(expected, (torch.Tensor, np.ndarray)):
+        assert found.dtype == expected.dtype and found.shape == expected.shape, at
+        assert bool((found == expected).all()), at
+        if expected.dtype == object:
+            assert list(map(type, found)) == list(map(type, expected)), at
+    elif isinstance(expected, pd.DataFrame):
+        pd.testing.assert_frame_equal(found, expected)
+    else:
+        assert found == expected, at
+
+
+@pytest.mark.parametrize(
+    ("name", "labelled"), [*((name, False) for name in MODELS), *((name, True) for name in MODELS if name.startswith("SCANVI"))]
+)
+def test_what_is_saved_is_what_scvi_tools_saves(name, labelled, grown, tmp_path):
+    """To the last value, as the same seed draws the same numbers; but for the number that each set of data has."""
+    kind, setup, settings = MODELS[name]
+    surgery = grown(kind, setup, settings, labelled=labelled)
+    saved = []
+    for engine in ("auto", "scvi"):
+        Surgery.seed(0)
+        again = surgery.again(engine)
+        again.embed()
+        again.save(tmp_path / engine)
+        saved.append(torch.load(tmp_path / engine / "model.pt", weights_only=False))
+        assert (again.parameters_total, again.parameters_trainable) == (surgery.parameters_total, surgery.parameters_trainable)
+        assert again.reference_sha256() == again.frozen_sha256() == surgery.reference_sha256()
+    ours, theirs = ({"drawn": of["attr_dict"]["registry_"].pop("_scvi_uuid")} for of in saved)
+    assert ours != theirs and len(ours["drawn"]) == len(theirs["drawn"])
+    same(*saved)
+
+
+@pytest.mark.parametrize("name", ["covariates, injected", "SCANVI", "inferred sizes, embedded batches"])
+def test_what_is_saved_loads_in_scvi_tools_and_grows_there(name, grown, query, tmp_path):
+    import scvi
+
+    kind, setup, settings = MODELS[name]
+    surgery = grown(kind, setup, settings)
+    history, _trained = surgery.train(SHORT, lambda line: None)
+    surgery.save(tmp_path)
+    cells = query.copy()
+    if kind == "SCANVI":
+        cells.obs["bulk_labels"] = pd.Categorical(["Unknown"] * cells.n_obs)
+    of = getattr(scvi.model, kind)
+    loaded = of.load(str(tmp_path), adata=cells)
+    np.testing.assert_allclose(loaded.get_latent_representation(), surgery.embed(), atol=1e-5)
+    assert list(loaded.history) == list(history) and loaded.is_trained
+    np.testing.assert_array_equal(loaded.train_indices, surgery.model.attributes["train_indices_"])
+    for column, value in {"batch": "d3", "chemistry": "v5"}.items():
+        cells.obs[column] = pd.Categorical([value] * cells.n_obs)
+    of.load_query_data(cells, str(tmp_path)).train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+
+
 @pytest.mark.parametrize("kind", ["nb", "poisson"])
 def test_what_hangs_on_no_mean_is_that_of_any_count(kind, grown):
     """Small counts, large ones and fractions, against the formula."""
@@ -444,7 +534,9 @@ def test_what_is_not_told_of_a_training_is_as_in_scvi_tools(kind):
     assert {name: told[name] for name in PLAN_OF[kind]} == PLAN_OF[kind]
 
 
-@pytest.mark.parametrize("kwargs", [{"n_epochs_kl_warmup": 7}, {"n_epochs_kl_warmup": None, "n_steps_kl_warmup": 50}, {"min_kl_weight": 0.2}])
+@pytest.mark.parametrize(
+    "kwargs", [{"n_epochs_kl_warmup": 7}, {"n_epochs_kl_warmup": None, "n_steps_kl_warmup": 50}, {"min_kl_weight": 0.2}]
+)
 def test_the_weight_of_the_divergence_is_that_of_scvi_tools(kwargs):
     from refmap.families.scvi.engine.fitting import _kl_weight
     from refmap.families.scvi.engine.limits import PLAN

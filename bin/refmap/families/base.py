@@ -253,6 +253,10 @@ class Family(Protocol):
         """
         return []
 
+    def libraries(self, card: dict, training: dict) -> list[str]:
+        """The modules that surgeries on a model, trained as `training` says, take longest to import."""
+        return [self.library]
+
     def surgery(self) -> type[Surgery]:
         """Import the half that needs the family's environment."""
 

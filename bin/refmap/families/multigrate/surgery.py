@@ -81,7 +81,7 @@ class MultigrateSurgery(scvi.Surgery):
             growth.lay_out(old, new)
         self.model.module.load_state_dict(state)
 
-    def _run(self, arguments: dict, _free: bool, log: Callable = print) -> tuple[pd.DataFrame, dict]:
+    def _run(self, arguments: dict, log: Callable = print) -> tuple[pd.DataFrame, dict]:
         model, module = self.model, self.model.module
         # The library's loader of equal parts of each batch has no minibatches for few cells; what stands in the file stays.
         group, model.group_column = model.group_column, None

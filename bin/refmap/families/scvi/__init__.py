@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...common.errors import listed, nearest
 from ...models.card import ModelCard
 from ...models.folder import ModelFolder
-from ..base import Family, Trainable
+from ..base import AUTO, SCVI, Family, Trainable
 from ..options import Option
 from .card import CLASSES, is_scvi, scvi_card
 from .options import PROTEIN_OPTIONS, chosen_batches
@@ -48,6 +48,14 @@ class ScviFamily(Family):
             for name in chosen
             if name not in card["batches"]
         ]
+
+    def libraries(self, card: dict, training: dict) -> list[str]:
+        """scvi-tools, or the engine, where by the card it does all."""
+        if training.get("engine", AUTO) == SCVI or card["input"] != "counts":
+            return [self.library]
+        from .engine import surgery
+
+        return [self.library if surgery.beyond_engine(card, training["train"]) else surgery.__name__]
 
     def surgery(self) -> type[Surgery]:
         from .surgery import Surgery

@@ -92,7 +92,7 @@ class Surgery(base.Surgery):
     n_batches
         Of the reference; 1 if it has no column of them.
     engine_reason
-        Why the engine does not train it, in a few words.
+        Why the engine does not do it, in a few words.
     warnings
         Sentences for the user.
     """
@@ -263,10 +263,7 @@ class Surgery(base.Surgery):
         """
         self.switch_dropout()
         arguments = training_arguments(taken_by(type(self.model)), settings, self.model.adata.n_obs, self.warnings)
-        log(f"trained by scvi-tools: {self.engine_reason}")
-        self._read_in_runs()
-        history, trained = run_training(self.model, arguments, log)
-        return history, trained | {"engine": "scvi-tools", "engine_reason": self.engine_reason}
+        return self._run(arguments, log)
 
     def switch_dropout(self) -> None:
         """Let dropout act, where it is not frozen.
@@ -283,6 +280,12 @@ class Surgery(base.Surgery):
     def learned(self) -> dict[str, torch.Tensor]:
         """Which values surgery may move, of the parameters that the reference holds and that are not trained whole."""
         return {name: growth.trainable for name, growth in self.growths.items() if not self._retrained(name)}
+
+    def _run(self, arguments: dict, log: Callable = print) -> tuple[pd.DataFrame, dict]:
+        log(f"trained by scvi-tools: {self.engine_reason}")
+        self._read_in_runs()
+        history, trained = run_training(self.model, arguments, log)
+        return history, trained | {"engine": "scvi-tools", "engine_reason": self.engine_reason}
 
     @property
     def is_stored(self) -> bool:

@@ -15,12 +15,8 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scvi.nn import FCLayers
-
     from .learned import Learned
-
-# What is known of a layer of scvi-tools beside its weight, which comes first.
-PARTS = torch.nn.BatchNorm1d, torch.nn.LayerNorm, torch.nn.ReLU, torch.nn.Dropout
+    from .module import FCLayers
 
 
 @dataclass
@@ -143,11 +139,11 @@ class Layer:
 
 
 class Layers:
-    """The layers of a part of a model; `unknown` names what is not known of them, and is None if all is."""
+    """The layers of a part of a model."""
 
     def __init__(self, layers: FCLayers, prefix: str, learned: Learned):
         width = sum(layers.n_cat_list)
-        self.layers, self.unknown = [], None
+        self.layers: list[Layer] = []
         self.tables: list[torch.Tensor | None] = []
         for number, parts in enumerate(layers.fc_layers):
             has_table = width > 0 and layers.inject_into_layer(number)
@@ -155,9 +151,6 @@ class Layers:
             name = f"{prefix}.fc_layers.Layer {number}.0.weight"
             self.tables.append(learned.table(name, n_inputs) if has_table else None)
             self.layers.append(Layer(parts, self.tables[-1], n_inputs))
-            for part in parts[1:]:
-                if part is not None and (type(part) not in PARTS or getattr(part, "elementwise_affine", False)):
-                    self.unknown = type(part).__name__
 
     def start(self, x: torch.Tensor, columns: slice = slice(None)) -> torch.Tensor:
         """What the first layer makes of some of its inputs, without its bias and without categories."""

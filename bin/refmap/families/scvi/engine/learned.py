@@ -19,8 +19,6 @@ class Learned:
     ----------
     leaves
         The tensors that hold them, for an optimiser.
-    known
-        The names of the module's parameters that the network was made of.
     tables
         Of those leaves that are columns of a parameter, a row each: its name, and from which column on.
     """
@@ -31,13 +29,11 @@ class Learned:
         self._masks = masks
         self.tables: list[tuple[str, int, torch.Tensor]] = []
         self.leaves: list[torch.Tensor] = []
-        self.known: set[str] = set()
 
     def table(self, name: str, start: int = 0) -> torch.Tensor:
         """The columns of a parameter from `start` on, a row each; those that are learned take gradients, the others none."""
         parameter = self._parameters[name]
         rows = parameter.detach()[:, start:].T.clone(memory_format=torch.contiguous_format)
-        self.known.add(name)
         if name in self._masks:
             mask_gradients(rows, self._masks[name][:, start:].T.to(rows.device))
         if rows.requires_grad:
@@ -47,7 +43,6 @@ class Learned:
 
     def whole(self, name: str) -> torch.Tensor:
         """A parameter as it is, its own mask on it."""
-        self.known.add(name)
         if self._parameters[name].requires_grad:
             self.leaves.append(self._parameters[name])
         return self._parameters[name]

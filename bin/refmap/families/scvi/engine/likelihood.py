@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from scvi.module import VAE
+    from .module import Module
 
 KINDS = ("nb", "zinb", "poisson")
 # What scvi-tools adds to means and dispersions before it takes their logarithm.
@@ -79,7 +79,7 @@ class Likelihood:
         Whether dispersions take part in the gradient: those of new batches, and those that a decoder gives to each cell.
     """
 
-    def __init__(self, module: VAE, learns_theta: bool):
+    def __init__(self, module: Module, learns_theta: bool):
         decoder = module.decoder
         self.kind = module.gene_likelihood
         self.n_genes = module.n_input

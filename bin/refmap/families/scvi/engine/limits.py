@@ -55,7 +55,9 @@ def beyond(kind: str, settings: dict, has_labels: bool) -> str | None:
 def untrainable(kind: str, arguments: dict) -> str | None:
     """What of a training the engine does not do; `arguments` are those of the model's ``train``."""
     plan = arguments["plan_kwargs"]
-    unknown = sorted(arguments.keys() - ARGUMENTS.keys()) + [f"plan_kwargs.{name}" for name in sorted(plan.keys() - PLAN_OF[kind].keys())]
+    unknown = sorted(arguments.keys() - ARGUMENTS.keys()) + [
+        f"plan_kwargs.{name}" for name in sorted(plan.keys() - PLAN_OF[kind].keys())
+    ]
     if unknown:
         return ", ".join(unknown)
     if arguments.get("early_stopping_monitor", "elbo_validation") not in MONITORS:

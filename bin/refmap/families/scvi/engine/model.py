@@ -184,7 +184,10 @@ def _attributes(held: dict, kind: str, query: ad.AnnData, registry: dict) -> dic
     }
     if kind == "SCANVI":
         setup = registry["setup_args"]
-        own |= {"unlabeled_category_": setup["unlabeled_category"], **dict.fromkeys(("semisupervised_history_", "unsupervised_history_"))}
+        own |= {
+            "unlabeled_category_": setup["unlabeled_category"],
+            **dict.fromkeys(("semisupervised_history_", "unsupervised_history_")),
+        }
         labels = query.obs.get(setup["labels_key"])
         own["labels_"] = np.full(query.n_obs, setup["unlabeled_category"], object) if labels is None else np.asarray(labels)
     left = {name: value for name, value in held.items() if name.endswith("_") and name not in ("registry_", "init_params_")}

@@ -68,7 +68,9 @@ class FCLayers(nn.Module):
 class Encoder(nn.Module):
     """Layers, and the mean and the variance of a normal distribution."""
 
-    def __init__(self, n_in: int, n_out: int, *, n_hidden: int, variance: Callable | None = None, softmax: bool = False, **layers):
+    def __init__(
+        self, n_in: int, n_out: int, *, n_hidden: int, variance: Callable | None = None, softmax: bool = False, **layers
+    ):
         super().__init__()
         self.var_eps = VAR_EPS
         self.encoder = FCLayers(n_in, n_hidden, n_hidden=n_hidden, **layers)

@@ -110,11 +110,6 @@ class Network:
             self.label_decoder = Layers(module.decoder_z1_z2.decoder, "decoder_z1_z2.decoder", learned)
             self.latent_heads = Heads(module.decoder_z1_z2.mean_decoder, module.decoder_z1_z2.var_decoder)
 
-    @property
-    def frozen_layers(self) -> list[Layers]:
-        """All that it is made of."""
-        return [part for part in vars(self).values() if isinstance(part, Layers)]
-
     def start(self, entering: torch.Tensor, continuous: torch.Tensor) -> torch.Tensor:
         """What the frozen part of the encoder's first layer makes of cells.
 
@@ -186,7 +181,9 @@ class Network:
         if self.module.latent_distribution != "ln":
             return mean
         parts = zip(mean.split(SAMPLED), variance.sqrt().split(SAMPLED), strict=True)
-        return torch.cat([torch.normal(*(of.expand(SAMPLES, -1, -1) for of in part)).softmax(dim=-1).mean(dim=0) for part in parts])
+        return torch.cat(
+            [torch.normal(*(of.expand(SAMPLES, -1, -1) for of in part)).softmax(dim=-1).mean(dim=0) for part in parts]
+        )
 
     def probabilities(self, cells: Minibatch) -> torch.Tensor:
         """Those of a SCANVI's labels, cells x labels, by the mean of the cells' latents."""

@@ -28,7 +28,9 @@ def split(data: Data, train_size: float | None, batch_size: int, seed: int) -> S
     for places in (data.labelled, data.unlabelled):
         order = np.random.RandomState(seed).permutation(places)
         n_train, n_validation = _sizes(len(places), train_size, batch_size)
-        for part, start, stop in zip(parts, (n_validation, 0, n_train + n_validation), (n_train + n_validation, n_validation, None)):
+        for part, start, stop in zip(
+            parts, (n_validation, 0, n_train + n_validation), (n_train + n_validation, n_validation, None)
+        ):
             part.append(order[start:stop])
     return Split(*(np.concatenate(part).astype(int) for part in parts))
 

@@ -18,11 +18,11 @@ from ...base import Decoder, Prediction, Settings
 from ..decoding import entering, first_layer
 from ..growth import category_sizes, growth_of
 from ..surgery import Surgery, retrained
-from ..training import recorded, training_arguments
+from ..training import FEWEST_FOR_VALIDATION, recorded, training_arguments
 from .cells import BLOCK, Cells, minibatches
 from .fitting import STRIDE, Trainer, evaluating
 from .limits import untrainable
-from .model import Model
+from .model import NAMED, Model
 from .network import Network
 from .registry import Unserved, category_mapping
 
@@ -30,6 +30,19 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from .network import Minibatch
+
+
+def beyond_engine(card: dict, train: dict | None) -> str | None:
+    """What of a surgery the engine does not do, in a few words, as far as that is known before the model is read.
+
+    `train` are the sheet's settings; None where nothing is trained.
+    """
+    kind = card["class_name"]
+    if kind not in NAMED:
+        return f"a {kind}"
+    if torch.cuda.device_count():  # which, unlike `is_available`, leaves CUDA alone for processes that are forked later
+        return "a GPU"
+    return untrainable(kind, training_arguments((), train, FEWEST_FOR_VALIDATION, [])) if train else None
 
 
 @dataclass
@@ -53,13 +66,9 @@ class EngineSurgery(Surgery):
         Unserved
             If the engine does not do all of it.
         """
-        kind = card["class_name"]
-        if kind not in ("SCVI", "SCANVI"):
-            raise Unserved(f"a {kind}")
-        if torch.cuda.is_available():
-            raise Unserved("a GPU")
-        if settings.train and (reason := untrainable(kind, training_arguments((), settings.train, query.n_obs, []))):
+        if reason := beyond_engine(card, settings.train):
             raise Unserved(reason)
+        kind = card["class_name"]
         reference = {name: values.clone() for name, values in saved["model_state_dict"].items() if hasattr(values, "shape")}
         try:
             model = Model.grown(saved, query, kind, settings.freeze_dropout)
@@ -145,9 +154,7 @@ class EngineSurgery(Surgery):
             shares = shares / shares.sum(dim=1, keepdim=True)
             return shares.float().numpy(), None if dispersion is None else dispersion.float().numpy()
 
-        return Decoder(
-            decode, self.n_batches, first_layer(module.z_encoder, module.n_input), entering(module.log_variational)
-        )
+        return Decoder(decode, self.n_batches, first_layer(module.z_encoder, module.n_input), entering(module.log_variational))
 
     def save(self, folder: Path) -> None:
         self.model.save(folder)
