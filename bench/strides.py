@@ -73,23 +73,23 @@ def reference_of(cells: ad.AnnData, kind: str, likelihood: str, folder: Path) ->
 def map_query(folder: Path, query: ad.AnnData, way: str, seed: int, reference: pd.DataFrame) -> Trained:
     """Map a query; `reference` holds the latent of the reference's cells, by their labels."""
     from refmap.families.base import Settings
-    from refmap.families.scvi.engine.fitting import trainer_of
+    from refmap.families.scvi.engine.splitting import split
     from refmap.families.scvi.surgery import Surgery
-    from refmap.families.scvi.training import training_arguments
     from refmap.reference.inspection import inspect_model
     from sklearn.neighbors import NearestNeighbors
 
     engine, settings = WAYS[way]
     Surgery.seed(seed)
     card = inspect_model(folder, "model").to_json()
-    surgery = Surgery.prepare(folder, query.copy(), card, Settings(engine=engine))
+    surgery, grown = (Surgery.prepare(folder, query.copy(), card, Settings(engine=of, seed=seed)) for of in (engine, "auto"))
+    Surgery.seed(seed)
     start = time.process_time()
     _history, trained = surgery.train(dict(settings), log=lambda line: None)
     cpu = time.process_time() - start
-    evaluated, _reason = trainer_of(
-        surgery.model, surgery.learned(), training_arguments(type(surgery.model), DEFAULT, query.n_obs, []), True
-    )
-    elbo = evaluated._validate(surgery.model.validation_indices).figures("validation")["elbo_validation"]
+    grown.model.module.load_state_dict(surgery.model.module.state_dict())
+    evaluated = grown.trainer(DEFAULT | {"free": True})
+    held_out = split(grown.model.data, evaluated.settings["train_size"], evaluated.settings["batch_size"], seed).validation
+    elbo = evaluated._validate(held_out).figures("validation")["elbo_validation"]
     latent = surgery.embed()
     distances, places = NearestNeighbors(n_neighbors=N_NEIGHBORS).fit(reference.to_numpy()).kneighbors(latent)
     votes = pd.DataFrame(reference.index.to_numpy()[places]).mode(axis=1)[0]

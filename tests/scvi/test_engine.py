@@ -335,7 +335,9 @@ def test_what_is_saved_loads_in_scvi_tools_and_grows_there(name, grown, query, t
     np.testing.assert_array_equal(loaded.train_indices, surgery.model.attributes["train_indices_"])
     for column, value in {"batch": "d3", "chemistry": "v5"}.items():
         cells.obs[column] = pd.Categorical([value] * cells.n_obs)
-    of.load_query_data(cells, str(tmp_path)).train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    again = of.load_query_data(cells, str(tmp_path))
+    assert list(again.adata_manager.get_state_registry("batch").categorical_mapping) == ["ref_a", "ref_b", "d1", "d2", "d3"]
+    assert again.get_latent_representation().shape == (len(cells), 4)
 
 
 @pytest.mark.parametrize("kind", ["nb", "poisson"])

@@ -98,7 +98,10 @@ def test_the_next_mapping_stands_on_the_last_by_either_engine(engine, scanvi_cov
     other = query.copy()
     other.obs["donor"], other.obs["chemistry"] = "d3", "v4"
     second = map_cells(other, first.model, tmp_path / "second", engine=engine, **options)
-    assert [mapped.record["train"]["engine"] for mapped in (first, second)] == ["refmap", "refmap" if engine == "auto" else "scvi-tools"]
+    assert [mapped.record["train"]["engine"] for mapped in (first, second)] == [
+        "refmap",
+        "refmap" if engine == "auto" else "scvi-tools",
+    ]
     assert inspect_model(second.model).batches == ["ref_a", "ref_b", "d1", "d2", "d3"]
     latents = [
         scvi.model.SCANVI.load(str(model), adata=cells.copy()).get_latent_representation()

@@ -117,12 +117,14 @@ class Trainer:
         Steps of scvi-tools' training that are made at once.
     """
 
-    def __init__(self, model: Model, cells: Cells, arguments: dict, seed: int = 0, stride: int = 1):
+    def __init__(self, model: Model, cells: Cells, arguments: dict, seed: int = 0, free: bool = False):
         """Train `cells`, which are the model's data for its network.
 
         `arguments` are those of the model's ``train``, as far as the engine knows them (:mod:`.limits`); `seed` is of the split.
+        Where nobody chose any of them, it is `free` to go the same way in fewer steps.
         """
-        self.model, self.network, self.cells, self.seed, self.stride = model, cells.network, cells, seed, stride
+        self.model, self.network, self.cells, self.seed = model, cells.network, cells, seed
+        self.stride = STRIDE if free else 1
         self.settings = ARGUMENTS_OF[model.kind] | arguments
         self.plan = PLAN_OF[model.kind] | arguments["plan_kwargs"]
         self.is_labelled = np.zeros(len(self.cells), dtype=bool)

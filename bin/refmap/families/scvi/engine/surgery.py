@@ -20,7 +20,7 @@ from ..growth import category_sizes, growth_of
 from ..surgery import Surgery, retrained
 from ..training import FEWEST_FOR_VALIDATION, recorded, training_arguments
 from .cells import BLOCK, Cells, minibatches
-from .fitting import STRIDE, Trainer, evaluating
+from .fitting import Trainer, evaluating
 from .limits import untrainable
 from .model import NAMED, Model
 from .network import Network
@@ -102,7 +102,7 @@ class EngineSurgery(Surgery):
         arguments = training_arguments((), settings, len(self.cells), self.warnings)
         if reason := untrainable(self.model.kind, arguments):
             raise ValueError(f"the engine does not train by {reason}")
-        return Trainer(self.model, self.cells, arguments, self.seed_of_split, STRIDE if settings.get("free") else 1)
+        return Trainer(self.model, self.cells, arguments, self.seed_of_split, bool(settings.get("free")))
 
     def train(self, settings: dict, log: Callable = print) -> tuple[pd.DataFrame, dict]:
         """See `Surgery.train`."""
