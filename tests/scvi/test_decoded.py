@@ -56,17 +56,17 @@ def test_what_the_genes_carry_is_recorded(scanvi, scanvi_model, query, tmp_path)
     assert whole.record["hshare"] == 1
 
 
-def prepared(model) -> tuple[Surgery, dict]:
+def prepared(model, engine: str = "auto") -> tuple[Surgery, dict]:
     """A surgery on 20 made-up cells, of which the first has no counts."""
     card = inspect_model(model, "atlas").to_json()
     query = made_up_query(card, cells=20)
     query.X = sparse.csr_matrix(query.X.toarray() * (np.arange(20) > 0)[:, None])
-    return Surgery.prepare(model, query, card, Settings(options={}, seed=0)), card
+    return Surgery.prepare(model, query, card, Settings(options={}, seed=0, engine=engine)), card
 
 
 @pytest.mark.parametrize("name", ["SCVI", "TOTALVI"])
 def test_the_encoders_first_layer_is_given_what_the_decoder_says(name, request):
-    surgery, card = prepared(request.getfixturevalue(f"{name.lower()}_model"))
+    surgery, card = prepared(request.getfixturevalue(f"{name.lower()}_model"), "scvi")
     decoder, module = surgery.decoder(surgery.embed()), surgery.model.module
     assert decoder.weights.shape[1] == len(card["genes"]) and decoder.n_batches == len(card["batches"]) == 2
     layer = next(part for part in module.modules() if isinstance(part, torch.nn.Linear))

@@ -29,10 +29,11 @@ def test_no_model_is_blamed_where_nothing_can_be_trained(scvi_model, cells, quer
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.setenv("SLURM_JOB_NAME", "map")
     with pytest.raises(MachineFault, match="^Lightning cannot train .* whatever the model: .*--ntasks=8") as raised:
-        map_cells(query, scvi_model, tmp_path / "query")
+        map_cells(query, scvi_model, tmp_path / "query", engine="scvi")
     assert "could not load" not in str(raised.value) and raised.value.status == 1
     with pytest.raises(MachineFault, match="whatever the model"):
         train_reference(cells, {"family": "scvi", "seed": 0}, tmp_path / "model")
+    assert map_cells(query, scvi_model, tmp_path / "engine").record["train"]["engine"] == "refmap"  # without Lightning
 
 
 def test_a_gpu_that_torch_cannot_compute_on_is_left_with_a_warning(scvi_model, query, tmp_path, monkeypatch):

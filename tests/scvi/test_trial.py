@@ -10,6 +10,7 @@ import torch
 from mapping import prepare
 from refmap.common.exhaustion import NO_MEMORY, Exhausted, MachineFault
 from refmap.families.scvi import surgery
+from refmap.families.scvi.engine import surgery as engine
 from refmap.mapping.trial import made_up_query, try_model
 from refmap.reference.inspection import inspect_model
 from rows import ROW
@@ -59,33 +60,33 @@ def test_weights_that_are_missing_are_the_models_fault(scvi_model, tmp_path):
     assert fault.startswith("scvi-tools could not load the SCVI 'atlas'") and "z_encoder.mean_encoder.weight" in fault
 
 
-def test_what_a_library_raises_is_told_with_the_versions(scvi_model, monkeypatch):
-    monkeypatch.setattr(scvi.model.SCVI, "get_latent_representation", lambda _model: np.linalg.inv(np.zeros((2, 2))))
-    fault = tried(scvi_model)
+def test_what_a_library_raises_is_told_with_the_versions(totalvi_model, monkeypatch):
+    monkeypatch.setattr(scvi.model.TOTALVI, "get_latent_representation", lambda _model: np.linalg.inv(np.zeros((2, 2))))
+    fault = tried(totalvi_model)
     assert fault.startswith(
-        "The SCVI 'atlas' cannot be mapped onto: tried with 8 made-up cells, it ended with LinAlgError: Singular matrix"
+        "The TOTALVI 'atlas' cannot be mapped onto: tried with 8 made-up cells, it ended with LinAlgError: Singular matrix"
     )
     assert f"It was saved by version {scvi.__version__} and is read here by scvi-tools {scvi.__version__}" in fault
 
 
 def test_what_refmap_raises_is_a_defect_of_refmap(scvi_model, monkeypatch):
-    monkeypatch.setattr(surgery, "growth_of", surgery.category_sizes)
+    monkeypatch.setattr(engine, "growth_of", engine.category_sizes)
     assert "This is a defect of refmap" in tried(scvi_model)
 
 
 def test_a_model_that_is_another_once_saved_is_told(scvi_model, monkeypatch):
-    save = surgery.Surgery.save
+    save = engine.EngineSurgery.save
 
     def forgetful(self, folder):
         with torch.no_grad():
             self.model.module.z_encoder.mean_encoder.bias += 1
         save(self, folder)
 
-    monkeypatch.setattr(surgery.Surgery, "save", forgetful)
+    monkeypatch.setattr(engine.EngineSurgery, "save", forgetful)
     assert "embeds cells elsewhere once it was saved" in tried(scvi_model)
 
 
-def test_a_machine_that_cannot_train_is_told_and_one_without_memory_tried_again(scvi_model, monkeypatch):
+def test_a_machine_that_cannot_train_is_told_and_one_without_memory_tried_again(totalvi_model, monkeypatch):
     def ended(error):
         def check():
             raise error
@@ -93,17 +94,17 @@ def test_a_machine_that_cannot_train_is_told_and_one_without_memory_tried_again(
         return check
 
     monkeypatch.setattr(surgery, "check_machine", ended(MachineFault("No training in this job.")))
-    assert tried(scvi_model) == "No training in this job."
+    assert tried(totalvi_model) == "No training in this job."
     monkeypatch.setattr(surgery, "check_machine", ended(Exhausted("Too little memory.", NO_MEMORY)))
     with pytest.raises(Exhausted, match="Too little memory"):
-        tried(scvi_model)
+        tried(totalvi_model)
 
 
-def test_memory_that_runs_out_within_a_library_is_no_fault_of_the_model(scvi_model, monkeypatch):
+def test_memory_that_runs_out_within_a_library_is_no_fault_of_the_model(totalvi_model, monkeypatch):
     def allocate(_model):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
 
-    monkeypatch.setattr(scvi.model.SCVI, "get_latent_representation", allocate)
+    monkeypatch.setattr(scvi.model.TOTALVI, "get_latent_representation", allocate)
     with pytest.raises(Exhausted) as raised:
-        tried(scvi_model)
+        tried(totalvi_model)
     assert raised.value.status == NO_MEMORY
