@@ -337,6 +337,7 @@ def test_what_is_saved_loads_in_scvi_tools_and_grows_there(name, grown, query, t
         cells.obs[column] = pd.Categorical([value] * cells.n_obs)
     again = of.load_query_data(cells, str(tmp_path))
     assert list(again.adata_manager.get_state_registry("batch").categorical_mapping) == ["ref_a", "ref_b", "d1", "d2", "d3"]
+    again.is_trained_ = True
     assert again.get_latent_representation().shape == (len(cells), 4)
 
 
