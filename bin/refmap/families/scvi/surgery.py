@@ -7,9 +7,8 @@ mask, and its hash is taken from its file and again from the grown model after t
 from __future__ import annotations
 
 import inspect
-import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +18,9 @@ import pandas as pd
 from ...common.errors import RefmapError
 from .. import base
 from ..base import SCVI, Decoder, Prediction, Settings
-from ..devices import device_of
-from ..freezing import mask_gradients, seed_everything, sha256, versions
 from .decoding import decoder_of
-from .growth import Growth, category_sizes, growth_of
+from .grown import Grown, retrained
+from .growth import category_sizes, growth_of
 from .loading import as_mudata, model_class, read_saved
 from .options import chosen_batches
 from .proteins import impute, incomplete, mask_missing, read_masks
@@ -32,20 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import anndata as ad
-    import torch
 
-# The encoder of the library size belongs to no category: where a model uses one, scvi-tools trains it whole in surgery.
-# The latent does not depend on it.
-LIBRARY_ENCODER = "l_encoder"
 # Cells of those on disk that are embedded at once, in whole minibatches of scvi-tools'.
 BLOCK = 1 << 16
-# Counts its calls and nothing else.
-COUNTERS = "num_batches_tracked"
-
-
-def retrained(module: torch.nn.Module) -> str | None:
-    """The part of a module that surgery trains whole, if there is one."""
-    return None if getattr(module, "use_observed_lib_size", True) else LIBRARY_ENCODER
 
 
 @dataclass
@@ -72,43 +59,22 @@ class Imputation:
 
 
 @dataclass
-class Surgery(base.Surgery):
-    """A reference of scvi-tools grown by a query, and what is needed to prove it unmoved.
+class Surgery(Grown):
+    """A reference grown by scvi-tools, an instance of its class.
 
     Attributes
     ----------
-    model
-        The grown model, an instance of the reference's class.
-    reference
-        The reference's tensors by name, as its file holds them.
-    growths
-        Where each of these lies in the grown model.
-    label_key
-        Column of the labels that the model predicts, None if it predicts none.
-    retrained
-        Name of the one part that surgery may train whole, None if there is none.
     imputation
         The proteins to be imputed, None where there are none.
-    n_batches
-        Of the reference; 1 if it has no column of them.
     engine_reason
         Why the engine does not do it, in a few words.
-    warnings
-        Sentences for the user.
     """
 
-    model: object
-    reference: dict
-    growths: dict[str, Growth]
-    label_key: str | None = None
-    retrained: str | None = None
     imputation: Imputation | None = None
-    n_batches: int = 1
     engine_reason: str | None = None
-    warnings: list[str] = field(default_factory=list)
 
     @classmethod
-    def prepare(cls, path: Path, query: ad.AnnData, card: dict, settings: Settings) -> Surgery:
+    def prepare(cls, path: Path, query: ad.AnnData, card: dict, settings: Settings) -> Grown:
         """Grow the reference at `path` by the batches and covariate categories that are new in `query`.
 
         Parameters
@@ -201,58 +167,6 @@ class Surgery(base.Surgery):
             list(names), places, {code: measured[code] for code in chosen}, settings.options["protein_samples"], settings.seed
         )
 
-    def _lay_out(self) -> None:
-        """Put the reference's values where they belong in the grown model."""
-        state = self.model.module.state_dict()
-        for name, growth in self.growths.items():
-            growth.lay_out(self.reference[name], state[name])
-        self.model.module.load_state_dict(state)
-
-    def _freeze(self) -> None:
-        """Let gradients through to what the query adds and to nothing else."""
-        for name, parameter in self.model.module.named_parameters():
-            if self._retrained(name):
-                continue
-            growth = self.growths.get(name)
-            idle = name.split(".")[0] == LIBRARY_ENCODER
-            if idle or growth is None or not growth.trainable.any():
-                parameter.requires_grad = False
-                continue
-            mask_gradients(parameter, growth.trainable)
-
-    @property
-    def parameters_total(self) -> int:
-        return sum(p.numel() for p in self.model.module.parameters())
-
-    @property
-    def parameters_trainable(self) -> int:
-        """Number of single values that training may move."""
-        return sum(
-            parameter.numel() if self._retrained(name) else int(self.growths[name].trainable.sum())
-            for name, parameter in self.model.module.named_parameters()
-            if parameter.requires_grad
-        )
-
-    def reference_sha256(self) -> str:
-        """Hash the reference's tensors as its file holds them."""
-        return sha256({name: tensor for name, tensor in self.reference.items() if self._frozen(name)})
-
-    def frozen_sha256(self) -> str:
-        """Hash the same tensors as the grown model holds them: equal to :meth:`reference_sha256` if nothing moved."""
-        state = self.model.module.state_dict()
-        return sha256({name: state[name][self.growths[name].place] for name in self.reference if self._frozen(name)})
-
-    def _frozen(self, name: str) -> bool:
-        return name in self.growths and not self._retrained(name) and not name.endswith(COUNTERS)
-
-    def _retrained(self, name: str) -> bool:
-        return name.split(".")[0] == self.retrained
-
-    @property
-    def device(self) -> str:
-        """``cpu``, or the name of the GPU that the model is on."""
-        return device_of(self.model.module)
-
     def train(self, settings: dict, log=print) -> tuple[pd.DataFrame, dict]:
         """Train what the query added; return the history (a row an epoch) and what to record of the training.
 
@@ -264,22 +178,6 @@ class Surgery(base.Surgery):
         self.switch_dropout()
         arguments = training_arguments(taken_by(type(self.model)), settings, self.model.adata.n_obs, self.warnings)
         return self._run(arguments, log)
-
-    def switch_dropout(self) -> None:
-        """Let dropout act, where it is not frozen.
-
-        A loaded module is in evaluation, and Lightning leaves each part of it as it is: batch norm keeps the reference's statistics,
-        as it should, and dropout has to be told. Where it is frozen, its rate is 0 by now.
-        """
-        from torch.nn import Dropout
-
-        for part in self.model.module.modules():
-            if isinstance(part, Dropout):
-                part.train()
-
-    def learned(self) -> dict[str, torch.Tensor]:
-        """Which values surgery may move, of the parameters that the reference holds and that are not trained whole."""
-        return {name: growth.trainable for name, growth in self.growths.items() if not self._retrained(name)}
 
     def _run(self, arguments: dict, log: Callable = print) -> tuple[pd.DataFrame, dict]:
         log(f"trained by scvi-tools: {self.engine_reason}")
@@ -361,15 +259,3 @@ class Surgery(base.Surgery):
     def save(self, folder: Path) -> None:
         """Write the grown model: a reference for the next mapping."""
         self.model.save(str(folder), overwrite=True, save_anndata=False)
-
-    @staticmethod
-    def seed(seed: int) -> None:
-        """Fix every random number generator; scvi-tools' own, too, where it was imported."""
-        seed_everything(seed)
-        if "scvi" in sys.modules:
-            seed_library(seed)
-
-    @staticmethod
-    def versions() -> dict[str, str]:
-        """Return the versions of the libraries that decide a result."""
-        return versions("scvi-tools", "torch", "lightning", "anndata", "numpy")

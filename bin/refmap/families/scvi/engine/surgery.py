@@ -13,11 +13,10 @@ import pandas as pd
 import torch
 
 from ....common.errors import brief
-from ... import base
 from ...base import Decoder, Prediction, Settings
 from ..decoding import entering, first_layer
+from ..grown import Grown, retrained
 from ..growth import category_sizes, growth_of
-from ..surgery import Surgery, retrained
 from ..training import FEWEST_FOR_VALIDATION, recorded, training_arguments
 from .cells import BLOCK, Cells, minibatches
 from .fitting import Trainer, evaluating
@@ -46,7 +45,7 @@ def beyond_engine(card: dict, train: dict | None) -> str | None:
 
 
 @dataclass
-class EngineSurgery(Surgery):
+class EngineSurgery(Grown):
     """A reference grown by a query without scvi-tools.
 
     Attributes
@@ -105,15 +104,12 @@ class EngineSurgery(Surgery):
         return Trainer(self.model, self.cells, arguments, self.seed_of_split, bool(settings.get("free")))
 
     def train(self, settings: dict, log: Callable = print) -> tuple[pd.DataFrame, dict]:
-        """See `Surgery.train`."""
+        """See `base.Surgery.train`."""
         self.switch_dropout()
         trainer = self.trainer(settings)
         log("trained by refmap's engine")
         history, trained = recorded(trainer.max_epochs, lambda: trainer.run(log))
         return history, trained | {"stride": trainer.stride, "engine": "refmap", "engine_reason": None}
-
-    def batch_size(self, settings: dict) -> int:
-        return base.Surgery.batch_size(self, settings)
 
     def _minibatches(self) -> Iterator[tuple[np.ndarray, Minibatch]]:
         """All cells in their order, with their places."""
@@ -130,19 +126,19 @@ class EngineSurgery(Surgery):
         return told
 
     def embed(self) -> np.ndarray:
-        """See `Surgery.embed`."""
+        """See `base.Surgery.embed`."""
         self.model.attributes["is_trained_"] = True
         return self._told(self.network.latent, self.model.module.n_latent)
 
     def predict(self) -> dict[str, Prediction]:
-        """See `Surgery.predict`."""
+        """See `base.Surgery.predict`."""
         if self.label_key is None:
             return {}
         classes = category_mapping(self.model.registry, "labels")[: self.model.module.n_labels]
         return {self.label_key: Prediction.of_probabilities(classes, self._told(self.network.probabilities, len(classes)))}
 
     def decoder(self, latent: np.ndarray) -> Decoder:
-        """See `Surgery.decoder`."""
+        """See `base.Surgery.decoder`."""
         network, module = self.network, self.model.module
 
         def decode(cells: np.ndarray, batches: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
