@@ -89,7 +89,7 @@ class Layer:
     Attributes
     ----------
     weight, bias
-        Of its inputs without categories, transposed; with what batch norm does, and less their means where there is a layer norm.
+        Of its inputs without categories, transposed; with what batch norm does.
     scale
         What batch norm multiplies with, None without.
     eps
@@ -110,7 +110,7 @@ class Layer:
             weight = weight * self.scale
         if norm := by_kind.get(torch.nn.LayerNorm):
             self.eps = norm.eps
-        self.weight, self.bias = self._centred(weight).contiguous(), self._centred(bias)
+        self.weight, self.bias = weight.contiguous(), bias
         self._dropout = by_kind.get(torch.nn.Dropout)
         self.is_rectified = torch.nn.ReLU in by_kind
         self._table = table if table is None or table.requires_grad else self.scaled(table)
@@ -118,20 +118,12 @@ class Layer:
 
     @property
     def table(self) -> torch.Tensor:
-        """The rows of the categories, as the norms leave them."""
+        """The rows of the categories, as batch norm leaves them."""
         return self.scaled(self._table) if self._table.requires_grad else self._table
 
     def scaled(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of the table, or their gradient, as the norms leave them."""
-        return self._centred(rows if self.scale is None else rows * self.scale)
-
-    def by_table(self, gradient: torch.Tensor) -> torch.Tensor:
-        """The gradient by the table, of that by its rows as the norms leave them."""
-        gradient = self._centred(gradient)
-        return gradient if self.scale is None else gradient * self.scale
-
-    def _centred(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows if self.eps is None else rows - rows.mean(dim=-1, keepdim=True)
+        """Rows of the table as batch norm leaves them; or the gradient by rows, of that by these."""
+        return rows if self.scale is None else rows * self.scale
 
     @property
     def dropout(self) -> float:
@@ -194,16 +186,15 @@ class _Layers(torch.autograd.Function):
                 x = categories.linear(x, layer.weight, layer.bias, layer.table)
             else:
                 x = torch.addmm(layer.bias, x, layer.weight)
-            units = x.relu() if layer.is_rectified else x
-            if layer.eps is not None:  # of units whose mean is zero, by the construction of the weight
-                inverse = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_().div_(x.shape[1]).add_(layer.eps).rsqrt_()
-                inverse.masked_fill_(
-                    inverse == 0, torch.nan
-                )  # units beyond float32, of which zeros would hide that training diverged
-                kept += [x, inverse]
-                units = units.mul_(inverse) if layer.is_rectified else units * inverse
-            kept.append(units)
-            x = units
+            if layer.eps is not None:
+                kept.append(x)
+                x, mean, inverse = torch.native_layer_norm(x, x.shape[1:], None, None, layer.eps)
+                if not inverse.all():  # units beyond float32, of which zeros would hide that training diverged
+                    x = x.masked_fill_(inverse == 0, torch.nan)
+                kept += [mean, inverse]
+            if layer.is_rectified:
+                x = x.relu() if layer.eps is None else x.relu_()
+            kept.append(x)
             if layer.dropout > 0:
                 noise = torch.empty_like(x).bernoulli_(1 - layer.dropout).div_(1 - layer.dropout)
                 x = x * noise
@@ -219,15 +210,13 @@ class _Layers(torch.autograd.Function):
             if ctx.dropout[number] > 0:
                 gradient = gradient * next(kept)
             units = next(kept)
-            along = torch.linalg.vecdot(gradient, units).unsqueeze(1) if layer.eps is not None else None
             if layer.is_rectified:
                 gradient = torch.ops.aten.threshold_backward(gradient, units, 0)
             if layer.eps is not None:
-                inverse, x = next(kept), next(kept)
-                share = along.mul_(inverse).div_(x.shape[1])
-                gradient = torch.addcmul(gradient, x, share, value=-1).mul_(inverse)
+                inverse, mean, x = next(kept), next(kept), next(kept)
+                gradient = _by_normed(gradient, x, mean, inverse)
             if ctx.needs_input_grad[4 + number]:
-                by_tables[number] = layer.by_table(ctx.categories.by_table(gradient, layer.table))
+                by_tables[number] = layer.scaled(ctx.categories.by_table(gradient, layer.table))
             if number == 0 and not ctx.needs_input_grad[0]:
                 gradient = None
                 break
@@ -236,3 +225,8 @@ class _Layers(torch.autograd.Function):
             if number or not ctx.is_started:
                 gradient = gradient @ layer.weight.T
         return gradient, None, None, None, *by_tables
+
+
+def _by_normed(gradient: torch.Tensor, x: torch.Tensor, mean: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    """The gradient by what a layer norm was given, of that by what it makes of it."""
+    return torch.ops.aten.native_layer_norm_backward(gradient, x, x.shape[1:], mean, inverse, None, None, (True, False, False))[0]

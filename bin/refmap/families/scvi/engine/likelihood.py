@@ -153,7 +153,7 @@ class _Likelihood(torch.autograd.Function):
             block = _Block(of, hidden[rows], log_size[rows].exp(), theta, counts.cells(start, stop))
             losses[rows] = block.losses
             if needs_hidden:
-                by_hidden[rows] = block.by_hidden(by_size[rows])
+                by_hidden[rows], by_size[rows] = block.by_hidden(), block.by_size
             if needs_theta:
                 by_theta[rows] = block.by_theta
         ctx.save_for_backward(by_hidden, by_size if needs_size else None, by_theta)
@@ -181,8 +181,11 @@ class _Block:
     ----------
     losses
         Of the cells.
-    by_logm, by_theta, by_inflation
-        The gradient by log m, by log t, and by the logit of zero inflation, cells x genes; None where nothing asks for it.
+    by_size
+        The gradient by the logarithm of the cells' sizes.
+    by_logits, by_theta, by_inflation
+        That by what the decoder makes means of, by log t, and by the logit of zero inflation, cells x genes; None where nothing asks
+        for it.
     """
 
     by_theta: torch.Tensor | None = None
@@ -192,19 +195,31 @@ class _Block:
         self.of, self.counts = of, counts
         self.logits = _linear(of.scale, hidden)
         self.shares = torch.softmax(self.logits, dim=1) if of.is_share else functional.softplus(self.logits)
-        means = self.shares * size.unsqueeze(1)
         self.places = counts.places(of.n_genes)
+        if of.kind == "poisson" and of.is_share:
+            self._shares_of_poisson(size)
+            return
+        means = self.shares * size.unsqueeze(1)
         if of.kind == "poisson":
             self._poisson(means)
-        else:
-            log_theta = _linear(of.by_cell, hidden) if of.by_cell else log_theta
-            self._negative_binomial(means, log_theta.exp(), _linear(of.inflation, hidden) if of.inflation else None)
+            return
+        theta = (_linear(of.by_cell, hidden) if of.by_cell else log_theta).exp()
+        self._negative_binomial(means, theta, _linear(of.inflation, hidden) if of.inflation else None)
 
     def _poisson(self, means: torch.Tensor) -> None:
         x = self.counts.values
         self.losses = means.sum(dim=1) - self.counts.sums(x * means.view(-1).index_select(0, self.places).log())
-        self.by_logm = means
-        self.by_logm.view(-1).index_add_(0, self.places, x, alpha=-1)
+        means.view(-1).index_add_(0, self.places, x, alpha=-1)
+        self._finish(means)
+
+    def _shares_of_poisson(self, size: torch.Tensor) -> None:
+        """As shares add up to 1, the means do to the size, and with n all counts of a cell the slope by a gene's logit is n s - x."""
+        x, n = self.counts.values, self.counts.sums(self.counts.values)
+        logs = self.shares.view(-1).index_select(0, self.places).log_()
+        self.losses = size - torch.xlogy(n, size) - self.counts.sums(logs.mul_(x))
+        self.by_size = size - n
+        self.by_logits = self.shares.mul_(n.unsqueeze(1))
+        self.by_logits.view(-1).index_add_(0, self.places, x, alpha=-1)
 
     def _negative_binomial(self, means: torch.Tensor, theta: torch.Tensor, inflation: torch.Tensor | None) -> None:
         counts, x, places = self.counts, self.counts.values, self.places
@@ -241,21 +256,25 @@ class _Block:
                 slope.addcmul_(slope, inflated, value=-1)
             slope.view(-1).index_add_(0, places, x / both + torch.digamma(t) - torch.digamma(x + t))
             self.by_theta = slope.mul_(theta)
-        self.by_logm = share.mul_(theta)
+        by_logm = share.mul_(theta)
         if inflated is not None:
-            self.by_logm.addcmul_(self.by_logm, inflated, value=-1)
-        self.by_logm.view(-1).index_add_(0, places, at_counts, alpha=-1)
+            by_logm.addcmul_(by_logm, inflated, value=-1)
+        by_logm.view(-1).index_add_(0, places, at_counts, alpha=-1)
+        self._finish(by_logm)
 
-    def by_hidden(self, by_size: torch.Tensor) -> torch.Tensor:
-        """The gradient by the hidden units; that by the logarithm of the size goes into `by_size`."""
-        torch.sum(self.by_logm, dim=1, out=by_size)
+    def _finish(self, by_logm: torch.Tensor) -> None:
+        """Make the gradient by sizes and by logits of that by log m, which is used up."""
+        self.by_size = by_logm.sum(dim=1)
         if self.of.is_share:
-            by_logits = self.by_logm.addcmul_(self.shares, by_size.unsqueeze(1), value=-1)
+            self.by_logits = by_logm.addcmul_(self.shares, self.by_size.unsqueeze(1), value=-1)
         else:
             # The slope of log softplus is 1 where softplus is all but its argument's exponential
             tiny = torch.finfo(self.shares.dtype).tiny
-            by_logits = self.by_logm.mul_(torch.sigmoid(self.logits) / self.shares.clamp(min=tiny))
-        gradient = by_logits @ self.of.scale.weight
+            self.by_logits = by_logm.mul_(torch.sigmoid(self.logits) / self.shares.clamp(min=tiny))
+
+    def by_hidden(self) -> torch.Tensor:
+        """The gradient by the hidden units."""
+        gradient = self.by_logits @ self.of.scale.weight
         if self.by_inflation is not None:
             gradient.addmm_(self.by_inflation, self.of.inflation.weight)
         if self.of.by_cell is not None:
