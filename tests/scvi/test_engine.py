@@ -351,7 +351,7 @@ def test_compiled_passes_find_the_same(name, double, grown):
         surgery.model.module.double()
     places, found = np.arange(40), []
     for epochs in (1, 10_000):
-        of, _reason = trainer(surgery, max_epochs=epochs)
+        of = trainer(surgery, max_epochs=epochs)
         assert of.network.likelihood.is_compiled == (epochs > 1)
         found.append(engine_losses(surgery, of, places, None, 0.3, Noise()))
     (losses, gradients), (compiled, by_compiled) = found
