@@ -7,10 +7,12 @@ from contextlib import suppress
 import numba
 import numpy as np
 
+from .likelihood import EPS
+
 
 # Sums may be made in any order, but what is no number stays none
 @numba.njit(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
-def negative_binomial(shares, ratio, grown, theta, starts, genes, values, losses, by_size, eps):
+def negative_binomial(shares, ratio, grown, theta, starts, genes, values, losses, by_size):
     """The negative log-likelihood of cells by the negative binomial, and its gradient by the logits of their shares.
 
     With s a gene's share, r = m/t, and x its count, a cell's loss is the sum of t log(1 + r), and of x log(1 + t/m) where there are
@@ -28,10 +30,8 @@ def negative_binomial(shares, ratio, grown, theta, starts, genes, values, losses
         The counts that are not zero, as :class:`.likelihood.Counts` has them.
     losses, by_size
         Given by this: the losses, and sum(b), which is their gradient by the logarithm of the cells' sizes.
-    eps
-        What is added to means and dispersions before their logarithm is taken.
     """
-    one, small = ratio.dtype.type(1), ratio.dtype.type(eps)
+    one, eps = ratio.dtype.type(1), ratio.dtype.type(EPS)
     for cell in range(ratio.shape[0]):
         r, by, s, t = ratio[cell], grown[cell], shares[cell], theta[min(cell, theta.shape[0] - 1)]
         loss = total = ratio.dtype.type(0)
@@ -41,9 +41,9 @@ def negative_binomial(shares, ratio, grown, theta, starts, genes, values, losses
             total += by[gene]
         for number in range(starts[cell], starts[cell + 1]):
             gene, x = genes[number], values[number]
-            mean = r[gene] * (t[gene] + small)
-            inverse = t[gene] / (mean + small)
-            slope = x * mean * inverse / (mean + small + t[gene])
+            mean = r[gene] * (t[gene] + eps)
+            inverse = t[gene] / (mean + eps)
+            slope = x * mean * inverse / (mean + eps + t[gene])
             loss += x * np.log(one + inverse)
             by[gene] -= slope
             total -= slope

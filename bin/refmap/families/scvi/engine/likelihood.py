@@ -235,7 +235,7 @@ class _Block:
         self.by_logits, counts = torch.log1p(ratio), self.counts
         self.losses, self.by_size = (ratio.new_empty(len(ratio)) for _ in range(2))
         arrays = self.shares, ratio, self.by_logits, theta.view(-1, self.of.n_genes), counts.starts, counts.genes, counts.values
-        negative_binomial(*(values.numpy() for values in (*arrays, self.losses, self.by_size)), EPS)
+        negative_binomial(*(values.numpy() for values in (*arrays, self.losses, self.by_size)))
 
     def _negative_binomial(self, means: torch.Tensor, theta: torch.Tensor, inflation: torch.Tensor | None) -> None:
         counts, x, places = self.counts, self.counts.values, self.places
