@@ -341,27 +341,6 @@ def test_what_is_saved_loads_in_scvi_tools_and_grows_there(name, grown, query, t
     assert again.get_latent_representation().shape == (len(cells), 4)
 
 
-@pytest.mark.parametrize("name", ["SCVI of nb", "SCANVI", "SCVI of nb, dispersion gene-batch"])
-@pytest.mark.parametrize("double", [False, True])
-def test_compiled_passes_find_the_same(name, double, grown):
-    """Where there are some: of learned dispersions there are none. A long training asks for them, and a short one does not."""
-    kind, setup, settings = MODELS[name]
-    surgery = grown(kind, setup, settings)
-    if double:
-        surgery.model.module.double()
-    places, found = np.arange(40), []
-    for epochs in (1, 10_000):
-        of = trainer(surgery, max_epochs=epochs)
-        assert of.network.likelihood.is_compiled == (epochs > 1)
-        found.append(engine_losses(surgery, of, places, None, 0.3, Noise()))
-    (losses, gradients), (compiled, by_compiled) = found
-    rtol = 1e-12 if double else 1e-5
-    close(compiled.reconstruction.detach(), losses.reconstruction.detach(), rtol)
-    assert by_compiled.keys() == gradients.keys() and gradients
-    for key, gradient in gradients.items():
-        close(by_compiled[key], gradient, rtol)
-
-
 @pytest.mark.parametrize("kind", ["nb", "poisson"])
 def test_what_hangs_on_no_mean_is_that_of_any_count(kind, grown):
     """Small counts, large ones and fractions, against the formula."""

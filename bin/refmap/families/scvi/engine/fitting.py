@@ -31,8 +31,6 @@ BETAS = 0.9, 0.999
 STRIDE = 10
 # And training ends where two passes over the cells do not lower the negative ELBO of the held-out ones by this share.
 FLAT = 2e-5
-# Cells, each as often as it is trained on, from which on passes are compiled: 1 to 2 s where no cache has them, for 10 us a cell less.
-COMPILED = 100_000
 
 
 @dataclass
@@ -132,7 +130,6 @@ class Trainer:
         self.is_labelled = np.zeros(len(self.cells), dtype=bool)
         self.is_labelled[model.data.labelled] = True
         self.kl_weight, self.steps = 0.0, 0
-        self.network.likelihood.is_compiled = len(cells) * self.max_epochs >= COMPILED
 
     def run(self, log: Callable = print) -> tuple[int, dict[str, pd.DataFrame]]:
         """Train, and leave the model as scvi-tools' own training does; returns the number of epochs and tables of their figures.

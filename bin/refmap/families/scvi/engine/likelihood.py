@@ -77,11 +77,7 @@ class Likelihood:
     ----------
     learns_theta
         Whether dispersions take part in the gradient: those of new batches, and those that a decoder gives to each cell.
-    is_compiled
-        Whether passes are those of :mod:`.compiled` where it has them: for trainings that are long enough to win back its compilation.
     """
-
-    is_compiled = False
 
     def __init__(self, module: Module, learns_theta: bool):
         decoder = module.decoder
@@ -208,10 +204,7 @@ class _Block:
             self._poisson(means)
             return
         theta = (_linear(of.by_cell, hidden) if of.by_cell else log_theta).exp()
-        if of.is_compiled and of.is_share and of.inflation is None and not of.learns_theta:
-            self._compiled_negative_binomial(means, theta)
-        else:
-            self._negative_binomial(means, theta, _linear(of.inflation, hidden) if of.inflation else None)
+        self._negative_binomial(means, theta, _linear(of.inflation, hidden) if of.inflation else None)
 
     def _poisson(self, means: torch.Tensor) -> None:
         x = self.counts.values
@@ -227,15 +220,6 @@ class _Block:
         self.by_size = size - n
         self.by_logits = self.shares.mul_(n.unsqueeze(1))
         self.by_logits.view(-1).index_add_(0, self.places, x, alpha=-1)
-
-    def _compiled_negative_binomial(self, means: torch.Tensor, theta: torch.Tensor) -> None:
-        from .compiled import negative_binomial
-
-        ratio = means.div_(theta + EPS)
-        self.by_logits, counts = torch.log1p(ratio), self.counts
-        self.losses, self.by_size = (ratio.new_empty(len(ratio)) for _ in range(2))
-        arrays = self.shares, ratio, self.by_logits, theta.view(-1, self.of.n_genes), counts.starts, counts.genes, counts.values
-        negative_binomial(*(values.numpy() for values in (*arrays, self.losses, self.by_size)))
 
     def _negative_binomial(self, means: torch.Tensor, theta: torch.Tensor, inflation: torch.Tensor | None) -> None:
         counts, x, places = self.counts, self.counts.values, self.places
