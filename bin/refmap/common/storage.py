@@ -110,30 +110,40 @@ class Names:
 
     def __init__(self, stored, as_text: Callable = lambda values: np.asarray(values, dtype=object)):
         self._stored, self._as_text = stored, as_text
+        # Whole chunks: what is stored is unpacked no more than once
+        chunk = (getattr(stored, "chunks", None) or (1,))[0]
+        self._starts = range(0, len(self), -(-NAMES // chunk) * chunk)
 
     def __len__(self) -> int:
         return self._stored.shape[0]
 
+    def _block(self, start: int) -> np.ndarray:
+        return self._as_text(self._stored[start : start + self._starts.step])
+
     def blocks(self) -> Iterator[np.ndarray]:
         """All of them in their order, some at a time: object arrays of str."""
-        for start in range(0, len(self), NAMES):
-            yield self._as_text(self._stored[start : start + NAMES])
+        return map(self._block, self._starts)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Those in some rows, which are numbers in any order: object array of str."""
         order = np.argsort(rows, kind="stable")
-        ends = np.searchsorted(rows[order], np.arange(NAMES, len(self), NAMES))
         found = np.empty(len(rows), dtype=object)
-        for number, some in enumerate(np.split(order, ends)):
+        for start, some in zip(self._starts, np.split(order, np.searchsorted(rows[order], self._starts[1:])), strict=False):
             if len(some):
-                start = number * NAMES
-                found[some] = self._as_text(self._stored[start : start + NAMES])[rows[some] - start]
+                found[some] = self._block(start)[rows[some] - start]
         return found
+
+    def index(self) -> pd.Index:
+        """All of them, of which each takes few bytes more than its letters."""
+        return pd.Index([], dtype="str").append([pd.Index(block, dtype="str") for block in self.blocks()])
 
     def same_as(self, others: Names) -> bool:
         """Whether these are the same as others, in the same order."""
-        pairs = zip(self.blocks(), others.blocks(), strict=True) if len(self) == len(others) else [(0, 1)]
-        return all(np.array_equal(*pair) for pair in pairs)
+        if len(self) != len(others):
+            return False
+        starts = max(self._starts, others._starts, key=lambda starts: starts.step)
+        ends = [(start, start + starts.step) for start in starts]
+        return all(np.array_equal(*(of._as_text(of._stored[start:end]) for of in (self, others))) for start, end in ends)
 
 
 class _Members(Mapping):

@@ -16,7 +16,7 @@ from anndata.io import read_elem
 from numcodecs.registry import codec_registry
 
 from ..common.errors import RefmapError
-from ..common.storage import NAMES, Names
+from ..common.storage import Names
 from .causes import cause
 
 # Reading an array of zarr must not run a pickle.
@@ -198,30 +198,29 @@ class Frame:
             return list(dict.fromkeys(text(column) for column in np.atleast_1d(order)))
 
     @cached_property
+    def names(self) -> Names:
+        """The row names, of which a block at a time is read where they are stored as text."""
+        with self._query.reading("the names of its cells and genes"):
+            if self.whole is not None:
+                return Names(_strings(self.whole.index))
+            elem = self._elem[self.index_key]
+            if is_group(elem) and encoding(elem) == "nullable-string-array" and not read_whole(elem["mask"]).any():
+                elem = elem["values"]
+            if not is_group(elem) and "categories" not in elem.attrs and len(elem.shape) == 1 and elem.dtype.kind in "OST":
+                check_claim(elem)
+                return Names(elem, lambda block: _strings(np.asarray(block, dtype=object)))
+            return Names(_strings(_read_column(elem)))  # categories and numbers serve as names too
+
+    @cached_property
     def row_names(self) -> pd.Index:
         """The row names: text, of which each takes few bytes more than its letters."""
         with self._query.reading("the names of its cells and genes"):
-            stored = self.whole.index if self.whole is not None else self._elem[self.index_key]
-            first, *others = (pd.Index(_strings(block), dtype="str") for block in _blocks(stored))
-            return first.append(others) if others else first
+            return self.names.index()
 
     @cached_property
     def index(self) -> np.ndarray:
         """The row names: an object array of str, which for millions of rows is large."""
         return self.row_names.to_numpy(object)
-
-    @cached_property
-    def names(self) -> Names:
-        """The same, of which a block at a time is read where they are stored as text."""
-        with self._query.reading("the names of its cells and genes"):
-            if self.whole is None and "row_names" not in self.__dict__:
-                elem = self._elem[self.index_key]
-                if is_group(elem) and encoding(elem) == "nullable-string-array" and not read_whole(elem["mask"]).any():
-                    elem = elem["values"]
-                if not is_group(elem) and "categories" not in elem.attrs and len(elem.shape) == 1 and elem.dtype.kind in "OST":
-                    check_claim(elem)
-                    return Names(elem, lambda block: _strings(np.asarray(block, dtype=object)))
-        return Names(self.index)
 
     def __contains__(self, column: str) -> bool:
         return column in self.columns
@@ -241,24 +240,6 @@ class Frame:
     def stored(self, column: str):
         """The stored element of a column; None where the table is read whole."""
         return None if self.whole is not None else self._elem[column]
-
-
-def _blocks(names) -> Iterator:
-    """Row names as they are stored, some after the others where they are text."""
-    if isinstance(names, pd.Index):
-        yield names
-        return
-    if encoding(names) == "nullable-string-array" and not names["mask"][...].any():
-        names = names["values"]
-    if is_group(names) or encoding(names) != "string-array" or names.ndim != 1 or not names.shape[0]:
-        yield _read_column(names)  # categories and numbers serve as names too
-        return
-    check_claim(names)
-    chunk = (names.chunks or [1])[0]
-    step = -(-NAMES // chunk) * chunk
-    texts = names.asstr() if isinstance(names, h5py.Dataset) else names
-    for start in range(0, names.shape[0], step):
-        yield texts[start : start + step]
 
 
 def _read_column(elem):

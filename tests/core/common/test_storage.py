@@ -127,9 +127,11 @@ def test_names_are_read_and_compared_by_blocks(tmp_path, monkeypatch):
     stored_cells(tmp_path / "cells.zarr")
     monkeypatch.setattr(storage, "NAMES", 3)
     names = StoredCells(tmp_path / "cells.zarr").names
-    assert [list(block) for block in names.blocks()] == [[f"cell {i}" for i in some] for some in ((0, 1, 2), (3, 4, 5), (6,))]
     assert list(names.take(np.array([6, 0, 3, 3, 2]))) == ["cell 6", "cell 0", "cell 3", "cell 3", "cell 2"]
     own = np.array([f"cell {i}" for i in range(7)], dtype=object)
+    assert [list(block) for block in storage.Names(own).blocks()] == [list(own[:3]), list(own[3:6]), list(own[6:])]
+    assert list(names.index()) == list(np.concatenate([*names.blocks()])) == list(own)
+    assert storage.Names(own[:0]).index().dtype == names.index().dtype == "str" and len(storage.Names(own[:0]).index()) == 0
     other = own.copy()
     other[5] = "cell"
     assert (
