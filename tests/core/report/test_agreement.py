@@ -17,7 +17,8 @@ from refmap.report.sections import agreement as section
 def outcome(folder, dataset, query="q.h5ad", **columns):
     place = folder / dataset
     place.mkdir(parents=True)
-    obs = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+    index = range(max((len(values) for values in columns.values()), default=1))
+    obs = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()}, index=index)
     write_zarr(ad.AnnData(obs=obs.set_index(obs.index.astype(str))), folder / f"{dataset}.zarr")
     write_cells({}, StoredCells(folder / f"{dataset}.zarr"), place)
     row = {"dataset": dataset, "file_id": "d1", "query": query, "modality": None}

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 # How Adam's averages fade in a step, as torch has it, which scvi-tools leaves alone.
 BETAS = 0.9, 0.999
 # Where nobody chose how to train, so many of scvi-tools' steps are made at once. With the short steps that surgery takes the path of
-# the few values that are free is smooth, and hardly another if each step is ten times as long, and the averages fade and the weight
-# of the KL divergence grows ten times as fast (docs/engine.md).
-STRIDE = 10
-# And training ends where two passes over the cells do not lower the negative ELBO of the held-out ones by this share.
-FLAT = 2e-5
+# the few values that are free is smooth, and hardly another if each step is five times as long, and the averages fade and the weight
+# of the KL divergence grows five times as fast (docs/engine.md).
+STRIDE = 5
+# And training ends where so many passes over the cells do not lower the negative ELBO of the held-out ones by this share.
+PATIENCE, FLAT = 4, 2e-5
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Trainer:
         if settings["early_stopping"]:
             stopping = Stopping(*(settings[f"early_stopping_{name}"] for name in ("monitor", "patience", "min_delta")))
             if self.stride > 1:
-                stopping, every = Stopping("elbo_validation", 2, 0.0, FLAT), 1
+                stopping, every = Stopping("elbo_validation", PATIENCE, 0.0, FLAT), 1
         history, known = [], {}
         for epoch in range(1, epochs + 1):
             figures = self._train(places.train, epoch, optimizer).figures("train")
