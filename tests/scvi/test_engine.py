@@ -332,7 +332,7 @@ def test_what_is_saved_loads_in_scvi_tools_and_grows_there(name, grown, query, t
     loaded = of.load(str(tmp_path), adata=cells)
     np.testing.assert_allclose(loaded.get_latent_representation(), surgery.embed(), atol=1e-5)
     assert list(loaded.history) == list(history) and loaded.is_trained
-    np.testing.assert_array_equal(loaded.train_indices, surgery.model.attributes["train_indices_"])
+    np.testing.assert_array_equal(loaded.train_indices, surgery.model.split.train)
     for column, value in {"batch": "d3", "chemistry": "v5"}.items():
         cells.obs[column] = pd.Categorical([value] * cells.n_obs)
     again = of.load_query_data(cells, str(tmp_path))

@@ -97,6 +97,13 @@ def numbered(obs: pd.DataFrame, **parts) -> ad.AnnData:
     return cells
 
 
+def set_columns(cells: ad.AnnData, obs: pd.DataFrame) -> None:
+    """Let cells have the columns of a table of the same rows: to set obs itself makes text of the numbers of :func:`numbered`."""
+    cells.obs.drop(columns=cells.obs.columns.difference(obs.columns), inplace=True)
+    for name in obs:
+        cells.obs[name] = obs[name]
+
+
 class Names:
     """Names of cells, of which a block at a time is read: text, 100 bytes a name, is most of what a large query would be held by.
 

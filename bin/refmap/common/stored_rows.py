@@ -12,6 +12,8 @@ import zarr
 from anndata._core.sparse_dataset import _CSRDataset
 from scipy import sparse
 
+# Of the place of a cell where those of all of them are held.
+PLACE = np.int32
 # Values that are held where rows are read in their order: 8 bytes each.
 WINDOW = 1 << 22
 # Where they are read in a random order: how many, and out of how many places of the file.
@@ -38,6 +40,7 @@ class StoredRows(_CSRDataset):
     def hold(self, rows: np.ndarray) -> None:
         """Read rows (ascending, each once), and forget those that were held."""
         self._held = None
+        rows = rows.astype(np.int64)
         self._rows, self._held = rows, self._read(rows)
 
     def runs(self, places: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -73,7 +76,7 @@ class StoredRows(_CSRDataset):
     def __getitem__(self, index: object) -> sparse.csr_matrix:
         """Rows by their places, as a slice or in any order; of them, some columns."""
         rows, columns = index if isinstance(index, tuple) else (index, slice(None))
-        rows = np.arange(self.shape[0])[rows] if isinstance(rows, slice) else np.asarray(rows)
+        rows = np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else np.asarray(rows)
         rows = np.atleast_1d(np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64))
         taken = self._take(rows)
         return taken if isinstance(columns, slice) and columns == slice(None) else taken[:, columns]

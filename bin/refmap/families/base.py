@@ -34,7 +34,7 @@ class Prediction:
     classes
         The labels that it knows.
     labels
-        The label of each cell. It may lie outside of `classes`, where the model rejects a cell or answers higher up in a hierarchy.
+        The label of each cell: an array, or categories, which take less. It may lie outside of `classes`, where the model rejects a cell or answers higher up in a hierarchy.
     uncertainty
         Float32, a value a cell: 0 is certain; the scale is the family's own.
     probabilities
@@ -42,7 +42,7 @@ class Prediction:
     """
 
     classes: list[str]
-    labels: np.ndarray
+    labels: np.ndarray | pd.Categorical
     uncertainty: np.ndarray
     probabilities: np.ndarray | None = None
 
@@ -51,13 +51,13 @@ class Prediction:
         """The most probable label of each cell; its uncertainty is what is missing to a probability of 1."""
         classes = texts(classes)
         values = np.asarray(probabilities, dtype=np.float32)
-        labels = np.array(classes, dtype=object)[values.argmax(axis=1)]
+        labels = pd.Categorical.from_codes(values.argmax(axis=1), classes)
         return cls(classes, labels, 1 - values.max(axis=1), values)
 
 
 def add_prediction(result: Any, key: str, prediction: Prediction) -> None:
     """Add what a model says of the label column `key` to an AnnData of the query's cells."""
-    beyond = sorted(set(prediction.labels) - set(prediction.classes))
+    beyond = sorted(set(pd.unique(prediction.labels)) - set(prediction.classes))
     result.obs[f"{key}_predicted"] = pd.Categorical(prediction.labels, categories=[*prediction.classes, *beyond])
     result.obs[f"{key}_predicted_uncertainty"] = prediction.uncertainty.astype(np.float32)
     result.uns[f"{key}_classes"] = np.array(prediction.classes, dtype=object)

@@ -69,8 +69,9 @@ def decode(decoder: Decoder, found: np.ndarray, batches: Sequence, placed: np.nd
     """
     genes = np.flatnonzero(found)
     batches = np.asarray(batches)
-    rows = np.arange(len(batches)) if placed is None else np.flatnonzero(placed)
-    cells = rows[spread(batches[rows], _most(len(genes)), np.random.default_rng(seed))]
+    cells = spread(batches if placed is None else batches[placed], _most(len(genes)), np.random.default_rng(seed))
+    if placed is not None:
+        cells = np.flatnonzero(placed)[cells]
     proportions = np.empty((len(cells), len(genes)), dtype=np.float16)
     for start in range(0, len(cells), ROWS):
         block = slice(start, start + ROWS)
@@ -97,12 +98,11 @@ def _most(n_genes: int) -> int:
 
 def spread(batches: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """Draw at most `most` rows, of each batch as many as of any other or all that it has; int64, ascending."""
-    names, of = np.unique(batches, return_inverse=True)
-    sizes = np.bincount(of, minlength=len(names))
-    drawn, left = [], min(most, len(of))
+    names, sizes = np.unique(batches, return_counts=True)
+    drawn, left = [], min(most, len(batches))
     for place, batch in enumerate(np.argsort(sizes, kind="stable")):
         n = min(sizes[batch], left // (len(names) - place))
-        drawn.append(rng.choice(np.flatnonzero(of == batch), n, replace=False))
+        drawn.append(rng.choice(np.flatnonzero(batches == names[batch]), n, replace=False))
         left -= n
     return np.sort(np.concatenate(drawn)) if drawn else np.empty(0, dtype=np.int64)
 

@@ -17,7 +17,7 @@ from .. import __version__
 from ..common.cli import hush_libraries, read_json, remove, write_json
 from ..common.errors import RefmapError
 from ..common.folders import MappedFolder, PreparedFolder
-from ..common.storage import read_zarr, take_names, write_zarr
+from ..common.storage import read_zarr, set_columns, take_names, write_zarr
 from ..common.strategies import JOINT, PER_BATCH, SEQUENTIAL, in_order, same_as_joint
 from ..families import by_name
 from ..families.base import AUTO, Settings
@@ -77,7 +77,8 @@ def map_query(prepared: PreparedFolder, training: dict, card: dict, model: Path,
         nonlocal are_numbered
         query = read_zarr(prepared.aligned, card["most_in_memory"])
         are_numbered = not sparse.issparse(query.X)  # but left on disk, as their names are
-        query.obs, model_card = below_hierarchy(query.obs, card)
+        obs, model_card = below_hierarchy(query.obs, card)
+        set_columns(query, obs)
         return query, model_card
 
     operate_on = partial(operate, row["query"], train, settings)

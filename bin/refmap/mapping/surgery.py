@@ -108,7 +108,7 @@ def operate(
 
     query, surgery, before, history, trained = _trained(prepare, train)
     latent = surgery.embed()
-    if not np.isfinite(latent if surgery.placed is None else latent[surgery.placed]).all():
+    if not _are_finite(latent if surgery.placed is None else latent[surgery.placed]):
         raise RefmapError(f"The embedding of '{shown}' holds values that are no numbers: lower learning_rate.")
     predictions = surgery.predict()
     embedding = _embedding(query, latent, predictions)
@@ -128,7 +128,6 @@ def operate(
     if not surgery.holds_facts:
         carry_facts(folder, updated)
     carry_hidden(folder, updated)
-    card = _reopen(updated, folder.shown, trusted, few, settings, latent[rows])
     facts = {
         "model": None,
         "train": trained,
@@ -139,7 +138,16 @@ def operate(
         "frozen_sha256_after": after,
         "hshare": share,
     }
-    return Part(embedding, list(predictions), history, facts, surgery.warnings, card, decoded)
+    warnings = surgery.warnings
+    # The model is held once
+    del query, surgery
+    card = _reopen(updated, folder.shown, trusted, few, settings, latent[rows])
+    return Part(embedding, list(predictions), history, facts, warnings, card, decoded)
+
+
+def _are_finite(values: np.ndarray) -> bool:
+    """Whether there is neither NaN nor infinity among them, without an array that says so of each."""
+    return bool(np.isfinite(values.min(initial=0)) and np.isfinite(values.max(initial=0)))
 
 
 def _decode(

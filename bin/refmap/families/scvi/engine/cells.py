@@ -33,7 +33,8 @@ class Cells:
     counts
         Cells x genes, CSR, no zeros stored.
     rest
-        What a minibatch holds of them beside their counts, by its name: tensors of a row a cell.
+        What a minibatch holds of them beside their counts, by its name: tensors of a row a cell. Codes are narrow here, as one
+        byte a cell does for most, and int64 in a minibatch.
     network
         Which they are for.
     """
@@ -48,13 +49,10 @@ class Cells:
         counts = data.counts
         if not isinstance(counts, StoredRows):
             counts.eliminate_zeros()
-        batches, covariates = torch.from_numpy(data.batches), torch.from_numpy(data.covariates)
-        one_hots = covariates if network.embedding is not None else torch.cat([batches.unsqueeze(1), covariates], dim=1)
         rest = {
-            "batches": batches,
+            "batches": torch.from_numpy(data.batches),
             "labels": torch.from_numpy(data.labels),
-            "covariates": covariates,
-            "categories": _categories(one_hots, network.module.decoder.px_decoder.n_cat_list),
+            "covariates": torch.from_numpy(data.covariates),
             "continuous": torch.from_numpy(data.continuous).to(network.dtype),
         }
         if data.sizes is not None:
@@ -95,7 +93,12 @@ class Cells:
 
     def _rest(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         index = torch.from_numpy(rows)
-        return {name: values.index_select(0, index) for name, values in self.rest.items()}
+        rest = {name: values.index_select(0, index) for name, values in self.rest.items()}
+        rest |= {name: rest[name].long() for name in ("batches", "labels", "covariates")}
+        one_hots, network = rest["covariates"], self.network
+        if network.embedding is None:
+            one_hots = torch.cat([rest["batches"].unsqueeze(1), one_hots], dim=1)
+        return rest | {"categories": _categories(one_hots, network.module.decoder.px_decoder.n_cat_list)}
 
     def _computed(self, counts: sparse.csr_matrix, rest: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What of cells follows from their counts and never changes in surgery."""
@@ -117,7 +120,7 @@ class Cells:
 
 def permutation(n: int) -> np.ndarray:
     """The numbers below `n` in random order, by torch's random numbers."""
-    return torch.randperm(n).numpy()
+    return torch.randperm(n, dtype=torch.int32).numpy()
 
 
 def minibatches(places: np.ndarray, size: int) -> list[np.ndarray]:

@@ -127,8 +127,6 @@ class Trainer:
         self.stride = STRIDE if free else 1
         self.settings = ARGUMENTS_OF[model.kind] | arguments
         self.plan = PLAN_OF[model.kind] | arguments["plan_kwargs"]
-        self.is_labelled = np.zeros(len(self.cells), dtype=bool)
-        self.is_labelled[model.data.labelled] = True
         self.kl_weight, self.steps = 0.0, 0
 
     def run(self, log: Callable = print) -> tuple[int, dict[str, pd.DataFrame]]:
@@ -168,13 +166,8 @@ class Trainer:
                 break
         self.network.learned.put_back()
         tables = _tables(history)
-        self.model.attributes |= {
-            "history_": tables,
-            "train_indices_": places.train,
-            "validation_indices_": places.validation,
-            "test_indices_": places.test,
-            "is_trained_": True,
-        }
+        self.model.attributes |= {"history_": tables, "is_trained_": True}
+        self.model.split = places
         self.network.module.eval()
         return len(history), tables
 
@@ -206,7 +199,7 @@ class Trainer:
         """Cells in their order, each time with as many of their run that have labels, from their first again where these run out."""
         size = self.settings["batch_size"]
         for run in self.cells.runs(places, size):
-            labelled = minibatches(run[self.is_labelled[run]], size) or [None]
+            labelled = minibatches(run[self.model.data.is_labelled[run]], size) or [None]
             yield from zip(minibatches(run, size), itertools.cycle(labelled), strict=False)
 
     def losses(self, places: np.ndarray, labelled: np.ndarray | None = None) -> Losses:

@@ -13,6 +13,7 @@ import torch
 from .limits import beyond
 from .module import SETTINGS, Module
 from .registry import Data, Unserved, grown_registry
+from .splitting import Split
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -53,6 +54,8 @@ class Model:
         Their names, in its order.
     data
         The query.
+    split
+        That of its cells as the model was trained on them; None where it was not.
     """
 
     kind: str
@@ -61,6 +64,7 @@ class Model:
     attributes: dict[str, Any]
     genes: np.ndarray
     data: Data
+    split: Split | None = None
 
     @classmethod
     def grown(cls, saved: dict, query: ad.AnnData, kind: str, freeze_dropout: bool) -> Model:
@@ -89,7 +93,7 @@ class Model:
         given = _constructor(held.get("init_params_"), kind)
         settings = given["non_kwargs"] | given["kwargs"][NAMED[kind][1]]
         settings.pop("datamodule", None)
-        if reason := beyond(kind, settings, len(data.labelled) > 0):
+        if reason := beyond(kind, settings, data.is_labelled.any()):
             raise Unserved(reason)
         with torch.random.fork_rng(devices=[]):
             reference = _module(held["registry_"], query.n_vars, kind, settings)
@@ -112,6 +116,8 @@ class Model:
         state = self.module.state_dict()
         state["pyro_param_store"] = {"params": {}, "constraints": {}}
         attributes = self.attributes | {"registry_": self.registry}
+        if self.split is not None:
+            attributes |= {f"{name}_indices_": places.astype(np.int64) for name, places in vars(self.split).items()}
         saved = {
             "model_state_dict": state,
             "var_names": self.genes.astype(object),

@@ -38,17 +38,15 @@ class Data:
     counts
         Cells x genes.
     batches, labels
-        The code of each cell, int64.
+        The code of each cell: integers no wider than their number asks for.
     covariates
-        Those of categorical covariates, int64, cells x covariates.
+        Those of categorical covariates, likewise, cells x covariates.
     continuous
         Continuous covariates, cells x covariates.
     sizes
         Size factors, None for a model without.
-    labelled
-        The places of the cells of a SCANVI that have a label.
-    unlabelled
-        The places of its other cells; of an SCVI all of them.
+    is_labelled
+        Bool, a cell: whether it is one of a SCANVI that has a label.
     """
 
     counts: sparse.csr_matrix | StoredRows
@@ -57,8 +55,7 @@ class Data:
     covariates: np.ndarray
     continuous: np.ndarray
     sizes: np.ndarray | None
-    labelled: np.ndarray
-    unlabelled: np.ndarray
+    is_labelled: np.ndarray
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -98,7 +95,6 @@ def grown_registry(registry: dict, query: ad.AnnData, kind: str) -> tuple[dict, 
     sizes, fields["size_factor"] = growing.sizes(setup["size_factor_key"])
     covariates, fields["extra_categorical_covs"] = growing.covariates(setup["categorical_covariate_keys"] or [])
     continuous, fields["extra_continuous_covs"] = growing.continuous(setup["continuous_covariate_keys"] or [])
-    every = np.arange(query.n_obs)
     is_labelled = labels != len(category_mapping({"field_registries": fields}, "labels")) - 1
     if kind == "SCVI":
         is_labelled[:] = False
@@ -111,7 +107,7 @@ def grown_registry(registry: dict, query: ad.AnnData, kind: str) -> tuple[dict, 
         "setup_method_name": "setup_anndata",
         "_scvi_uuid": str(uuid4()),
     }
-    return grown, Data(counts, batches, labels, covariates, continuous, sizes, every[is_labelled], every[~is_labelled])
+    return grown, Data(counts, batches, labels, covariates, continuous, sizes, is_labelled)
 
 
 def _field(state: dict, summary: dict, **place: str | None) -> dict:
@@ -132,6 +128,9 @@ class _Growing:
             raise Unserved(f"a query without '{key}'")
         return self.query.obs[key]
 
+    def _all_of(self, category: object) -> pd.Series:
+        return pd.Series(pd.Categorical.from_codes(np.zeros(self.query.n_obs, dtype=np.int8), [category]))
+
     def counts(self, layer: str | None) -> dict:
         query, known = self.query, self._state("X").get("n_vars")
         if known != query.n_vars:
@@ -148,9 +147,9 @@ class _Growing:
         """Codes of the cells, and the field; where the model has no column all are of its one category."""
         if "categorical_mapping" not in self._state(field):
             raise Unserved(f"a registry without '{field}'")
-        values = pd.Series(np.zeros(self.query.n_obs, dtype=np.int64)) if key is None else self._column(key)
+        values = self._all_of(0) if key is None else self._column(key)
         known = self._state(field)["categorical_mapping"]
-        new = pd.Index(pd.unique(np.asarray(values))).dropna().difference(pd.Index(known)).to_numpy()
+        new = pd.Index(np.asarray(values.unique())).dropna().difference(pd.Index(known)).to_numpy()
         codes, mapping = _coded(values, np.concatenate([known, new]), key)
         state = {"categorical_mapping": mapping, "original_key": key or f"_scvi_{field}"}
         summary = {f"n_{field}": len(np.unique(mapping))}
@@ -163,7 +162,7 @@ class _Growing:
             raise Unserved("labels without a last category that stands for none")
         values = self.query.obs.get(key)
         if values is None:
-            values = pd.Series([unlabeled] * self.query.n_obs)
+            values = self._all_of(unlabeled)
         codes, mapping = _coded(values, known, key)
         state = {"categorical_mapping": mapping, "original_key": key, "unlabeled_category": unlabeled}
         return codes, _field(state, {"n_labels": len(np.unique(mapping))}, attr_name="obs", attr_key="_scvi_labels")
@@ -177,13 +176,13 @@ class _Growing:
         name, n_cells = "extra_categorical_covs", self.query.n_obs
         summary = {f"n_{name}": len(keys)}
         if not keys:
-            return np.zeros((n_cells, 0), dtype=np.int64), _field({}, summary)
+            return np.zeros((n_cells, 0), dtype=np.int8), _field({}, summary)
         mappings, codes = dict(self._state(name).get("mappings", {})), []
         if list(mappings) != list(keys):
             raise Unserved("other covariates than the data were set up with")
         for key in keys:
             values = self._column(key)
-            for value in np.unique(np.asarray(values)):
+            for value in np.unique(np.asarray(values.unique())):
                 if value not in mappings[key]:
                     mappings[key] = np.concatenate([mappings[key], [value]])
             codes.append(_coded(values, mappings[key], key)[0])
@@ -202,7 +201,7 @@ class _Growing:
 def _coded(values: pd.Series, categories: np.ndarray, key: str | None) -> tuple[np.ndarray, np.ndarray]:
     """The code of each cell, and the categories as pandas holds them."""
     coded = values.astype(pd.CategoricalDtype(categories=categories, ordered=True)).cat
-    codes = coded.codes.to_numpy(dtype=np.int64)
+    codes = coded.codes.to_numpy(copy=True)
     if (codes < 0).any():
         raise Unserved(f"values of '{key}' that it does not know")
     return codes, coded.categories.to_numpy(copy=True)

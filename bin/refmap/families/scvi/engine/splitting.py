@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ....common.stored_rows import PLACE
 from .registry import Data
 
 # Where no share of the cells that train is told. A last minibatch of fewer than `FEWEST` cells is left out of these then.
@@ -25,14 +26,15 @@ class Split:
 def split(data: Data, train_size: float | None, batch_size: int, seed: int) -> Split:
     """Split the cells at random: of those that have labels and of those that have none the same share."""
     parts: list[list[np.ndarray]] = [[], [], []]
-    for places in (data.labelled, data.unlabelled):
+    for cells in (data.is_labelled, ~data.is_labelled):
+        places = np.flatnonzero(cells).astype(PLACE)
         order = np.random.RandomState(seed).permutation(places)
         n_train, n_validation = _sizes(len(places), train_size, batch_size)
         for part, start, stop in zip(
             parts, (n_validation, 0, n_train + n_validation), (n_train + n_validation, n_validation, None)
         ):
             part.append(order[start:stop])
-    return Split(*(np.concatenate(part).astype(int) for part in parts))
+    return Split(*(np.concatenate(part) for part in parts))
 
 
 def _sizes(n_cells: int, train_size: float | None, batch_size: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from ....common.errors import brief
+from ....common.stored_rows import PLACE
 from ...base import Decoder, Prediction, Settings
 from ..decoding import entering, first_layer
 from ..grown import Grown, retrained
@@ -113,7 +114,7 @@ class EngineSurgery(Grown):
 
     def _minibatches(self) -> Iterator[tuple[np.ndarray, Minibatch]]:
         """All cells in their order, with their places."""
-        for run in self.cells.runs(np.arange(len(self.cells)), BLOCK):
+        for run in self.cells.runs(np.arange(len(self.cells), dtype=PLACE), BLOCK):
             for places in minibatches(run, BLOCK):
                 yield places, self.cells[places]
 
