@@ -234,7 +234,7 @@ def test_loss_and_gradients_are_those_of_scvi_tools(name, double, grown, monkeyp
         surgery.model.module.double()
     of, theirs = trainer(surgery), by_scvi_tools(surgery)
     places = np.random.default_rng(0).permutation(len(surgery.cells))[:40]
-    labelled = places[of.is_labelled[places]] if kind == "SCANVI" else None
+    labelled = places[of.model.data.is_labelled[places]] if kind == "SCANVI" else None
     noise = Noise()
     expected, gradients = scvi_losses(theirs, places, labelled, 0.3, of.plan.get("classification_ratio"), noise, monkeypatch)
     losses, found = engine_losses(surgery, of, places, labelled, 0.3, noise)

@@ -124,7 +124,10 @@ def test_minibatches_from_disk_are_those_in_memory(query, scanvi_model, tmp_path
     both = [scvi_surgery.Surgery.prepare(scanvi_model, read_zarr(prepared.aligned, most), card, Settings()) for most in (0, None)]
     assert [surgery.cells.are_stored for surgery in both] == [True, False]
     stored, held = (surgery.cells for surgery in both)
+    # Of all cells no code takes more than a byte, and of the minibatch all are as indices have to be
+    assert {stored.rest[name].dtype for name in ("batches", "labels", "covariates")} == {torch.int8}
     rows = np.random.default_rng(0).permutation(query.n_obs)[:20]
+    assert {getattr(stored[rows], name).dtype for name in ("batches", "labels", "covariates", "categories")} == {torch.int64}
     found, expected = vars(stored[rows]), vars(held[rows])
     for name, values in vars(expected.pop("counts")).items():
         assert torch.equal(vars(found["counts"])[name], values)

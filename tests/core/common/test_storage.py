@@ -15,6 +15,7 @@ from refmap.common.storage import (
     numbered,
     read_numbered,
     read_zarr,
+    set_columns,
     take_names,
     write_zarr,
 )
@@ -152,3 +153,10 @@ def test_what_is_added_takes_the_place_of_what_is_called_so(tmp_path):
     pd.testing.assert_extension_array_equal(read.obs["a/label"].array, new)
     assert list(read.obs_names) == list(cells.obs_names) and read.uns["c/d"] == 1 and set(read.obsm) == {"X_emb", "at"}
     np.testing.assert_array_equal(read.obs["share"], cells.obs["share"])
+
+
+def test_columns_are_set_without_naming_cells():
+    cells = numbered(pd.DataFrame({"batch": ["a", "b"], "label": ["B", "T"]}, index=pd.RangeIndex(2)))
+    set_columns(cells, cells.obs.drop(columns="batch").assign(label=["Unknown", "T"]))
+    assert isinstance(cells.obs_names, pd.RangeIndex)
+    assert list(cells.obs) == ["label"] and cells.obs["label"].tolist() == ["Unknown", "T"]
