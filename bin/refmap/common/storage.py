@@ -140,9 +140,13 @@ class Names:
                 found[some] = self._block(start)[rows[some] - start]
         return found
 
-    def index(self) -> pd.Index:
-        """All of them, of which each takes few bytes more than its letters."""
-        return pd.Index([], dtype="str").append([pd.Index(block, dtype="str") for block in self.blocks()])
+    def index(self, rows: np.ndarray | None = None) -> pd.Index:
+        """All of them, or those in some rows, which are ascending numbers: each takes few bytes more than its letters."""
+        blocks = self.blocks()
+        if rows is not None:
+            parts = np.split(rows, np.searchsorted(rows, self._starts[1:]))
+            blocks = (self._block(start)[part - start] for start, part in zip(self._starts, parts, strict=False))
+        return pd.Index([], dtype="str").append([pd.Index(block, dtype="str") for block in blocks])
 
     def same_as(self, others: Names) -> bool:
         """Whether these are the same as others, in the same order."""
@@ -255,21 +259,12 @@ def take_names(path: Path, of: Path, rows: np.ndarray | None = None) -> None:
     """
     obs, named = (zarr.open_group(store, mode="r")["obs"] for store in (path, of))
     if rows is not None:
-        give_names(path, _some_names(named[named.attrs["_index"]], np.flatnonzero(rows) if rows.dtype == bool else rows))
+        names = Names(named[named.attrs["_index"]])
+        give_names(path, names.index(np.flatnonzero(rows) if rows.dtype == bool else rows))
         return
     shutil.rmtree(path / "obs" / obs.attrs["_index"])
     shutil.copytree(of / "obs" / named.attrs["_index"], path / "obs" / obs.attrs["_index"])
     zarr.consolidate_metadata(zarr.open_group(path, mode="r+", use_consolidated=False).store)
-
-
-def _some_names(stored: zarr.Array, rows: np.ndarray) -> pd.Index:
-    """Names by their places, which are ascending, read whole chunks at a time."""
-    step = -(-NAMES // stored.chunks[0]) * stored.chunks[0]
-    found = pd.Index([], dtype="str")
-    for start in range(0, stored.shape[0], step):
-        here = rows[slice(*np.searchsorted(rows, [start, start + step]))] - start
-        found = found.append(pd.Index(np.asarray(stored[start : start + step], dtype=object)[here], dtype="str"))
-    return found
 
 
 def give_names(path: Path, names: pd.Index) -> None:

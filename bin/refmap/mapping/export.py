@@ -175,8 +175,10 @@ def copy_names(names: Names, parent: zarr.Group, name: str) -> None:
     chunks, text = (min(NAMES, max(1, len(names))),), {"filters": [numcodecs.VLenUTF8()], "fill_value": ""}
     array = parent.create_array(name, shape=(len(names),), chunks=chunks, dtype=zarr.dtype.VariableLengthUTF8(), **text)
     array.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
-    for number, block in enumerate(names.blocks()):
-        array[number * NAMES : number * NAMES + len(block)] = block
+    start = 0
+    for block in names.blocks():
+        array[start : start + len(block)] = block
+        start += len(block)
 
 
 def _as_today(stored, values: pd.Series) -> bool:

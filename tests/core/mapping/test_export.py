@@ -9,8 +9,9 @@ import zarr
 from anndata.io import write_elem
 from refmap.common import h5ad
 from refmap.common.errors import RefmapError
+from refmap.common.storage import Names
 from refmap.mapping import export as export_module
-from refmap.mapping.export import export
+from refmap.mapping.export import copy_names, export
 from refmap.query.contents import Contents
 from refmap.query.query import Query
 from scipy import sparse
@@ -329,3 +330,12 @@ def test_cells_must_be_those_of_the_embedding(adata, embedding, tmp_path):
     ):
         export(query, make_row(), embedding, tmp_path / "o.zarr")
     assert not (tmp_path / "o.zarr").exists()
+
+
+def test_names_are_copied_whatever_the_chunks_of_their_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("refmap.common.storage.NAMES", 3)
+    names = np.array([f"cell {i}" for i in range(12)], dtype=object)
+    root = zarr.open_group(tmp_path / "names.zarr", mode="w", zarr_format=2)
+    write_elem(root, "stored", names, dataset_kwargs={"chunks": (5,)})
+    copy_names(Names(root["stored"]), root, "copied")
+    assert list(root["copied"][:]) == list(names)
