@@ -69,7 +69,8 @@ def notebook() -> None:
     parts = {"reference": ad.AnnData(obs=reference.obs[["cell_type"]], obsm={"X_emb": known})}
     parts["query"] = ad.AnnData(obs=whole.obs[["transferred"]], obsm={"X_emb": whole.obsm["X_emb"]})
     both = ad.concat(parts, label="side", index_unique="-", join="outer")
-    sc.pp.neighbors(both, use_rep="X_emb")
+    # Its choice for many cells, pynndescent, hands scanpy 1.12 a matrix of a kind that it cannot read
+    sc.pp.neighbors(both, use_rep="X_emb", transformer="sklearn")
     sc.tl.umap(both)
     for color in ("side", "cell_type", "transferred"):
         sc.pl.umap(both, color=color, show=False)

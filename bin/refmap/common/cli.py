@@ -103,6 +103,7 @@ def part(stage: str) -> Iterator[None]:
 def hush_libraries() -> None:
     """Keep the libraries' advice to programmers out of a log that says a line an epoch."""
     warnings.filterwarnings("ignore", module="lightning|scvi|anndata|torch|scarches")
+    warnings.filterwarnings("ignore", message="Sparse (invariant|CSR)")  # torch's, of the module that calls it
 
 
 def set_apart(work: Callable[[], object]) -> int:
