@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import anndata as ad
@@ -19,6 +21,8 @@ COMPRESSOR = numcodecs.Blosc(cname="lz4", clevel=5, shuffle=numcodecs.Blosc.SHUF
 CELL = 64
 # Names that are Python's text at once.
 NAMES = 1 << 16
+# Bytes of a store that is held in memory as it is written.
+HELD = 32 << 20
 
 
 def stored_name(name: str) -> str:
@@ -235,6 +239,49 @@ class StoredCells:
         return Names(elem if isinstance(elem, zarr.Array) else np.asarray(read_elem(elem), dtype=object))
 
 
+def bytes_of(path: Path) -> int:
+    """What a file, or all of a folder, takes on disk."""
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+@contextmanager
+def new_store(path: Path, n_bytes: int) -> Iterator[object]:
+    """What zarr writes to, of a folder that is new, and there when the block ends; of few bytes, only if it ends well.
+
+    Few are held in memory until then. Of each of the hundreds of small pieces of a store zarr asks the disk, makes folders and writes
+    a temporary file, each time in another thread, and so takes three times as long.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    if n_bytes > HELD:
+        yield zarr.storage.LocalStore(path)
+        return
+    held = {}
+    yield zarr.storage.MemoryStore(held)
+    _put(held, path)
+
+
+@contextmanager
+def changed_store(path: Path) -> Iterator[object]:
+    """What zarr reads from and writes to, of a folder that is there: see :func:`new_store`."""
+    if bytes_of(path) > HELD:
+        yield zarr.storage.LocalStore(path)
+        return
+    from zarr.core.buffer.cpu import Buffer
+
+    files = [file for file in path.rglob("*") if file.is_file()]
+    held = {file.relative_to(path).as_posix(): Buffer.from_bytes(file.read_bytes()) for file in files}
+    yield zarr.storage.MemoryStore(held)
+    shutil.rmtree(path)
+    _put(held, path)
+
+
+def _put(held: dict, path: Path) -> None:
+    for folder in {(path / name).parent for name in held}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, value in held.items():
+        (path / name).write_bytes(value.to_bytes())
+
+
 def add_to_zarr(path: Path, **parts: Mapping[str, object]) -> None:
     """Add columns (`obs`), arrays (`obsm`) and more (`uns`) by name to what :func:`write_zarr` wrote, of which nothing else is read.
 
@@ -242,14 +289,14 @@ def add_to_zarr(path: Path, **parts: Mapping[str, object]) -> None:
     """
     from anndata.io import write_elem
 
-    root = zarr.open_group(path, mode="r+", use_consolidated=False)
-    with ad.settings.override(allow_write_nullable_strings=False):
+    with changed_store(path) as store, ad.settings.override(allow_write_nullable_strings=False):
+        root = zarr.open_group(store, mode="r+", use_consolidated=False)
         for part, added in parts.items():
             for name, value in added.items():
                 write_elem(root[part], stored_name(name), value)
-    columns = [*root["obs"].attrs["column-order"], *map(stored_name, parts.get("obs", ()))]
-    root["obs"].attrs["column-order"] = list(dict.fromkeys(columns))
-    zarr.consolidate_metadata(root.store)
+        columns = [*root["obs"].attrs["column-order"], *map(stored_name, parts.get("obs", ()))]
+        root["obs"].attrs["column-order"] = list(dict.fromkeys(columns))
+        zarr.consolidate_metadata(store)
 
 
 def take_names(path: Path, of: Path, rows: np.ndarray | None = None) -> None:
@@ -291,9 +338,16 @@ def write_zarr(adata: ad.AnnData, path: Path) -> None:
     if not hasattr(getattr(ad, "settings", None), "zarr_write_format"):  # before 0.12 there was no other form
         adata.write_zarr(path)
         return
-    with ad.settings.override(zarr_write_format=2, allow_write_nullable_strings=False):
-        adata.write_zarr(path)
-    if adata.raw is None:  # which is said in a way that anndata before 0.11 cannot read
-        root = zarr.open_group(path, use_consolidated=False)
-        del root["raw"]
-        zarr.consolidate_metadata(root.store)
+    settings = ad.settings.override(zarr_write_format=2, allow_write_nullable_strings=False)
+    with new_store(path, _bytes(adata)) as store, settings:
+        adata.write_zarr(store, consolidate_metadata=False)
+        if adata.raw is None:  # which is said in a way that anndata before 0.11 cannot read
+            del zarr.open_group(store, use_consolidated=False)["raw"]
+        zarr.consolidate_metadata(store)
+
+
+def _bytes(adata: ad.AnnData) -> int:
+    """What an AnnData holds, but for `uns`: roughly."""
+    held = (getattr(adata, part).values() for part in ("layers", "obsm", "varm", "obsp", "varp"))
+    tables = sum(len(table) * (CELL + 8 * table.shape[1]) for table in (adata.obs, adata.var))
+    return tables + 8 * sum(getattr(values, "size", 0) for values in chain((adata.X,), *held))

@@ -17,7 +17,7 @@ from anndata.io import write_elem
 from scipy import sparse
 
 from ..common.errors import RefmapError, listed
-from ..common.storage import COMPRESSOR, stored_name, write_names
+from ..common.storage import COMPRESSOR, bytes_of, new_store, stored_name, write_names
 from .beside import read_beside
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
@@ -112,8 +112,29 @@ def align(
 
     Raises RefmapError if too few genes are found or if values are not what the model wants.
     """
-    if not plan["counted"]:
-        return _without_counts(query, row, card, plan, out)
+    with new_store(out, bytes_of(query.path)) as store:
+        root = zarr.open_group(store, mode="w", zarr_format=2)
+        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        if plan["counted"]:
+            found = _align_counts(query, row, card, plan, root, chunk_rows, progress, table, airr)
+        else:
+            found = _without_counts(query, row, card, plan, root)
+        zarr.consolidate_metadata(store)
+    return found
+
+
+def _align_counts(
+    query: Query,
+    row: dict,
+    card: dict,
+    plan: dict,
+    root: zarr.Group,
+    chunk_rows: int,
+    progress: Callable[[int, int], None] | None,
+    table: list[tuple[str, str]] | None,
+    airr: Path | None,
+) -> dict:
+    """Write the cells and their counts; return what alignment.json holds."""
     read_beside(query, card, row["protein_key"])
     layer, *further = wanted_layers(query, row, card)
     matrix = query.matrix(layer)
@@ -125,7 +146,7 @@ def align(
 
     # Plain strings: older environments cannot read pandas' nullable ones.
     with anndata.settings.override(allow_write_nullable_strings=False):
-        root, obs = _begin(query, row, card, plan, out, pd.DataFrame({"found": resolution.filled}, index=card["genes"]))
+        obs = _begin(query, row, card, plan, root, pd.DataFrame({"found": resolution.filled}, index=card["genes"]))
         proteins = _align_proteins(root, query, row, card, obs) if card["proteins"] else None
         receptors = find_receptors(query, row, card, airr)
         if receptors.table is not None:
@@ -185,23 +206,21 @@ def align(
     }
 
 
-def _begin(query: Query, row: dict, card: dict, plan: dict, out: Path, var: pd.DataFrame) -> tuple[zarr.Group, pd.DataFrame]:
-    """Write all but the matrices of an aligned query; return where it lies, and its obs."""
-    root = zarr.open_group(out, mode="w", zarr_format=2)
-    root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+def _begin(query: Query, row: dict, card: dict, plan: dict, root: zarr.Group, var: pd.DataFrame) -> pd.DataFrame:
+    """Write all but the matrices of an aligned query; return its obs."""
     obs = model_obs(query, row, card, plan)
     write_elem(root, "obs", obs.rename(columns=stored_name))
     write_names(root["obs"], query.obs_names)
     write_elem(root, "var", var.set_axis(var.index.astype(object)))
     for empty in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
         write_elem(root, empty, {})
-    return root, obs
+    return obs
 
 
-def _without_counts(query: Query, row: dict, card: dict, plan: dict, out: Path) -> dict:
+def _without_counts(query: Query, row: dict, card: dict, plan: dict, root: zarr.Group) -> dict:
     """Write the cells alone; return what alignment.json holds, in which no gene was looked for."""
     with anndata.settings.override(allow_write_nullable_strings=False):
-        root, _ = _begin(query, row, card, plan, out, pd.DataFrame({"found": np.zeros(0, dtype=bool)}, index=[]))
+        _begin(query, row, card, plan, root, pd.DataFrame({"found": np.zeros(0, dtype=bool)}, index=[]))
         write_elem(root, "X", sparse.csr_matrix((query.n_obs, 0), dtype=np.float32))
     counted = (
         "n_query_genes",

@@ -33,6 +33,32 @@ def test_no_raw_is_written_as_none(tmp_path):
     assert list(read.obs["label"]) == ["B", "T"] and (read.obsm["X_emb"] == adata.obsm["X_emb"]).all()
 
 
+def files_of(folder):
+    """Each file below a folder, and what it holds."""
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("written", ["new", "added to"])
+def test_a_store_held_in_memory_is_that_which_zarr_writes_to_disk(tmp_path, monkeypatch, written):
+    cells = pd.DataFrame({"label": pd.Categorical(["B", "T"]), "score": [0.5, 1]}, index=["a", "b"])
+    adata = ad.AnnData(np.eye(2, dtype=np.float32), obs=cells, obsm={"X_emb": np.ones((2, 2))}, uns={"who": {"by": "scvi"}})
+    for name, most in (("memory", storage.HELD), ("disk", 0)):
+        monkeypatch.setattr(storage, "HELD", most)
+        write_zarr(adata, tmp_path / name)
+        if written == "added to":  # one that is there with fewer pieces, and one more
+            add_to_zarr(tmp_path / name, obs={"label": np.ones(2), "further": pd.Categorical(["x", "y"])}, uns={"n": 3})
+    assert files_of(tmp_path / "memory") == files_of(tmp_path / "disk")
+
+
+@pytest.mark.parametrize(("size", "left"), [(storage.HELD, False), (storage.HELD + 1, True)])
+def test_a_small_store_is_there_whole_or_not_at_all(tmp_path, size, left):
+    path = tmp_path / "out.zarr"
+    with pytest.raises(OSError, match="the query broke off"), storage.new_store(path, size) as store:
+        zarr.open_group(store, mode="w", zarr_format=2).create_group("obs")
+        raise OSError("the query broke off")
+    assert path.exists() == left
+
+
 def test_raw_is_kept_where_there_is_one(tmp_path):
     adata = ad.AnnData(np.ones((2, 3), dtype=np.float32))
     adata.raw = adata.copy()
