@@ -122,5 +122,5 @@ def wanted_layers(query: Source, row: dict, card: dict) -> list[str]:
 
 def only_elsewhere(query: Source) -> dict[str, int]:
     """For each modality read beside a query, the number of its cells that the query lacks, if any."""
-    lacking = {other.modality: int((~np.isin(other.obs_names, query.obs_names)).sum()) for other in query.beside.values()}
+    lacking = {other.modality: int((~other.obs_names.isin(query.obs_names)).sum()) for other in query.beside.values()}
     return {name: number for name, number in lacking.items() if number}

@@ -95,7 +95,7 @@ def tell_foreign(
     from sklearn.metrics import roc_auc_score
 
     known = truth.notna().to_numpy()
-    foreign = known & ~np.isin(truth.to_numpy(object), np.array([*classes], dtype=object))
+    foreign = known & ~truth.isin([*classes]).to_numpy()
     others = known & ~foreign
     if not foreign.any() or not others.any():
         return None
@@ -121,7 +121,7 @@ def _joint(query: Truth, transferred: Labels | None, around: Reference, rng: np.
         return None
     labels = around.labels(transferred.key).astype(object)
     known = labels.notna().to_numpy()
-    if not np.isin(query.labels, labels[known].to_numpy()).any():
+    if set(pd.unique(query.labels)).isdisjoint(labels[known].unique()):
         return None
     batches = pd.Series(REFERENCE, index=labels.index) if around.batches is None else around.batches.astype(object)
     # The reference's batches come after the query's, of which one may have the same name.
