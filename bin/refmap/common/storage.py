@@ -239,20 +239,26 @@ class StoredCells:
         return Names(elem if isinstance(elem, zarr.Array) else np.asarray(read_elem(elem), dtype=object))
 
 
-def bytes_of(path: Path) -> int:
-    """What a file, or all of a folder, takes on disk."""
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+def is_small(*paths: Path) -> bool:
+    """Whether what files and folders hold is little enough to be held in memory as it is written; no more is looked at than tells."""
+    total = 0
+    for path in paths:
+        for file in (path,) if path.is_file() else path.rglob("*"):
+            total += file.stat().st_size
+            if total > HELD:
+                return False
+    return True
 
 
 @contextmanager
-def new_store(path: Path, n_bytes: int) -> Iterator[object]:
-    """What zarr writes to, of a folder that is new, and there when the block ends; of few bytes, only if it ends well.
+def new_store(path: Path, small: bool) -> Iterator[object]:
+    """What zarr writes to, of a folder that is new, and there when the block ends; a small one, only if it ends well.
 
-    Few are held in memory until then. Of each of the hundreds of small pieces of a store zarr asks the disk, makes folders and writes
-    a temporary file, each time in another thread, and so takes three times as long.
+    A small one is held in memory until then. Of each of the hundreds of pieces of a store zarr asks the disk, makes folders and
+    writes a temporary file, each time in another thread, and so takes three times as long.
     """
     shutil.rmtree(path, ignore_errors=True)
-    if n_bytes > HELD:
+    if not small:
         yield zarr.storage.LocalStore(path)
         return
     held = {}
@@ -263,7 +269,7 @@ def new_store(path: Path, n_bytes: int) -> Iterator[object]:
 @contextmanager
 def changed_store(path: Path) -> Iterator[object]:
     """What zarr reads from and writes to, of a folder that is there: see :func:`new_store`."""
-    if bytes_of(path) > HELD:
+    if not is_small(path):
         yield zarr.storage.LocalStore(path)
         return
     from zarr.core.buffer.cpu import Buffer
@@ -339,7 +345,7 @@ def write_zarr(adata: ad.AnnData, path: Path) -> None:
         adata.write_zarr(path)
         return
     settings = ad.settings.override(zarr_write_format=2, allow_write_nullable_strings=False)
-    with new_store(path, _bytes(adata)) as store, settings:
+    with new_store(path, _bytes(adata) <= HELD) as store, settings:
         adata.write_zarr(store, consolidate_metadata=False)
         if adata.raw is None:  # which is said in a way that anndata before 0.11 cannot read
             del zarr.open_group(store, use_consolidated=False)["raw"]

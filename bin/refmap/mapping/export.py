@@ -19,7 +19,7 @@ from anndata.io import read_elem, sparse_dataset, write_elem
 
 from .. import __version__
 from ..common.errors import RefmapError
-from ..common.storage import COMPRESSOR, NAMES, Names, StoredCells, bytes_of, given_name, new_store
+from ..common.storage import COMPRESSOR, NAMES, Names, StoredCells, given_name, is_small, new_store
 from ..query.causes import cause
 from ..query.contents import ALIGNED, RESERVED, Contents, Table, fitting_name, fitting_names, is_numbers, through_memory
 from ..query.elements import encoding, is_group, read_whole, text
@@ -45,8 +45,8 @@ def export(query: Query, row: dict, embedding: Path, out: Path) -> list[str]:
             f"has {query.n_obs:,} cells that are not the {len(names):,} of its embedding, in the same order: map it again."
         )
     contents = Contents(query)
-    size = bytes_of(query.path) + bytes_of(embedding)
-    with new_store(out, size) as store, anndata.settings.override(allow_write_nullable_strings=False):
+    small = is_small(query.path, embedding)
+    with new_store(out, small) as store, anndata.settings.override(allow_write_nullable_strings=False):
         root = zarr.open_group(store, mode="w", zarr_format=2)
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         copy_query(contents, root)

@@ -17,7 +17,7 @@ from anndata.io import write_elem
 from scipy import sparse
 
 from ..common.errors import RefmapError, listed
-from ..common.storage import COMPRESSOR, bytes_of, new_store, stored_name, write_names
+from ..common.storage import COMPRESSOR, is_small, new_store, stored_name, write_names
 from .beside import read_beside
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
@@ -112,7 +112,7 @@ def align(
 
     Raises RefmapError if too few genes are found or if values are not what the model wants.
     """
-    with new_store(out, bytes_of(query.path)) as store:
+    with new_store(out, is_small(query.path)) as store:
         root = zarr.open_group(store, mode="w", zarr_format=2)
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         if plan["counted"]:

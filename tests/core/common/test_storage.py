@@ -50,13 +50,22 @@ def test_a_store_held_in_memory_is_that_which_zarr_writes_to_disk(tmp_path, monk
     assert files_of(tmp_path / "memory") == files_of(tmp_path / "disk")
 
 
-@pytest.mark.parametrize(("size", "left"), [(storage.HELD, False), (storage.HELD + 1, True)])
-def test_a_small_store_is_there_whole_or_not_at_all(tmp_path, size, left):
+@pytest.mark.parametrize("small", [True, False])
+def test_a_small_store_is_there_whole_or_not_at_all(tmp_path, small):
     path = tmp_path / "out.zarr"
-    with pytest.raises(OSError, match="the query broke off"), storage.new_store(path, size) as store:
+    with pytest.raises(OSError, match="the query broke off"), storage.new_store(path, small) as store:
         zarr.open_group(store, mode="w", zarr_format=2).create_group("obs")
         raise OSError("the query broke off")
-    assert path.exists() == left
+    assert path.exists() != small
+
+
+def test_small_is_what_files_and_folders_hold_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "HELD", 120)
+    (tmp_path / "query.zarr" / "X").mkdir(parents=True)
+    for name in ("query.h5ad", "query.zarr/X/0"):
+        (tmp_path / name).write_bytes(bytes(100))
+    assert storage.is_small(tmp_path / "query.h5ad")
+    assert not storage.is_small(tmp_path / "query.h5ad", tmp_path / "query.zarr")
 
 
 def test_raw_is_kept_where_there_is_one(tmp_path):
