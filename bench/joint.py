@@ -110,11 +110,14 @@ def make_queries(places: Places, n: int, folder: Path) -> None:
 def plain(out: Path) -> None:
     """What one does with the same files in this folder without refmap."""
     import scanpy as sc
+    from scipy import sparse
 
     parts = {"reference": ad.read_zarr("reference/cells.zarr")}
     parts |= {path.name: ad.read_zarr(path / "labelled/embedding.zarr") for path in sorted(Path("mapped").iterdir())}
     joint = ad.concat(parts, label="dataset", index_unique="-", join="outer")
     sc.pp.neighbors(joint, use_rep="X_emb")
+    for name, values in joint.obsp.items():  # arrays of scipy's, which this anndata cannot write
+        joint.obsp[name] = sparse.csr_matrix(values)
     joint.write_h5ad(out)
 
 
