@@ -212,7 +212,8 @@ def test_an_array_asks_once_for_what_small_mappings_need(run):
     assert {"--array 0-1", "--mem 2086M", "-t 01:28:00"} <= set(options(tasks["TOGETHER:ALIGN_GENES in an array"]))
     # 6 GB on a GPU, 20,000 times 1 KB and 2,000 values of 48 B each; 1 h, three times 1 min and 10 times 20,000 ms
     training = options(tasks["TOGETHER:TRAIN_SURGERY in an array"])
-    assert {"--array 0-1", "--mem 7994M", "-t 01:13:00", "-p gpus", "--gres=gpu:1", "-c 2"} <= set(training)
+    assert {"--array 0-1", "--mem 7994M", "-t 01:13:00", "-p gpus", "--gres=gpu:1"} <= set(training)
+    assert not any(option.startswith("-c ") for option in training)  # SLURM gives a task one CPU
     # What is submitted by itself knows its own size: 6 GB, 500 times 1 KB and 10,000 values of 48 B; 1 h, 1 min and 1 s
     assert {"--mem 6144M", "-t 01:01:01"} <= set(options(tasks["ALONE:TRAIN_SURGERY"]))
     for name, script in tasks.items():
