@@ -88,11 +88,6 @@ def asked(tmp_path_factory):
     }
 
 
-def cpus(cells):
-    """One for a small mapping: two would keep one idle, and one fewer task would run beside it."""
-    return 1 if cells <= 10_000 else 2
-
-
 @pytest.mark.parametrize(
     ("aligning", "exporting", "queries"),
     [
@@ -107,7 +102,7 @@ def test_steps_that_read_queries_ask_by_their_size(asked, aligning, exporting, q
     by_files = (1, 2 * GB + max(sizes) / 5, HOUR + len(sizes) * 360_000 + sum(sizes) / 1000)
     assert asked[aligning, 1] == pytest.approx(by_files, rel=1e-4)
     most_of_a_part = max(GB, 20 * KB * min(50_000, max(cells)), 2 * KB * max(cells))
-    assert asked[exporting, 1] == (cpus(max(cells)), 3 * GB + most_of_a_part, HOUR + len(cells) * 60_000 + 10 * sum(cells))
+    assert asked[exporting, 1] == (2, 3 * GB + most_of_a_part, HOUR + len(cells) * 60_000 + 10 * sum(cells))
 
 
 def test_training_asks_by_the_values_that_are_taken_into_memory_and_by_what_it_will_see(asked):
@@ -126,12 +121,12 @@ def test_a_task_of_several_asks_for_the_memory_of_the_largest_and_the_time_of_al
     # The one has more cells, the other more values
     memory = 3 * GB + KB * other["cells"] + 48 * small["aligned"]
     time = HOUR + 2 * 60_000 + (small["cells"] + other["cells"]) * (EPOCHS + 2)
-    assert asked[f"TRAIN_SURGERY ({SHARED})", 1] == (1, memory, time)
+    assert asked[f"TRAIN_SURGERY ({SHARED})", 1] == (2, memory, time)
 
 
 def test_a_second_attempt_asks_for_twice_as_much(asked):
     first, second = (asked[f"TRAIN_SURGERY ({SHARED})", attempt] for attempt in (1, 2))
-    assert second == (1, 2 * first[1], 2 * first[2])
+    assert second == (2, 2 * first[1], 2 * first[2])
 
 
 def test_nothing_asks_for_more_than_the_run_may(asked):
