@@ -38,7 +38,8 @@ def umap_by_scanpy() -> None:
 
     cells = ad.AnnData(obsm={"X_emb": np.load("latent.npy")})
     with part("UMAP"):
-        sc.pp.neighbors(cells, use_rep="X_emb")
+        # Its choice for many cells, pynndescent, hands scanpy 1.12 a matrix of a kind that it cannot read
+        sc.pp.neighbors(cells, use_rep="X_emb", transformer="sklearn")
         sc.tl.umap(cells, random_state=SEED)
 
 
