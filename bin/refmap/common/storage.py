@@ -240,12 +240,16 @@ class StoredCells:
 
 
 def is_small(*paths: Path) -> bool:
-    """Whether what files and folders hold is little enough to be held in memory as it is written; no more is looked at than tells."""
+    """Whether what files and folders hold is little enough to be held in memory as it is written; no more is looked at than tells.
+
+    Folders that a link in a folder leads to, as a workflow leaves of what it did not change, are not followed: they may hold anything.
+    """
     total = 0
     for path in paths:
-        for file in (path,) if path.is_file() else path.rglob("*"):
-            total += file.stat().st_size
-            if total > HELD:
+        for item in (path,) if path.is_file() else path.rglob("*"):
+            if item.is_file():  # which a link that leads nowhere is not
+                total += item.stat().st_size
+            if total > HELD or (item.is_symlink() and item.is_dir()):
                 return False
     return True
 

@@ -68,6 +68,19 @@ def test_small_is_what_files_and_folders_hold_together(tmp_path, monkeypatch):
     assert not storage.is_small(tmp_path / "query.h5ad", tmp_path / "query.zarr")
 
 
+def test_a_folder_with_links_is_small_only_where_it_is_known_what_they_lead_to(tmp_path):
+    """Workflows link the parts of a zarr that they did not change; and Nextflow links all of it."""
+    for name in ("first.zarr/X", "second.zarr"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "first.zarr/X/0").write_bytes(bytes(storage.HELD + 1))
+    (tmp_path / "second.zarr/X").symlink_to("../first.zarr/X")
+    (tmp_path / "third.zarr").mkdir()
+    (tmp_path / "third.zarr/lost").symlink_to("nowhere")
+    for name in ("first", "second", "third"):
+        (tmp_path / f"staged_{name}").symlink_to(f"{name}.zarr")
+        assert storage.is_small(tmp_path / f"{name}.zarr") == storage.is_small(tmp_path / f"staged_{name}") == (name == "third")
+
+
 def test_raw_is_kept_where_there_is_one(tmp_path):
     adata = ad.AnnData(np.ones((2, 3), dtype=np.float32))
     adata.raw = adata.copy()
