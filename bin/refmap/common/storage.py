@@ -271,6 +271,16 @@ def new_store(path: Path, small: bool) -> Iterator[object]:
 
 
 @contextmanager
+def new_anndata(path: Path, small: bool) -> Iterator[zarr.Group]:
+    """An AnnData of zarr format 2 to fill, whose metadata are consolidated when the block ends: see :func:`new_store`."""
+    with new_store(path, small) as store:
+        root = zarr.open_group(store, mode="w", zarr_format=2)
+        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        yield root
+        zarr.consolidate_metadata(store)
+
+
+@contextmanager
 def changed_store(path: Path) -> Iterator[object]:
     """What zarr reads from and writes to, of a folder that is there: see :func:`new_store`."""
     if not is_small(path):

@@ -19,7 +19,7 @@ from anndata.io import read_elem, sparse_dataset, write_elem
 
 from .. import __version__
 from ..common.errors import RefmapError
-from ..common.storage import COMPRESSOR, NAMES, Names, StoredCells, given_name, is_small, new_store
+from ..common.storage import COMPRESSOR, NAMES, Names, StoredCells, given_name, is_small, new_anndata
 from ..query.causes import cause
 from ..query.contents import ALIGNED, RESERVED, Contents, Table, fitting_name, fitting_names, is_numbers, through_memory
 from ..query.elements import encoding, is_group, read_whole, text
@@ -46,13 +46,10 @@ def export(query: Query, row: dict, embedding: Path, out: Path) -> list[str]:
         )
     contents = Contents(query)
     small = is_small(query.path, embedding)
-    with new_store(out, small) as store, anndata.settings.override(allow_write_nullable_strings=False):
-        root = zarr.open_group(store, mode="w", zarr_format=2)
-        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    with new_anndata(out, small) as root, anndata.settings.override(allow_write_nullable_strings=False):
         copy_query(contents, root)
         said = contents.said.sentences(query)
         add_results(query, root, result, row, said)
-        zarr.consolidate_metadata(store)
     open_once(out)
     return said
 

@@ -17,7 +17,7 @@ from anndata.io import write_elem
 from scipy import sparse
 
 from ..common.errors import RefmapError, listed
-from ..common.storage import COMPRESSOR, is_small, new_store, stored_name, write_names
+from ..common.storage import COMPRESSOR, is_small, new_anndata, stored_name, write_names
 from .beside import read_beside
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize
@@ -112,15 +112,10 @@ def align(
 
     Raises RefmapError if too few genes are found or if values are not what the model wants.
     """
-    with new_store(out, is_small(query.path)) as store:
-        root = zarr.open_group(store, mode="w", zarr_format=2)
-        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    with new_anndata(out, is_small(query.path)) as root:
         if plan["counted"]:
-            found = _align_counts(query, row, card, plan, root, chunk_rows, progress, table, airr)
-        else:
-            found = _without_counts(query, row, card, plan, root)
-        zarr.consolidate_metadata(store)
-    return found
+            return _align_counts(query, row, card, plan, root, chunk_rows, progress, table, airr)
+        return _without_counts(query, row, card, plan, root)
 
 
 def _align_counts(
