@@ -32,7 +32,8 @@ MODELS = {
     "SCANVI nb": "SCANVI, negative binomial",
     "SCANVI zinb": "SCANVI, zero-inflated",
 }
-EPOCHS = {"max_epochs": 2, "early_stopping": False, "check_val_every_n_epoch": None, "train_size": 1.0}
+TRAIN = {"early_stopping": False, "check_val_every_n_epoch": None, "train_size": 1.0}
+BRIEFLY = TRAIN | {"max_epochs": 2}
 
 
 def make_cells(n_cells: int, n_genes: int, depth: int, batches: list[str], seed: int):
@@ -63,10 +64,10 @@ def make_reference(folder: Path, kind: str, likelihood: str, n_genes: int, depth
     model = scvi.model.SCVI(
         adata, n_layers=2, gene_likelihood=likelihood, encode_covariates=True, use_batch_norm="none", use_layer_norm="both"
     )
-    model.train(**EPOCHS, enable_progress_bar=False)
+    model.train(**BRIEFLY, enable_progress_bar=False)
     if kind == "SCANVI":
         model = scvi.model.SCANVI.from_scvi_model(model, unlabeled_category="Unknown")
-        model.train(**EPOCHS, enable_progress_bar=False)
+        model.train(**BRIEFLY, enable_progress_bar=False)
     model.save(str(folder), overwrite=True)
     return folder
 
@@ -99,7 +100,7 @@ def parts(ours, theirs) -> dict[str, tuple[float, float]]:
     import numpy as np
     import torch
 
-    model, module, trainer = theirs.model, theirs.model.module, ours.trainer(EPOCHS)
+    model, module, trainer = theirs.model, theirs.model.module, ours.trainer(BRIEFLY)
     network, places = trainer.network, np.random.default_rng(0).permutation(model.adata.n_obs)[:128]
     loader = model._make_data_loader(adata=model.adata, indices=places, batch_size=128)
     tensors, cells = next(iter(loader)), trainer.cells[places]
@@ -145,27 +146,33 @@ def parts(ours, theirs) -> dict[str, tuple[float, float]]:
 @click.option(
     "--model", "models", multiple=True, type=click.Choice(list(MODELS)), default=list(MODELS), help="May be given again."
 )
+@click.option("--epochs", default=2, help="Of either: the more, the less what comes before the first weighs.")
 @click.option("--rounds", default=2, help="How often each is trained by either.")
 @click.option("--parts", "with_parts", is_flag=True, help="Tell the parts of a minibatch's step, too.")
 @click.option("--run-one", nargs=2, hidden=True)
-def main(cells: int, models: tuple[str, ...], rounds: int, with_parts: bool, run_one: tuple[str, str] | None) -> None:
+def main(
+    cells: int, models: tuple[str, ...], epochs: int, rounds: int, with_parts: bool, run_one: tuple[str, str] | None
+) -> None:
     """Print what the surgery of a query takes by either, by the class and the likelihood of the model."""
     if run_one:
         name, engine = run_one
         surgery = grow(Path(name), ad.read_h5ad("query.h5ad"), engine)
         with part(f"surgery of {MODELS[name]}"):
-            surgery.train(EPOCHS, log=lambda line: None)
+            surgery.train(TRAIN | {"max_epochs": epochs}, log=lambda line: None)
         return
     n_genes, depth = 2_000, 500
     query = make_cells(cells, n_genes, depth, ["q1", "q2"], seed=2)
     query.obs["label"] = "Unknown"
-    print(f"{cells:,} cells x {n_genes:,} genes, {query.X.nnz / cells:.0f} values a cell, {EPOCHS['max_epochs']} epochs")
+    print(f"{cells:,} cells x {n_genes:,} genes, {query.X.nnz / cells:.0f} values a cell, {epochs} epochs")
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
         query.write_h5ad("query.h5ad")
         for name in models:
             make_reference(Path(name), *name.split(), n_genes, depth)
-            ways = {way: ("scvi", f"../bench/engine.py --run-one '{name}' {engine}") for way, engine in ENGINES.items()}
+            ways = {
+                way: ("scvi", f"../bench/engine.py --epochs {epochs} --run-one '{name}' {engine}")
+                for way, engine in ENGINES.items()
+            }
             alternate(name, cells, ways, rounds)
         if with_parts:
             print(f"\n{'ms of CPU of 128 cells':<40}{'scvi-tools':>12}{'engine':>10}{'ratio':>8}")

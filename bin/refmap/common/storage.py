@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 import anndata as ad
-import numcodecs
 import numpy as np
 import pandas as pd
 import zarr
 
-# What passes between steps is read once: quick matters more than small.
-COMPRESSOR = numcodecs.Blosc(cname="lz4", clevel=5, shuffle=numcodecs.Blosc.SHUFFLE)
+from .names import Names, write_names
+from .stores import changed_store, fits, new_store
 
 # What is held of a cell beside its counts where a matrix is in memory, in values of these.
 CELL = 64
-# Names that are Python's text at once.
-NAMES = 1 << 16
-# Bytes of a store that is held in memory as it is written.
-HELD = 32 << 20
 
 
 def stored_name(name: str) -> str:
@@ -108,59 +102,6 @@ def set_columns(cells: ad.AnnData, obs: pd.DataFrame) -> None:
         cells.obs[name] = obs[name]
 
 
-class Names:
-    """Names of cells, of which a block at a time is read: text, 100 bytes a name, is most of what a large query would be held by.
-
-    Parameters
-    ----------
-    stored
-        What has a shape and gives an array for a slice.
-    as_text
-        What takes such an array for an object array of str.
-    """
-
-    def __init__(self, stored, as_text: Callable = lambda values: np.asarray(values, dtype=object)):
-        self._stored, self._as_text = stored, as_text
-        # Whole chunks: what is stored is unpacked no more than once
-        chunk = (getattr(stored, "chunks", None) or (1,))[0]
-        self._starts = range(0, len(self), -(-NAMES // chunk) * chunk)
-
-    def __len__(self) -> int:
-        return self._stored.shape[0]
-
-    def _block(self, start: int) -> np.ndarray:
-        return self._as_text(self._stored[start : start + self._starts.step])
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """All of them in their order, some at a time: object arrays of str."""
-        return map(self._block, self._starts)
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Those in some rows, which are numbers in any order: object array of str."""
-        order = np.argsort(rows, kind="stable")
-        found = np.empty(len(rows), dtype=object)
-        for start, some in zip(self._starts, np.split(order, np.searchsorted(rows[order], self._starts[1:])), strict=False):
-            if len(some):
-                found[some] = self._block(start)[rows[some] - start]
-        return found
-
-    def index(self, rows: np.ndarray | None = None) -> pd.Index:
-        """All of them, or those in some rows, which are ascending numbers: each takes few bytes more than its letters."""
-        blocks = self.blocks()
-        if rows is not None:
-            parts = np.split(rows, np.searchsorted(rows, self._starts[1:]))
-            blocks = (self._block(start)[part - start] for start, part in zip(self._starts, parts, strict=False))
-        return pd.Index([], dtype="str").append([pd.Index(block, dtype="str") for block in blocks])
-
-    def same_as(self, others: Names) -> bool:
-        """Whether these are the same as others, in the same order."""
-        if len(self) != len(others):
-            return False
-        starts = max(self._starts, others._starts, key=lambda starts: starts.step)
-        ends = [(start, start + starts.step) for start in starts]
-        return all(np.array_equal(*(of._as_text(of._stored[start:end]) for of in (self, others))) for start, end in ends)
-
-
 class _Members(Mapping):
     """The elements of a group by the names that they were given, read each time that one is asked for."""
 
@@ -239,69 +180,6 @@ class StoredCells:
         return Names(elem if isinstance(elem, zarr.Array) else np.asarray(read_elem(elem), dtype=object))
 
 
-def is_small(*paths: Path) -> bool:
-    """Whether what files and folders hold is little enough to be held in memory as it is written; no more is looked at than tells.
-
-    Folders that a link in a folder leads to, as a workflow leaves of what it did not change, are not followed: they may hold anything.
-    """
-    total = 0
-    for path in paths:
-        for item in (path,) if path.is_file() else path.rglob("*"):
-            if item.is_file():  # which a link that leads nowhere is not
-                total += item.stat().st_size
-            if total > HELD or (item.is_symlink() and item.is_dir()):
-                return False
-    return True
-
-
-@contextmanager
-def new_store(path: Path, small: bool) -> Iterator[object]:
-    """What zarr writes to, of a folder that is new, and there when the block ends; a small one, only if it ends well.
-
-    A small one is held in memory until then. Of each of the hundreds of pieces of a store zarr asks the disk, makes folders and
-    writes a temporary file, each time in another thread, and so takes three times as long.
-    """
-    shutil.rmtree(path, ignore_errors=True)
-    if not small:
-        yield zarr.storage.LocalStore(path)
-        return
-    held = {}
-    yield zarr.storage.MemoryStore(held)
-    _put(held, path)
-
-
-@contextmanager
-def new_anndata(path: Path, small: bool) -> Iterator[zarr.Group]:
-    """An AnnData of zarr format 2 to fill, whose metadata are consolidated when the block ends: see :func:`new_store`."""
-    with new_store(path, small) as store:
-        root = zarr.open_group(store, mode="w", zarr_format=2)
-        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        yield root
-        zarr.consolidate_metadata(store)
-
-
-@contextmanager
-def changed_store(path: Path) -> Iterator[object]:
-    """What zarr reads from and writes to, of a folder that is there: see :func:`new_store`."""
-    if not is_small(path):
-        yield zarr.storage.LocalStore(path)
-        return
-    from zarr.core.buffer.cpu import Buffer
-
-    files = [file for file in path.rglob("*") if file.is_file()]
-    held = {file.relative_to(path).as_posix(): Buffer.from_bytes(file.read_bytes()) for file in files}
-    yield zarr.storage.MemoryStore(held)
-    shutil.rmtree(path)
-    _put(held, path)
-
-
-def _put(held: dict, path: Path) -> None:
-    for folder in {(path / name).parent for name in held}:
-        folder.mkdir(parents=True, exist_ok=True)
-    for name, value in held.items():
-        (path / name).write_bytes(value.to_bytes())
-
-
 def add_to_zarr(path: Path, **parts: Mapping[str, object]) -> None:
     """Add columns (`obs`), arrays (`obsm`) and more (`uns`) by name to what :func:`write_zarr` wrote, of which nothing else is read.
 
@@ -341,17 +219,6 @@ def give_names(path: Path, names: pd.Index) -> None:
     zarr.consolidate_metadata(root.store)
 
 
-def write_names(table: zarr.Group, names: pd.Index) -> None:
-    """Write the names of a table's rows, in the place of those that it has, as anndata writes text, but block by block."""
-    from anndata.io import write_elem
-
-    stored = table.attrs["_index"]
-    write_elem(table, stored, names[:NAMES].to_numpy(object), dataset_kwargs={"chunks": (min(NAMES, max(1, len(names))),)})
-    table[stored].resize((len(names),))
-    for start in range(NAMES, len(names), NAMES):
-        table[stored][start : start + NAMES] = names[start : start + NAMES].to_numpy(object)
-
-
 def write_zarr(adata: ad.AnnData, path: Path) -> None:
     """Write zarr format 2 with plain strings, which anndata reads from 0.10 on. Names may hold slashes: see :func:`read_zarr`."""
     adata = _renamed(adata, stored_name)
@@ -359,7 +226,7 @@ def write_zarr(adata: ad.AnnData, path: Path) -> None:
         adata.write_zarr(path)
         return
     settings = ad.settings.override(zarr_write_format=2, allow_write_nullable_strings=False)
-    with new_store(path, _bytes(adata) <= HELD) as store, settings:
+    with new_store(path, fits(_bytes(adata))) as store, settings:
         adata.write_zarr(store, consolidate_metadata=False)
         if adata.raw is None:  # which is said in a way that anndata before 0.11 cannot read
             del zarr.open_group(store, use_consolidated=False)["raw"]

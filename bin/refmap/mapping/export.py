@@ -19,7 +19,9 @@ from anndata.io import read_elem, sparse_dataset, write_elem
 
 from .. import __version__
 from ..common.errors import RefmapError
-from ..common.storage import COMPRESSOR, NAMES, Names, StoredCells, given_name, is_small, new_anndata
+from ..common.names import NAMES, Names
+from ..common.storage import StoredCells, given_name
+from ..common.stores import COMPRESSOR, is_small, new_anndata
 from ..query.causes import cause
 from ..query.contents import ALIGNED, RESERVED, Contents, Table, fitting_name, fitting_names, is_numbers, through_memory
 from ..query.elements import encoding, is_group, read_whole, text

@@ -17,7 +17,9 @@ from anndata.io import write_elem
 from scipy import sparse
 
 from ..common.errors import RefmapError, listed
-from ..common.storage import COMPRESSOR, is_small, new_anndata, stored_name, write_names
+from ..common.names import write_names
+from ..common.storage import stored_name
+from ..common.stores import COMPRESSOR, is_small, new_anndata
 from .beside import read_beside
 from .columns import model_obs
 from .counts import Values, counts_elsewhere, looks_like_counts, normalize

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ..common.errors import RefmapError, listed
+from ..common.names import NAMES
 from ..common.spelling import spell
-from ..common.storage import NAMES
 from ..common.strategies import refusals
 from ..families import by_name
 from ..families.gmt import read_gmt

@@ -19,7 +19,7 @@ from anndata.io import read_elem, write_elem
 from scipy import sparse
 
 from ..common.errors import RefmapError
-from ..common.storage import Names
+from ..common.names import Names
 from .elements import Frame, Unreadable, check_claim, encoding, is_folder, is_group, members, read_whole, sparse_format
 from .matrix import Matrix
 from .query import Query

@@ -16,7 +16,7 @@ from anndata.io import read_elem
 from numcodecs.registry import codec_registry
 
 from ..common.errors import RefmapError
-from ..common.storage import Names
+from ..common.names import Names
 from .causes import cause
 
 # Reading an array of zarr must not run a pickle.

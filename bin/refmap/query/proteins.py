@@ -12,7 +12,8 @@ import pandas as pd
 import zarr
 
 from ..common.errors import listed
-from ..common.storage import COMPRESSOR, write_names
+from ..common.names import write_names
+from ..common.stores import COMPRESSOR
 from .counts import check_values
 from .matrix import spans
 from .protein_tables import Proteins, protein_places, read_proteins

@@ -17,7 +17,7 @@ import pandas as pd
 import zarr
 
 from ..common.errors import RefmapError, listed, nearest
-from ..common.storage import Names
+from ..common.names import Names
 from .causes import is_zipped_zarr, what_holds, what_it_is
 from .converted import converted
 from .elements import Frame, Source, as_text, encoding, is_group, members, read_whole, text

@@ -12,8 +12,9 @@ import pandas as pd
 from ..common.cli import read_json
 from ..common.errors import RefmapError
 from ..common.folders import ReferenceFolder
+from ..common.names import NAMES, Names
 from ..common.spelling import spell
-from ..common.storage import NAMES, Names, StoredCells, read_zarr
+from ..common.storage import StoredCells, read_zarr
 from ..identity.mapped import NOVEL_GROUP
 from ..query.elements import as_text, is_number
 from ..query.query import Query

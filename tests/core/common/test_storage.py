@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
-from refmap.common import storage
+from refmap.common import names as of_cells
+from refmap.common import stores
+from refmap.common.names import Names
 from refmap.common.storage import (
     StoredCells,
     add_to_zarr,
@@ -42,43 +44,12 @@ def files_of(folder):
 def test_a_store_held_in_memory_is_that_which_zarr_writes_to_disk(tmp_path, monkeypatch, written):
     cells = pd.DataFrame({"label": pd.Categorical(["B", "T"]), "score": [0.5, 1]}, index=["a", "b"])
     adata = ad.AnnData(np.eye(2, dtype=np.float32), obs=cells, obsm={"X_emb": np.ones((2, 2))}, uns={"who": {"by": "scvi"}})
-    for name, most in (("memory", storage.HELD), ("disk", 0)):
-        monkeypatch.setattr(storage, "HELD", most)
+    for name, most in (("memory", stores.HELD), ("disk", 0)):
+        monkeypatch.setattr(stores, "HELD", most)
         write_zarr(adata, tmp_path / name)
         if written == "added to":  # one that is there with fewer pieces, and one more
             add_to_zarr(tmp_path / name, obs={"label": np.ones(2), "further": pd.Categorical(["x", "y"])}, uns={"n": 3})
     assert files_of(tmp_path / "memory") == files_of(tmp_path / "disk")
-
-
-@pytest.mark.parametrize("small", [True, False])
-def test_a_small_store_is_there_whole_or_not_at_all(tmp_path, small):
-    path = tmp_path / "out.zarr"
-    with pytest.raises(OSError, match="the query broke off"), storage.new_store(path, small) as store:
-        zarr.open_group(store, mode="w", zarr_format=2).create_group("obs")
-        raise OSError("the query broke off")
-    assert path.exists() != small
-
-
-def test_small_is_what_files_and_folders_hold_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "HELD", 120)
-    (tmp_path / "query.zarr" / "X").mkdir(parents=True)
-    for name in ("query.h5ad", "query.zarr/X/0"):
-        (tmp_path / name).write_bytes(bytes(100))
-    assert storage.is_small(tmp_path / "query.h5ad")
-    assert not storage.is_small(tmp_path / "query.h5ad", tmp_path / "query.zarr")
-
-
-def test_a_folder_with_links_is_small_only_where_it_is_known_what_they_lead_to(tmp_path):
-    """Workflows link the parts of a zarr that they did not change; and Nextflow links all of it."""
-    for name in ("first.zarr/X", "second.zarr"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "first.zarr/X/0").write_bytes(bytes(storage.HELD + 1))
-    (tmp_path / "second.zarr/X").symlink_to("../first.zarr/X")
-    (tmp_path / "third.zarr").mkdir()
-    (tmp_path / "third.zarr/lost").symlink_to("nowhere")
-    for name in ("first", "second", "third"):
-        (tmp_path / f"staged_{name}").symlink_to(f"{name}.zarr")
-        assert storage.is_small(tmp_path / f"{name}.zarr") == storage.is_small(tmp_path / f"staged_{name}") == (name == "third")
 
 
 def test_raw_is_kept_where_there_is_one(tmp_path):
@@ -101,7 +72,7 @@ def test_names_with_slashes_pass_between_steps(tmp_path):
 @pytest.fixture
 def cells(monkeypatch):
     """Seven cells whose names are written three at a time, as table and obsm."""
-    monkeypatch.setattr(storage, "NAMES", 3)
+    monkeypatch.setattr(of_cells, "NAMES", 3)
     obs = pd.DataFrame({"label": pd.Categorical(list("BTBTTBB"))}, index=[f"cell-é{i}" for i in range(7)])
     return ad.AnnData(obs=obs, obsm={"X_emb": np.arange(14, dtype=np.float32).reshape(7, 2)}, uns={"of": {"model": "m"}})
 
@@ -174,20 +145,16 @@ def test_stored_cells_are_read_as_anndata_reads_them(tmp_path):
 
 def test_names_are_read_and_compared_by_blocks(tmp_path, monkeypatch):
     stored_cells(tmp_path / "cells.zarr")
-    monkeypatch.setattr(storage, "NAMES", 3)
+    monkeypatch.setattr(of_cells, "NAMES", 3)
     names = StoredCells(tmp_path / "cells.zarr").names
     assert list(names.take(np.array([6, 0, 3, 3, 2]))) == ["cell 6", "cell 0", "cell 3", "cell 3", "cell 2"]
     own = np.array([f"cell {i}" for i in range(7)], dtype=object)
-    assert [list(block) for block in storage.Names(own).blocks()] == [list(own[:3]), list(own[3:6]), list(own[6:])]
+    assert [list(block) for block in Names(own).blocks()] == [list(own[:3]), list(own[3:6]), list(own[6:])]
     assert list(names.index()) == list(np.concatenate([*names.blocks()])) == list(own)
-    assert storage.Names(own[:0]).index().dtype == names.index().dtype == "str" and len(storage.Names(own[:0]).index()) == 0
+    assert Names(own[:0]).index().dtype == names.index().dtype == "str" and len(Names(own[:0]).index()) == 0
     other = own.copy()
     other[5] = "cell"
-    assert (
-        names.same_as(storage.Names(own))
-        and not names.same_as(storage.Names(other))
-        and not names.same_as(storage.Names(own[:6]))
-    )
+    assert names.same_as(Names(own)) and not names.same_as(Names(other)) and not names.same_as(Names(own[:6]))
 
 
 def test_what_is_added_takes_the_place_of_what_is_called_so(tmp_path):

@@ -9,7 +9,7 @@ import zarr
 from anndata.io import write_elem
 from refmap.common import h5ad
 from refmap.common.errors import RefmapError
-from refmap.common.storage import Names
+from refmap.common.names import Names
 from refmap.mapping import export as export_module
 from refmap.mapping.export import copy_names, export
 from refmap.query.contents import Contents
@@ -333,7 +333,7 @@ def test_cells_must_be_those_of_the_embedding(adata, embedding, tmp_path):
 
 
 def test_names_are_copied_whatever_the_chunks_of_their_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("refmap.common.storage.NAMES", 3)
+    monkeypatch.setattr("refmap.common.names.NAMES", 3)
     names = np.array([f"cell {i}" for i in range(12)], dtype=object)
     root = zarr.open_group(tmp_path / "names.zarr", mode="w", zarr_format=2)
     write_elem(root, "stored", names, dataset_kwargs={"chunks": (5,)})

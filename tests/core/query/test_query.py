@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import zarr
 from anndata.io import write_elem
-from refmap.common import storage
+from refmap.common import names as of_cells
 from refmap.common.errors import RefmapError
 from refmap.query import matrix as matrix_module
 from refmap.query.protein_tables import read_proteins
@@ -227,7 +227,7 @@ def test_proteins_of_every_kind(adata, tmp_path):
 @pytest.mark.parametrize("form", ["text", "nullable", "masked", "categories", "numbers"])
 def test_names_of_cells_are_text_however_they_are_stored(tmp_path, monkeypatch, kind, form):
     """And read some at a time, whole chunks of the file."""
-    monkeypatch.setattr(storage, "NAMES", 3)
+    monkeypatch.setattr(of_cells, "NAMES", 3)
     names = [f"cell-é{i}" for i in range(8)]
     stored = {
         "text": np.array(names, dtype=object),

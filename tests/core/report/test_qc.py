@@ -12,7 +12,8 @@ from browser import content_of, names_of, unpack
 from click.testing import CliRunner
 from export_embedding import export_embedding
 from PIL import Image
-from refmap.common import layout, storage
+from refmap.common import layout
+from refmap.common import names as of_cells
 from refmap.common.errors import RefmapError
 from refmap.common.folders import MappedFolder, PreparedFolder, ReferenceFolder
 from refmap.common.storage import StoredCells, read_zarr, write_zarr
@@ -255,7 +256,7 @@ def test_a_table_of_several_blocks_of_cells_is_that_of_one(mapping, tmp_path, mo
     }
     embedded = StoredCells(MappedFolder(mapping.folder).embedding)
     for name, at_once in {"one": 1_000, "several": 64}.items():
-        monkeypatch.setattr(storage, "NAMES", at_once)
+        monkeypatch.setattr(of_cells, "NAMES", at_once)
         (tmp_path / name).mkdir()
         write_cells(columns, embedded, tmp_path / name)
     one, several = (pd.read_parquet(tmp_path / name / "cells.parquet") for name in ("one", "several"))
