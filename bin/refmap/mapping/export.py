@@ -30,7 +30,7 @@ from ..query.query import Query
 
 PARTS = ("X", "obs", "var", *ALIGNED, "uns", "raw")
 CHUNK_BYTES = 4 << 20
-# An array of more values is not read when the result is opened to see whether it can be.
+# Of an array or table of more values no more is held than need be when the result is opened to see whether it can be.
 READ_WHOLE = 1 << 22
 
 
@@ -57,12 +57,15 @@ def export(query: Query, row: dict, embedding: Path, out: Path) -> list[str]:
 
 
 def open_once(path: Path) -> anndata.AnnData:
-    """Open a result as anndata does, all of it but the values of large arrays, which stay on disk.
+    """Open a result as anndata does: all of it, but the values of large arrays stay on disk, and of large tables the names alone are
+    kept.
 
     Raises RefmapError if anndata cannot.
     """
 
     def read(function, _name, elem, iospec):
+        if iospec.encoding_type == "dataframe" and _n_values(elem) > READ_WHOLE:
+            return _opened_table(elem)
         if iospec.encoding_type in ("csr_matrix", "csc_matrix") and elem["data"].shape[0] > READ_WHOLE:
             return sparse_dataset(elem)
         if iospec.encoding_type == "array" and elem.shape and np.prod(elem.shape, dtype=float) > READ_WHOLE:
@@ -79,6 +82,19 @@ def open_once(path: Path) -> anndata.AnnData:
         raise RefmapError(
             f"The result cannot be opened with anndata ({found}): take out of the query what this names, and map it again."
         ) from error
+
+
+def _n_values(table: zarr.Group | h5py.Group) -> int:
+    return table[table.attrs["_index"]].shape[0] * (1 + len(table.attrs["column-order"]))
+
+
+def _opened_table(table: zarr.Group | h5py.Group) -> pd.DataFrame:
+    """The names of a table that :func:`copy_table` wrote, once each of its columns was read. Raises ValueError for one of another length."""
+    stored = table[table.attrs["_index"]]
+    for name in table.attrs["column-order"]:
+        if (found := len(read_elem(table[name]))) != stored.shape[0]:
+            raise ValueError(f"column {name!r} has {found:,} rows, and its table {stored.shape[0]:,}")
+    return pd.DataFrame(index=Names(stored, lambda block: np.array([text(value) for value in block], dtype=object)).index())
 
 
 def copy_query(contents: Contents, root: zarr.Group) -> None:

@@ -152,6 +152,30 @@ def test_the_same_as_h5ad_is_what_anndata_reads_of_the_zarr(adata, embedding, tm
         assert file["X/data"].compression == "gzip" and len(file["X/data"]) > 64
 
 
+@pytest.mark.parametrize("form", ["zarr", "h5ad"])
+def test_of_a_large_result_no_more_is_held_than_its_names_once_all_of_it_was_read(adata, embedding, tmp_path, monkeypatch, form):
+    adata.write_h5ad(tmp_path / "q", convert_strings_to_categoricals=False)
+    with Query(tmp_path / "q") as query:
+        export(query, make_row(), embedding, tmp_path / "o.zarr")
+    h5ad.zarr_to_h5ad(tmp_path / "o.zarr", tmp_path / "o.h5ad")
+    monkeypatch.setattr(export_module, "READ_WHOLE", 20)
+    opened = export_module.open_once(tmp_path / f"o.{form}")
+    assert list(opened.obs_names) == list(adata.obs_names) and list(opened.var_names) == list(adata.var_names)
+    assert list(opened.obs) == list(opened.obsm["frame"]) == [] and opened.uns["nested"]["frame"].shape == (2, 1)
+    if form == "zarr":
+        root = zarr.open_group(tmp_path / "o.zarr", use_consolidated=False)
+        root["obs/int8"].resize((39,))
+        zarr.consolidate_metadata(root.store)
+    else:
+        with h5py.File(tmp_path / "o.h5ad", "r+") as file:
+            del file["obs/int8"]
+            file["obs"].create_dataset("int8", data=np.zeros(39, dtype=np.int8)).attrs.update(
+                {"encoding-type": "array", "encoding-version": "0.2.0"}
+            )
+    with pytest.raises(RefmapError, match="cannot be opened with anndata .*column 'int8' has 39 rows, and its table 40"):
+        export_module.open_once(tmp_path / f"o.{form}")
+
+
 def test_names_of_cells_are_plain_strings_for_older_versions(adata, embedding, tmp_path):
     adata.write_h5ad(tmp_path / "q", convert_strings_to_categoricals=False)
     with Query(tmp_path / "q") as query:
