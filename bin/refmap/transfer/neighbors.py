@@ -17,8 +17,9 @@ NEIGHBORS = 50
 MOST_EXACT = 50_000
 # Of an inverted file: cells that its lists are learned from, for each list, and the lists that are looked through.
 CELLS_PER_LIST, LISTS_SEARCHED = 40, 16
-# Lists pay for so many pairs of cells: all of them are compared in a second or two.
-FEWEST_PAIRS = 100_000_000
+# Lists pay for so many pairs of cells, and so many of a reference's. For fewer pairs they do less than it takes to compile their search,
+# as is done once a process where numba can keep nothing.
+FEWEST_PAIRS, FEWEST_LISTED = 20_000_000, 100
 # Cells compared with all at once: their distances to the whole reference are never all in memory.
 BLOCK = 4096
 # Cells of a query whose neighbours are held at once.
@@ -90,7 +91,7 @@ class Index:
         if apart is not None and len(latent):
             k = min(k, *(int((apart[1] != number).sum()) for number in np.unique(apart[0])))
         k = min(k, len(self))
-        if len(self) * len(latent) >= FEWEST_PAIRS:
+        if len(self) >= FEWEST_LISTED and len(self) * len(latent) >= FEWEST_PAIRS:
             return Neighbors(*self._lists.search(latent, k, apart))
         if apart is None:
             return self._compare(latent, k)

@@ -171,6 +171,16 @@ def test_cells_set_apart_are_no_neighbours(fewest, monkeypatch):
     assert Index(places).search(places[-40:], 500, apart=(own, numbers)).indices.shape == (40, 200)
 
 
+@pytest.mark.parametrize(("n", "listed"), [(99, False), (100, True)])
+def test_a_handful_of_cells_is_put_into_no_lists(n, listed, monkeypatch):
+    """Of a reference's regions there are thirty, and of the cells that are looked up among them millions."""
+    monkeypatch.setattr(neighbors, "FEWEST_PAIRS", 1)
+    places = odd_places("types", 900)
+    index = Index(places[:n])
+    np.testing.assert_allclose(index.search(places[n:], 3).distances, exactly(places[:n], places[n:], 3), rtol=1e-12)
+    assert ("_lists" in vars(index)) == listed
+
+
 def test_most_pairs_of_many_cells_are_not_compared():
     places = odd_places("types", 6000)
     index = lists.Lists(places[:5000])
