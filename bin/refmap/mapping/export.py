@@ -24,7 +24,7 @@ from ..common.storage import StoredCells, given_name
 from ..common.stores import COMPRESSOR, is_small, new_anndata
 from ..query.causes import cause
 from ..query.contents import ALIGNED, RESERVED, Contents, Table, fitting_name, fitting_names, is_numbers, through_memory
-from ..query.elements import encoding, is_group, read_whole, text
+from ..query.elements import encoding, is_group, read_whole, strings, text
 from ..query.matrix import BLOCK_VALUES, Matrix, spans
 from ..query.query import Query
 
@@ -94,7 +94,7 @@ def _opened_table(table: zarr.Group | h5py.Group) -> pd.DataFrame:
     for name in table.attrs["column-order"]:
         if (found := len(read_elem(table[name]))) != stored.shape[0]:
             raise ValueError(f"column {name!r} has {found:,} rows, and its table {stored.shape[0]:,}")
-    return pd.DataFrame(index=Names(stored, lambda block: np.array([text(value) for value in block], dtype=object)).index())
+    return pd.DataFrame(index=Names(stored, strings).index())
 
 
 def copy_query(contents: Contents, root: zarr.Group) -> None:

@@ -75,15 +75,16 @@ def sparse_format(group) -> str:
     return name.removesuffix("_matrix") if name.removesuffix("_matrix") in ("csr", "csc") else ""
 
 
-def _strings(values) -> np.ndarray:
+def strings(values) -> np.ndarray:
+    """Stored strings as an object array of str: see :func:`text`."""
     return np.array([text(value) for value in values], dtype=object)
 
 
 def as_text(values: pd.Series) -> np.ndarray:
     """Values as an object array of str, '' where missing."""
     if isinstance(values.dtype, pd.CategoricalDtype):
-        return np.append(_strings(values.cat.categories), "")[values.cat.codes]
-    result = _strings(values)
+        return np.append(strings(values.cat.categories), "")[values.cat.codes]
+    result = strings(values)
     result[values.isna().to_numpy()] = ""
     return result
 
@@ -202,14 +203,14 @@ class Frame:
         """The row names, of which a block at a time is read where they are stored as text."""
         with self._query.reading("the names of its cells and genes"):
             if self.whole is not None:
-                return Names(_strings(self.whole.index))
+                return Names(strings(self.whole.index))
             elem = self._elem[self.index_key]
             if is_group(elem) and encoding(elem) == "nullable-string-array" and not read_whole(elem["mask"]).any():
                 elem = elem["values"]
             if not is_group(elem) and "categories" not in elem.attrs and len(elem.shape) == 1 and elem.dtype.kind in "OST":
                 check_claim(elem)
-                return Names(elem, lambda block: _strings(np.asarray(block, dtype=object)))
-            return Names(_strings(_read_column(elem)))  # categories and numbers serve as names too
+                return Names(elem, lambda block: strings(np.asarray(block, dtype=object)))
+            return Names(strings(_read_column(elem)))  # categories and numbers serve as names too
 
     @cached_property
     def row_names(self) -> pd.Index:
@@ -262,7 +263,7 @@ def _read_column(elem):
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
         if values.dtype.kind == "S" or (values.dtype == object and any(isinstance(value, bytes) for value in values[:100])):
-            values = _strings(values)
+            values = strings(values)
     if getattr(values, "ndim", 0) != 1 or getattr(getattr(values, "dtype", None), "names", None):
         raise TypeError(f"{type(values).__name__} of no single column")
     return values
@@ -272,7 +273,7 @@ def _categories(codes: np.ndarray, categories, ordered) -> pd.Categorical:
     """Categories of which some may be named twice, or be missing, as other writers than pandas leave them."""
     codes, categories = np.asarray(codes).ravel(), pd.Index(np.asarray(categories))
     if categories.dtype == object:
-        categories = pd.Index(_strings(categories), dtype=object)
+        categories = pd.Index(strings(categories), dtype=object)
     if len(codes) and not -1 <= int(codes.min()) <= int(codes.max()) < len(categories):
         raise ValueError("a code leads to none of its categories")
     if categories.is_unique and not categories.hasnans:
