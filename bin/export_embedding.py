@@ -20,7 +20,16 @@ from refmap.transfer.transfer import transfer
 from refmap.trust.correction import correct_mapping
 
 # Imported where they are used: what several mappings in a task are drawn and laid out by is imported once.
-LIBRARIES = ("matplotlib.pyplot", "PIL.Image", "sklearn.neighbors", "umap.umap_")
+LIBRARIES = (
+    "PIL.Image",
+    "faiss",
+    "igraph",
+    "matplotlib.backends.backend_pdf",
+    "matplotlib.pyplot",
+    "pyarrow.parquet",
+    "sklearn.neighbors",
+    "umap.umap_",
+)
 SHARE = click.FloatRange(0, 1)
 
 

@@ -34,5 +34,5 @@ def in_one_process(monkeypatch):
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Run:
-    """The demo with a handful of epochs, on this machine."""
-    return Run(tmp_path_factory.mktemp("demo"), "-profile", "test")
+    """The demo with a handful of epochs, on this machine, each mapping in tasks of its own."""
+    return Run(tmp_path_factory.mktemp("demo"), "-profile", "test", "--mappings_per_task", "1")

@@ -20,7 +20,7 @@ process ALIGN_GENES {
     ${mappings}
     END_OF_MAPPINGS
 
-    align_genes.py --each mappings.json --card ${card} ${task.attempt > 1 ? '--last-attempt' : ''} --plan 'plans/{}.plan.json' \\
+    align_genes.py --each mappings.json --at-once ${task.cpus} --card ${card} ${task.attempt > 1 ? '--last-attempt' : ''} --plan 'plans/{}.plan.json' \\
         --output 'prepared/{}' --mapped 'mapped/{}' --fault '{}.fault.json'
     """
 

@@ -22,8 +22,8 @@ process EXPORT_EMBEDDING {
     ${mappings}
     END_OF_MAPPINGS
 
-    export_embedding.py --each mappings.json ${reference ? '--reference reference' : ''} --unknown-by ${settings.unknown_by} \\
-        --certainty ${settings.unknown_certainty} --threshold ${settings.unknown_threshold} \\
+    export_embedding.py --each mappings.json --at-once ${task.cpus} ${reference ? '--reference reference' : ''} \\
+        --unknown-by ${settings.unknown_by} --certainty ${settings.unknown_certainty} --threshold ${settings.unknown_threshold} \\
         ${settings.transfer_probabilities ? '--probabilities' : ''} ${task.attempt > 1 ? '--last-attempt' : ''} \\
         --output 'exported/{}.zarr' ${wantsH5ad(settings) ? "--h5ad 'exported/{}.h5ad'" : ''} --labelled 'labelled/{}' --qc 'qc/{}' \\
         --fault '{}.fault.json'

@@ -20,7 +20,7 @@ process TRAIN_SURGERY {
     ${mappings}
     END_OF_MAPPINGS
 
-    train_surgery.py --each mappings.json --model ${model} --card ${card} \\
+    train_surgery.py --each mappings.json --at-once ${task.accelerator ? 1 : task.cpus} --model ${model} --card ${card} \\
         --output 'mapped/{}' --updated-model 'models/{}' --fault '{}.fault.json'
     """
 

@@ -20,7 +20,7 @@ process UPDATE_HIERARCHY {
     ${mappings}
     END_OF_MAPPINGS
 
-    update_hierarchy.py --each mappings.json --model ${model} --card ${card} \\
+    update_hierarchy.py --each mappings.json --at-once ${task.cpus} --model ${model} --card ${card} \\
         --output 'mapped/{}' --output-model 'models/{}' --fault '{}.fault.json'
     """
 

@@ -96,7 +96,7 @@ def asked(tmp_path_factory):
     ],
 )
 def test_steps_that_read_queries_ask_by_their_size(asked, aligning, exporting, queries):
-    """For the memory of the largest, and the time of all: by the files before they are looked at, by the cells after that."""
+    """For the memory of those that are done at once, and the time of all: by the files before they are looked at, by the cells after that."""
     sizes, cells = ([QUERIES[query][what] for query in queries] for what in ("bytes", "cells"))
     # The large one is a folder, which has a bit more in it
     by_files = (1, 2 * GB + max(sizes) / 5, HOUR + len(sizes) * 360_000 + sum(sizes) / 1000)
@@ -116,12 +116,16 @@ def test_the_embedding_of_a_reference_asks_by_its_own_cells(asked):
     assert asked["EMBED_REFERENCE (the reference trained in this run)", 1] == (2, memory, HOUR + 2 * REFERENCE["cells"])
 
 
-def test_a_task_of_several_asks_for_the_memory_of_the_largest_and_the_time_of_all(asked):
+def test_a_task_of_several_asks_for_the_memory_of_those_at_once_and_the_time_of_all(asked):
     small, other = QUERIES[SMALL], QUERIES[OTHER_SMALL]
-    # The one has more cells, the other more values
-    memory = 3 * GB + KB * other["cells"] + 48 * small["aligned"]
+    # The one has more cells, the other more values; each of two CPUs has a mapping
+    memory = 3 * GB + 2 * (KB * other["cells"] + 48 * small["aligned"])
     time = HOUR + 2 * 60_000 + (small["cells"] + other["cells"]) * (EPOCHS + 2)
     assert asked[f"TRAIN_SURGERY ({SHARED})", 1] == (2, memory, time)
+
+
+def test_a_model_is_tried_by_one_thread(asked):
+    assert asked["TRY_MODEL (the reference trained in this run)", 1] == (1, 3 * GB, HOUR)
 
 
 def test_a_second_attempt_asks_for_twice_as_much(asked):

@@ -379,7 +379,8 @@ def test_resume_does_again_exactly_what_changed(project, tmp_path):
 
     def done(*arguments, rows=rows) -> set[str]:
         """What was not taken from the cache. VERDICT is no task with a cache; REPORT follows whatever changed."""
-        run = Run(tmp_path, "--input", sheet(tmp_path, header + "".join(rows)), "-stub-run", *arguments, project=project)
+        given = ["--input", sheet(tmp_path, header + "".join(rows)), "--mappings_per_task", "1", *arguments]
+        run = Run(tmp_path, "-stub-run", *given, project=project)
         assert run.status == 0, run.printed
         return {name for name, status in run.tasks().items() if status != "CACHED"} - {"VERDICT", "REPORT"}
 

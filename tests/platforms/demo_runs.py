@@ -35,15 +35,20 @@ def by_a_job(folder: Path) -> tuple[str, ...]:
 
 
 def start(
-    cluster: Cluster, folder: Path, *more: str, config: str = "", profile: str = "test,slurm,gpu", by: tuple[str, ...] = ()
+    cluster: Cluster,
+    folder: Path,
+    *more: str,
+    config: str = "",
+    profile: str = "test,slurm,gpu",
+    together: int = 1,
+    by: tuple[str, ...] = (),
 ) -> Head:
-    """The demo as jobs of a cluster; run it again in the same folder with -resume among `more`. `by`: see `Head`."""
+    """The demo as jobs of a cluster, so many mappings a job; run it again in the same folder with -resume among `more`. `by`: see
+    `Head`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "quick.config").write_text(QUICK + config)
-    queues = ("--slurm_queue", "cpu", "--slurm_gpu_queue", "gpu")
-    return Head(
-        folder, "-profile", profile, *queues, *more, options=("-c", "quick.config"), environment=cluster.environment, by=by
-    )
+    given = ("--slurm_queue", "cpu", "--slurm_gpu_queue", "gpu", "--mappings_per_task", str(together), *more)
+    return Head(folder, "-profile", profile, *given, options=("-c", "quick.config"), environment=cluster.environment, by=by)
 
 
 def onto_reference(folder: Path, reference: Published, data: Path, *names: str, **other: Path) -> tuple[str, ...]:

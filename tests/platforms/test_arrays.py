@@ -20,7 +20,7 @@ class InArrays:
 
     def __init__(self, cluster, demo, data, folder: Path):
         sheet = onto_reference(folder, demo, data, *ROWS)
-        self.head = start(cluster, folder, *sheet, "--job_array", "2", "--mappings_per_task", "2", profile="test,slurm")
+        self.head = start(cluster, folder, *sheet, "--job_array", "2", profile="test,slurm", together=2)
         running: list[Job] = []
 
         def element() -> list[Job]:

@@ -6,7 +6,8 @@ import functools
 import importlib
 import inspect
 import json
-import multiprocessing
+import multiprocessing.connection
+import os
 import resource
 import shutil
 import signal
@@ -18,12 +19,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
+from threadpoolctl import threadpool_limits
 
 from .errors import RefmapError
 from .exhaustion import MachineFault, exhaustion
 
 INPUT = click.Path(exists=True, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
+FORK = multiprocessing.get_context("fork")
+# What says how many threads a library computes with, where it says so.
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 # How every command shows its help.
 STYLE = {"context_settings": {"show_default": True, "help_option_names": ["-h", "--help"]}}
 
@@ -108,10 +113,52 @@ def hush_libraries() -> None:
 
 def set_apart(work: Callable[[], object]) -> int:
     """Call `work` in a process of its own, which holds what this one has imported; return its exit status, negative for a signal."""
-    process = multiprocessing.get_context("fork").Process(target=work)
+    process = FORK.Process(target=work)
     process.start()
     process.join()
     return process.exitcode
+
+
+def side_by_side(works: dict[str, Callable[[], object]], at_once: int) -> Iterator[tuple[str, int]]:
+    """Call each of `works` in a process of its own, so many of them at once; yield the names and exit statuses as they end.
+
+    What each says is told under its name. Of several at once it is in the file ``NAME.log`` until then.
+    """
+    waiting, running = list(works.items()), {}
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            name, work = waiting.pop(0)
+            log = Path(f"{name}.log") if at_once > 1 else None
+            if not log:
+                print(f"== {name}", flush=True)
+            process = FORK.Process(target=functools.partial(_saying_into, log, work) if log else work)
+            process.start()
+            running[process.sentinel] = name, log, process
+        for sentinel in multiprocessing.connection.wait(running):
+            name, log, process = running.pop(sentinel)
+            process.join()
+            if log:
+                print(f"== {name}\n{log.read_text(errors='replace')}", end="", flush=True)
+                log.unlink()
+            yield name, process.exitcode
+
+
+def _saying_into(log: Path, work: Callable[[], object]) -> None:
+    """Call `work`, with all that is said on the way written to a file."""
+    with log.open("wb") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    work()
+
+
+def divide_threads(by: int) -> None:
+    """Leave each of so many processes that are forked from this one its part of the threads that this one has, at least one.
+
+    The variables are for the libraries that are imported from here on, the limit is for those that are there.
+    """
+    shares = {name: max(1, int(os.environ[name]) // by) for name in THREADS if name in os.environ}
+    os.environ.update({name: str(share) for name, share in shares.items()})
+    threadpool_limits(min(shares.values(), default=None))
 
 
 def _told(status: int) -> int:
@@ -147,19 +194,21 @@ class MappingCommand(click.Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         if args[:1] == ["--each"] and len(args) > 1:
-            self.call_each(read_json(Path(args[1])), args[2:])
+            at_once, shared = (int(args[3]), args[4:]) if args[2:3] == ["--at-once"] else (1, args[2:])
+            self.call_each(read_json(Path(args[1])), at_once, shared)
             context.exit()
         return super().parse_args(context, args)
 
-    def call_each(self, mappings: dict[str, dict], shared: list[str]) -> None:
+    def call_each(self, mappings: dict[str, dict], at_once: int, shared: list[str]) -> None:
         calls = {name: [*_words(options), *(word.replace("{}", name) for word in shared)] for name, options in mappings.items()}
         if len(calls) == 1:  # which exits by itself, with its own status
             self.main(*calls.values())
+        at_once = min(at_once, len(calls))
+        divide_threads(at_once)
         for library in self.libraries(self.make_context(self.name, [*next(iter(calls.values()))]).params):
             importlib.import_module(library)
-        for name, words in calls.items():
-            print(f"== {name}", flush=True)
-            if status := set_apart(functools.partial(self.main, words)):
+        for name, status in side_by_side({name: functools.partial(self.main, words) for name, words in calls.items()}, at_once):
+            if status:
                 print(f"{name} ended with status {status}, without a result", file=sys.stderr)
 
 
@@ -190,10 +239,11 @@ def command(
     are by then. Each of the two runs in a process of its own, so that whatever ends the second leaves the outputs of the first
     whole, and both hold the modules that `libraries` names; with ``--last-attempt`` the command succeeds then.
 
-    Several mappings are one call: ``--each FILE``, a JSON object of their names with the options that each has for itself,
-    then the options that all have, in which ``{}`` stands for the name. Each is done in a process of its own, which holds the
-    modules that `libraries` names by the options of the first, beside those that the command imports: one that is killed
-    hurts no other, and leaves neither a result nor a fault. The exit status is 0 then, and that of the one where there is one.
+    Several mappings are one call: ``--each FILE``, a JSON object of their names with the options that each has for itself, and
+    ``--at-once N``, 1 where it is not said; then the options that all have, in which ``{}`` stands for the name. Each is done in
+    a process of its own, N of them at a time, which share this one's threads, and hold the modules that `libraries` names by the
+    options of the first, beside those that the command imports: one that is killed hurts no other, and leaves neither a result
+    nor a fault. The exit status is 0 then, and that of the one where there is one.
     """
 
     def decorate(function: Callable) -> click.Command:
@@ -201,10 +251,11 @@ def command(
         @click.option(
             "--each", type=INPUT, help="First of all: the mappings, JSON of options by name; {} is then a mapping's name."
         )
+        @click.option("--at-once", type=int, help="Right after --each FILE: how many of the mappings are done at a time.")
         @functools.wraps(function)
-        def run(fault: Path | None, each: Path | None, last_attempt: bool = False, **options):
-            if each:
-                raise click.UsageError("--each stands before all other options.")
+        def run(fault: Path | None, each: Path | None, at_once: int | None, last_attempt: bool = False, **options):
+            if each or at_once:
+                raise click.UsageError("--each stands before all other options, and --at-once right after it.")
             # A log is read while its task runs
             sys.stdout.reconfigure(line_buffering=True)
             outputs = {

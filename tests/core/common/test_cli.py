@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from refmap.common.cli import JSON, OUTPUT, command, part, write_json
 from refmap.common.errors import RefmapError
 from refmap.common.exhaustion import NO_MEMORY, NO_SPACE
+from threadpoolctl import threadpool_info
 
 MORE_THAN_ANY = 1 << 60
 
@@ -137,17 +139,30 @@ def test_an_output_that_is_not_written_leaves_no_old_one(run, tmp_path):
     assert run("--unwritten").exit_code == 0 and left(tmp_path) == []
 
 
-def each(tmp_path: Path, mappings: dict[str, dict], *shared: str) -> subprocess.CompletedProcess:
+def each(tmp_path: Path, mappings: dict[str, dict], *shared: str, at_once: int = 1) -> subprocess.CompletedProcess:
     """Call the command for several mappings, each with its plan, in a process that has not computed with threads."""
     for name in mappings:
         write_json(tmp_path / f"{name}.plan", {"row": {"dataset": "lung", "file_id": name}})
     write_json(tmp_path / "each.json", {name: {"plan": f"{name}.plan"} | own for name, own in mappings.items()})
-    words = ["--each", "each.json", "--table", "tables/{}.json", "--folder", "folders/{}", "--fault", "{}.fault", *shared]
-    code = f"import sys; sys.path[:0] = {sys.path!r}; from test_cli import work; work()"
-    return subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, text=True, capture_output=True, timeout=100)
+    words = ["--each", "each.json", "--at-once", str(at_once)]
+    words += ["--table", "tables/{}.json", "--folder", "folders/{}", "--fault", "{}.fault", *shared]
+    return called(tmp_path, "work", words)
 
 
-def test_a_mapping_is_hurt_by_no_other_of_its_call(tmp_path):
+def called(folder: Path, command: str, words: list[str], **environment: str) -> subprocess.CompletedProcess:
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from test_cli import {command}; {command}()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        timeout=100,
+        env=os.environ | environment,
+    )
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 9])
+def test_a_mapping_is_hurt_by_no_other_of_its_call(tmp_path, at_once):
     own = {
         "a": {},
         "odd": {"fail": "fault"},
@@ -155,13 +170,58 @@ def test_a_mapping_is_hurt_by_no_other_of_its_call(tmp_path):
         "crashed": {"fail": "crash"},
         "z": {"unwritten": None},
     }
-    done = each(tmp_path, own)
+    done = each(tmp_path, own, at_once=at_once)
     assert done.returncode == 0, done.stderr
     assert [left(tmp_path / folder) for folder in ("tables", "folders")] == [["a.json", "z.json"], ["a", "z"]]
     assert json.loads((tmp_path / "odd.fault").read_text())["file_id"] == "odd"
     assert [path.name for path in tmp_path.glob("*.fault")] == ["odd.fault"]
     assert "killed ended with status -9" in done.stderr and "crashed ended with status 1" in done.stderr
-    assert [line for line in done.stdout.splitlines() if line.startswith("==")] == [f"== {name}" for name in own]
+    told = [line for line in done.stdout.splitlines() if line.startswith("==")]
+    assert told == [f"== {name}" for name in own] if at_once == 1 else sorted(told) == sorted(f"== {name}" for name in own)
+    # What each said at the same time stands under its name, and nowhere else
+    assert "ZeroDivisionError" in (done.stderr if at_once == 1 else done.stdout.split("== crashed\n")[1].split("== ")[0])
+    assert not list(tmp_path.glob("*.log"))
+
+
+@command("STAGE")
+@click.option("--own", required=True)
+@click.option("--other", required=True)
+@click.option("--table", type=OUTPUT, required=True)
+def meet(own, other, table):
+    """Wait for another mapping, which waits for this one; write the threads that both have."""
+    Path(own).touch()
+    print(f"{own} waits", flush=True)
+    until = time.monotonic() + 60
+    while not Path(other).exists():
+        assert time.monotonic() < until, f"{other} has not come"
+        time.sleep(0.01)
+    numbers = {library["num_threads"] for library in threadpool_info()}
+    write_json(table, [os.environ["OMP_NUM_THREADS"], os.environ["NUMBA_NUM_THREADS"], *numbers])
+
+
+def test_mappings_that_are_done_at_once_share_the_threads(tmp_path):
+    write_json(tmp_path / "each.json", {"a": {"own": "a.here", "other": "b.here"}, "b": {"own": "b.here", "other": "a.here"}})
+    threads = {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "3"}
+    done = called(tmp_path, "meet", ["--each", "each.json", "--at-once", "2", "--table", "{}.json"], **threads)
+    assert done.returncode == 0 and sorted(done.stdout.split("== ")) == ["", "a\na.here waits\n", "b\nb.here waits\n"], done
+    # numpy, which was there before, computes with as many
+    assert [json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab"] == [["1", "1", 1]] * 2
+
+
+def test_of_what_is_done_at_once_the_log_is_read_meanwhile(tmp_path):
+    """A task that is killed has what its mappings said."""
+    calls = {name: {"own": f"{name}.here", "other": "never"} for name in "ab"}
+    write_json(tmp_path / "each.json", calls)
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from test_cli import meet; meet()"
+    words = ["--each", "each.json", "--at-once", "2", "--table", "{}.json"]
+    with subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path, start_new_session=True) as process:
+        until = time.monotonic() + 60
+        logs = [tmp_path / f"{name}.log" for name in "ab"]
+        while not all(log.exists() and log.read_text() for log in logs):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert [log.read_text() for log in logs] == ["a.here waits\n", "b.here waits\n"]
 
 
 def test_one_mapping_alone_ends_as_its_process_does(tmp_path):
