@@ -90,10 +90,11 @@ def requests(step: str, size: dict) -> tuple[float, float]:
         # What an array asks for, and a GPU; the rest as Python has it
         formula = re.sub(r"task\.index \? (.+?) : [^()\n]*(\([^()]*\)[^()\n]*)*", r"\1", formula)
         formula = re.sub(r"\(params\.gpu\S* \? \S+ : (\S+?)\)", r"\1", formula).replace("Math.min", "min")
+        formula = formula.replace("task.accelerator ? 1 : ", "")
         formula = re.sub(r"\[(.*?)\]\.max\(\)", r"max(\1)", formula)
         formula = re.sub(r"\b(\d[\d.]*)\.([A-Za-z]+)", lambda found: str(float(found[1]) * UNITS[found[2]]), formula)
         *definitions, last = [line.strip() for line in formula.strip().splitlines() if "params." not in line]
-        known = {"size": SimpleNamespace(**size)}
+        known = {"size": SimpleNamespace(**size), "task": SimpleNamespace(cpus=2)}
         exec("\n".join(line.removeprefix("def ") for line in definitions), known)
         return eval(last, known)
 
