@@ -28,12 +28,27 @@ def is_python(process: int) -> bool:
     return "python" in Path(f"/proc/{process}/exe").resolve().name
 
 
+# Two mappings at once, each with as many threads as one alone
+AT_ONCE = """
+process {
+    withName: 'TRAIN_SURGERY|EXPORT_EMBEDDING' {
+        resourceLimits = [cpus: 2, memory: '4.GB', time: '4.h']
+        cpus           = { ids.size() > 1 ? 2 : 1 }
+    }
+}
+"""
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Head:
-    """The demo with all mappings in one task of each step; the first is killed while it trains; started within a job and another Python."""
+    """The demo with all mappings in one task of each step, two at once; the first is killed while it trains; started within a job and
+    another Python."""
     folder = tmp_path_factory.mktemp("shared")
     environment = JOBS | THREADS | SETTINGS | other_python(folder / "other")
-    head = Head(folder / "run", "-profile", "test", "--mappings_per_task", "3", environment=environment)
+    config = folder / "at_once.config"
+    config.write_text(AT_ONCE)
+    options = ("-c", str(config))
+    head = Head(folder / "run", "-profile", "test", "--mappings_per_task", "3", options=options, environment=environment)
     found = []
 
     def child() -> bool:
