@@ -26,6 +26,7 @@ from .exhaustion import MachineFault, exhaustion
 
 INPUT = click.Path(exists=True, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
+AT_ONCE = click.IntRange(min=1)
 FORK = multiprocessing.get_context("fork")
 # What says how many threads a library computes with, where it says so.
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -194,7 +195,9 @@ class MappingCommand(click.Command):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         if args[:1] == ["--each"] and len(args) > 1:
-            at_once, shared = (int(args[3]), args[4:]) if args[2:3] == ["--at-once"] else (1, args[2:])
+            at_once, shared = 1, args[2:]
+            if shared[:1] == ["--at-once"] and len(shared) > 1:
+                at_once, shared = AT_ONCE.convert(shared[1], None, context), shared[2:]
             self.call_each(read_json(Path(args[1])), at_once, shared)
             context.exit()
         return super().parse_args(context, args)
@@ -251,7 +254,7 @@ def command(
         @click.option(
             "--each", type=INPUT, help="First of all: the mappings, JSON of options by name; {} is then a mapping's name."
         )
-        @click.option("--at-once", type=int, help="Right after --each FILE: how many of the mappings are done at a time.")
+        @click.option("--at-once", type=AT_ONCE, help="Right after --each FILE: how many of the mappings are done at a time.")
         @functools.wraps(function)
         def run(fault: Path | None, each: Path | None, at_once: int | None, last_attempt: bool = False, **options):
             if each or at_once:

@@ -149,10 +149,15 @@ def each(tmp_path: Path, mappings: dict[str, dict], *shared: str, at_once: int =
     return called(tmp_path, "work", words)
 
 
-def called(folder: Path, command: str, words: list[str], **environment: str) -> subprocess.CompletedProcess:
+def started(command: str, words: list[str]) -> list[str]:
+    """What starts a command of this file in a process of its own."""
     code = f"import sys; sys.path[:0] = {sys.path!r}; from test_cli import {command}; {command}()"
+    return [sys.executable, "-c", code, *words]
+
+
+def called(folder: Path, command: str, words: list[str], **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", code, *words],
+        started(command, words),
         cwd=folder,
         text=True,
         capture_output=True,
@@ -212,9 +217,8 @@ def test_of_what_is_done_at_once_the_log_is_read_meanwhile(tmp_path):
     """A task that is killed has what its mappings said."""
     calls = {name: {"own": f"{name}.here", "other": "never"} for name in "ab"}
     write_json(tmp_path / "each.json", calls)
-    code = f"import sys; sys.path[:0] = {sys.path!r}; from test_cli import meet; meet()"
     words = ["--each", "each.json", "--at-once", "2", "--table", "{}.json"]
-    with subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path, start_new_session=True) as process:
+    with subprocess.Popen(started("meet", words), cwd=tmp_path, start_new_session=True) as process:
         until = time.monotonic() + 60
         logs = [tmp_path / f"{name}.log" for name in "ab"]
         while not all(log.exists() and log.read_text() for log in logs):
@@ -222,6 +226,14 @@ def test_of_what_is_done_at_once_the_log_is_read_meanwhile(tmp_path):
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
     assert [log.read_text() for log in logs] == ["a.here waits\n", "b.here waits\n"]
+
+
+@pytest.mark.parametrize("number", ["0", "many"])
+def test_a_number_of_mappings_at_once_is_at_least_one(tmp_path, number):
+    write_json(tmp_path / "each.json", {name: {} for name in "ab"})
+    done = called(tmp_path, "work", ["--each", "each.json", "--at-once", number, "--table", "{}.json"])
+    assert done.returncode == 2 and number in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("?.json"))
 
 
 def test_one_mapping_alone_ends_as_its_process_does(tmp_path):
